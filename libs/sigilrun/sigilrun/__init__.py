@@ -1,0 +1,1 @@
+"""What Sigil says to the outside: NATS, Postgres, HTTP, key files, processes."""

@@ -1,0 +1,1 @@
+"""Faces derived from the command declarations."""

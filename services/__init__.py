@@ -1,0 +1,1 @@
+"""The services: each decides one thing, and none imports another."""
