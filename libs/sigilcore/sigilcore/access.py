@@ -1,0 +1,43 @@
+"""Levels of access, and which commands a licence's scope names.
+
+Five rungs, each including those below: guest < observer < operator < mentor < root. A scope is a list of command patterns:
+a full name (`memory/write`), a family (`memory/*`), or `*`. An empty scope names nothing.
+"""
+
+import enum
+from collections.abc import Iterable
+
+
+class Loa(enum.StrEnum):
+    """A level of access; compare with `includes`, never by spelling."""
+
+    GUEST = "guest"
+    OBSERVER = "observer"
+    OPERATOR = "operator"
+    MENTOR = "mentor"
+    ROOT = "root"
+
+    @property
+    def rung(self) -> int:
+        """Height on the ladder, guest 0 to root 4."""
+        return _LADDER.index(self)
+
+    def includes(self, other: "Loa") -> bool:
+        """True if a caller at this level may do what asks for `other`."""
+        return self.rung >= other.rung
+
+
+_LADDER = tuple(Loa)
+
+
+def in_scope(scope: Iterable[str], command: str) -> bool:
+    """True if a pattern of the scope names the command; `ai/*` names `ai/generate`, never `aix/generate`."""
+    return any(_names(pattern, command) for pattern in scope)
+
+
+def _names(pattern: str, command: str) -> bool:
+    if pattern == "*":
+        return True
+    if pattern.endswith("/*"):
+        return command.startswith(pattern[:-1])
+    return pattern == command

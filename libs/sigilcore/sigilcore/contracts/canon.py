@@ -1,0 +1,355 @@
+"""The canon: one pen (`canon_writer`) and its readers (`canon_reader`)."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from sigilcore.access import Loa
+from sigilcore.contracts.command import Action, Admission, Command, Http, Target
+from sigilcore.contracts.common import Cursor, Empty, Limit, Message, PositiveSeq, WaitFor
+from sigilcore.decision import DecisionRef
+from sigilcore.record import PlacedRecord, SignedRecord
+from sigilcore.record_types import Hex64, Name, RecordId
+from sigilcore.refusals import Code, Refusal
+
+WRITER = "canon_writer"
+READER = "canon_reader"
+
+
+class Append(Message, frozen=True, kw_only=True):
+    """One call's records, each built and signed by its author. `decision` admits the call's effects, all of them, once."""
+
+    records: Annotated[tuple[SignedRecord, ...], msgspec.Meta(min_length=1, max_length=500)]
+    decision: DecisionRef | None = None
+
+
+class RangeProof(Message, frozen=True, kw_only=True):
+    """Places of consecutive leaves [first, first+count) in the tree of a checkpoint; for one leaf it is RFC 6962's audit path."""
+
+    first: int
+    count: int
+    size: int
+    hashes: tuple[str, ...]
+
+
+class AppendResult(Message, frozen=True, kw_only=True):
+    """One record's fate: its place, or why not. `existing` when this id had been written before."""
+
+    id: str
+    seq: int | None = None
+    hash: str | None = None
+    existing: bool = False
+    refusal: Refusal | None = None
+
+
+class Appended(Message, frozen=True, kw_only=True):
+    """The receipt: results in the call's order, the signed checkpoint, and proofs that cover every placed record."""
+
+    results: tuple[AppendResult, ...]
+    checkpoint: str
+    proofs: tuple[RangeProof, ...]
+
+
+class BootstrapAppend(Message, frozen=True, kw_only=True):
+    """Record 0, with the one-time token that its payload holds the hash of."""
+
+    token: str
+    record: SignedRecord
+
+
+class Get(Message, frozen=True, kw_only=True):
+    """By exactly one of id, hash or seq; `index` picks one decision of a batch."""
+
+    id: RecordId | None = None
+    hash: Hex64 | None = None
+    seq: PositiveSeq | None = None
+    wait_for: WaitFor | None = None
+
+
+class RecordView(Message, frozen=True, kw_only=True):
+    """A record as a reader shows it, verified before it is shown. `witnessed`: none | below | satisfied."""
+
+    seq: int
+    header: dict[str, Any]
+    payload: Any
+    salt: str | None
+
+
+class ListRecords(Message, frozen=True, kw_only=True):
+    """Records in order of seq, by space, kind, subject and time."""
+
+    space: Literal["user", "system", "audit"] | None = None
+    kind: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    subject: Name | None = None
+    since: Annotated[str, msgspec.Meta(max_length=24)] | None = None
+    until: Annotated[str, msgspec.Meta(max_length=24)] | None = None
+    cursor: Cursor | None = None
+    limit: Limit = 50
+    wait_for: WaitFor | None = None
+
+
+class CorruptAt(Message, frozen=True, kw_only=True):
+    """A position whose bytes don't verify; shown, never skipped in silence."""
+
+    seq: int
+    reason: str
+
+
+class RecordPage(Message, frozen=True, kw_only=True):
+    """A page of records; `cursor` is null at the end."""
+
+    items: tuple[RecordView, ...]
+    corrupt: tuple[CorruptAt, ...]
+    cursor: str | None
+
+
+class AuditGet(Message, frozen=True, kw_only=True):
+    """`id` is a record's id, or `<record id>.<index>` for one decision of a batch."""
+
+    id: Annotated[str, msgspec.Meta(min_length=36, max_length=40)]
+    wait_for: WaitFor | None = None
+
+
+class Prove(Message, frozen=True, kw_only=True):
+    """A bundle for one record that verifies offline."""
+
+    id: RecordId
+
+
+class Bundle(Message, frozen=True, kw_only=True):
+    """All that `sigil verify` needs: the record, its tlog-proof, the genesis header and payload, the log's key."""
+
+    format: Literal["sigil-bundle/1"]
+    record: dict[str, Any]
+    proof: Annotated[str, msgspec.Meta(description="a C2SP tlog-proof file")]
+    genesis: dict[str, Any]
+    evidence: Annotated[
+        tuple[dict[str, Any], ...],
+        msgspec.Meta(description="records that introduce the author's key: instance_opened, or the system records before"),
+    ]
+
+
+class Consistency(Message, frozen=True, kw_only=True):
+    """Two sizes of the tree."""
+
+    old: PositiveSeq
+    new: PositiveSeq | None = None
+
+
+class ConsistencyProof(Message, frozen=True, kw_only=True):
+    """RFC 6962 consistency proof, hashes in base64."""
+
+    old: int
+    new: int
+    hashes: tuple[str, ...]
+
+
+class Checkpoint(Message, frozen=True, kw_only=True):
+    """The newest signed checkpoint (a C2SP signed note)."""
+
+    note: str
+    sealed: bool
+    bootstrapped: bool
+
+
+class LogPart(Message, frozen=True, kw_only=True):
+    """A tile's or bundle's path below `/log/<tenant>/`."""
+
+    path: Annotated[str, msgspec.Meta(max_length=128)]
+
+
+class LogBytes(Message, frozen=True, kw_only=True):
+    """The bytes at that path, base64."""
+
+    body: bytes
+
+
+class Events(Message, frozen=True, kw_only=True):
+    """Placed records from a seq on, as the change stream holds them."""
+
+    first: PositiveSeq
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2000)] = 500
+    kinds: tuple[str, ...] = ()
+
+
+class EventPage(Message, frozen=True, kw_only=True):
+    """Placed records in order; `head` is the log's size when read; `next` the seq to ask from."""
+
+    items: tuple[PlacedRecord, ...]
+    head: int
+    next: int
+
+
+class Refill(Message, frozen=True, kw_only=True):
+    """What a refill of the change stream did."""
+
+    published: int
+    stream_last: int
+    head: int
+
+
+_APPEND_REFUSALS = (
+    Code.RECORD_INVALID,
+    Code.HEADER_TOO_LARGE,
+    Code.KIND_UNKNOWN,
+    Code.KIND_NOT_ALLOWED,
+    Code.SIGNATURE_INVALID,
+    Code.KEY_NOT_ALLOWED,
+    Code.ID_TAKEN,
+    Code.STALE_PREV,
+    Code.STALE_DECISION,
+    Code.DECISION_UNKNOWN,
+    Code.DECISION_USED,
+    Code.DECISION_MISMATCH,
+    Code.BATCH_REFUSED,
+    Code.QUORUM_NOT_SATISFIED,
+    Code.BUSY,
+    Code.READ_ONLY,
+)
+
+APPEND = Command(
+    name="canon/append",
+    service=WRITER,
+    request=Append,
+    reply=Appended,
+    summary="Append one call's signed records.",
+    action=Action.WRITE,
+    target=Target.CANON,
+    admission=Admission.AUTHOR,
+    refusals=_APPEND_REFUSALS,
+)
+BOOTSTRAP = Command(
+    name="canon/bootstrap",
+    service=WRITER,
+    request=BootstrapAppend,
+    reply=Appended,
+    summary="Commit record 0.",
+    action=Action.ADMINISTER,
+    target=Target.SYSTEM,
+    admission=Admission.AUTHOR,
+    refusals=(*_APPEND_REFUSALS, Code.ALREADY_BOOTSTRAPPED, Code.BOOTSTRAP_REFUSED),
+)
+GET = Command(
+    name="canon/get",
+    service=READER,
+    request=Get,
+    reply=RecordView,
+    summary="One record, verified before it is shown.",
+    action=Action.READ,
+    target=Target.CANON,
+    rung=Loa.OBSERVER,
+    refusals=(Code.NOT_FOUND, Code.CORRUPT_RECORD, Code.BEYOND_HEAD, Code.NOT_YET),
+)
+LIST = Command(
+    name="canon/list",
+    service=READER,
+    request=ListRecords,
+    reply=RecordPage,
+    summary="Records in order, by space, kind, subject and time.",
+    action=Action.READ,
+    target=Target.CANON,
+    rung=Loa.OBSERVER,
+    refusals=(Code.BEYOND_HEAD, Code.NOT_YET),
+)
+AUDIT_GET = Command(
+    name="audit/get",
+    service=READER,
+    request=AuditGet,
+    reply=RecordView,
+    summary="An audit record, or one decision of a batch.",
+    action=Action.READ,
+    target=Target.AUDIT,
+    rung=Loa.OBSERVER,
+    http=Http(method="GET", path="/api/audit/{id}"),
+    refusals=(Code.NOT_FOUND, Code.CORRUPT_RECORD, Code.BEYOND_HEAD, Code.NOT_YET),
+)
+AUDIT_LIST = Command(
+    name="audit/list",
+    service=READER,
+    request=ListRecords,
+    reply=RecordPage,
+    summary="Audit records in order.",
+    action=Action.READ,
+    target=Target.AUDIT,
+    rung=Loa.MENTOR,
+    http=Http(method="GET", path="/api/audit/list"),
+    refusals=(Code.BEYOND_HEAD, Code.NOT_YET),
+)
+PROOF = Command(
+    name="canon/proof",
+    service=READER,
+    request=Prove,
+    reply=Bundle,
+    summary="A bundle that proves one record offline.",
+    action=Action.READ,
+    target=Target.CANON,
+    rung=Loa.OBSERVER,
+    http=Http(method="GET", path="/api/canon/proof/{id}"),
+    refusals=(Code.NOT_FOUND, Code.CORRUPT_RECORD),
+)
+CONSISTENCY = Command(
+    name="canon/consistency",
+    service=READER,
+    request=Consistency,
+    reply=ConsistencyProof,
+    summary="Proof that one tree continues another.",
+    action=Action.READ,
+    target=Target.CANON,
+    rung=Loa.GUEST,
+    refusals=(Code.BEYOND_HEAD,),
+)
+CHECKPOINT = Command(
+    name="log/checkpoint",
+    service=READER,
+    request=Empty,
+    reply=Checkpoint,
+    summary="The newest signed checkpoint.",
+    action=Action.READ,
+    target=Target.CANON,
+    admission=Admission.OPEN,
+)
+TILE = Command(
+    name="log/tile",
+    service=READER,
+    request=LogPart,
+    reply=LogBytes,
+    summary="A hash tile of the log.",
+    action=Action.READ,
+    target=Target.CANON,
+    admission=Admission.OPEN,
+    refusals=(Code.NOT_FOUND,),
+)
+ENTRIES = Command(
+    name="log/entries",
+    service=READER,
+    request=LogPart,
+    reply=LogBytes,
+    summary="An entry bundle of the log: sealed headers, which tell who was active.",
+    action=Action.READ,
+    target=Target.AUDIT,
+    rung=Loa.MENTOR,
+    refusals=(Code.NOT_FOUND,),
+)
+EVENTS = Command(
+    name="canon/events",
+    service=READER,
+    request=Events,
+    reply=EventPage,
+    summary="Placed records from a seq on: how folds start and fill holes.",
+    action=Action.READ,
+    target=Target.CANON,
+    admission=Admission.BUS,
+    refusals=(Code.BEYOND_HEAD,),
+)
+REFILL = Command(
+    name="canon/refill",
+    service=WRITER,
+    request=Empty,
+    reply=Refill,
+    summary="Publish again whatever the change stream lacks.",
+    action=Action.ADMINISTER,
+    target=Target.SYSTEM,
+    admission=Admission.BUS,
+)
+
+COMMANDS = (APPEND, BOOTSTRAP, REFILL, GET, LIST, AUDIT_GET, AUDIT_LIST, PROOF, CONSISTENCY, CHECKPOINT, TILE, ENTRIES, EVENTS)

@@ -1,0 +1,58 @@
+"""All commands, in one table; a clash of names, routes or Struct names fails at import."""
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from sigilcore import records
+from sigilcore.contracts import canon, gatekeeper, knowledge, license, projections, quorum  # noqa: A004 - the service's name
+from sigilcore.contracts.command import Command
+
+
+def collect(families: Iterable[Iterable[Command[Any, Any]]]) -> Mapping[str, Command[Any, Any]]:
+    """The table by name, checked for clashes and for kinds and commands that don't exist."""
+    table: dict[str, Command[Any, Any]] = {}
+    routes: set[tuple[str, str]] = set()
+    structs: dict[str, type] = {}
+    for command in (command for family in families for command in family):
+        if command.name in table:
+            raise ValueError(f"command {command.name!r} is declared twice")
+        if command.http is not None:
+            route = (command.http.method, command.http.path)
+            if route in routes:
+                raise ValueError(f"route {route} is declared twice")
+            routes.add(route)
+        for struct in (command.request, command.reply):
+            if structs.setdefault(struct.__name__, struct) is not struct:
+                raise ValueError(f"Struct name {struct.__name__!r} is used twice")
+        for kind in command.writes:
+            if kind not in records.REGISTRY:
+                raise ValueError(f"{command.name} writes unknown kind {kind!r}")
+        table[command.name] = command
+    for command in table.values():
+        for called in command.calls:
+            if called not in table:
+                raise ValueError(f"{command.name} calls unknown command {called!r}")
+    return MappingProxyType(table)
+
+
+COMMANDS: Mapping[str, Command[Any, Any]] = collect(
+    (
+        gatekeeper.COMMANDS,
+        license.COMMANDS,
+        quorum.COMMANDS,
+        canon.COMMANDS,
+        knowledge.COMMANDS,
+        projections.COMMANDS,
+    )
+)
+
+
+def of_service(service: str) -> tuple[Command[Any, Any], ...]:
+    """The commands that a service answers."""
+    return tuple(command for command in COMMANDS.values() if command.service == service)
+
+
+def public() -> tuple[Command[Any, Any], ...]:
+    """The commands that faces offer."""
+    return tuple(command for command in COMMANDS.values() if not command.internal)

@@ -1,0 +1,96 @@
+"""The shape of a declaration."""
+
+import dataclasses
+import enum
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+
+from sigilcore.access import Loa
+from sigilcore.refusals import Code
+
+Req = TypeVar("Req", bound=msgspec.Struct)
+Rep = TypeVar("Rep", bound=msgspec.Struct)
+
+
+class Action(enum.StrEnum):
+    """What a command does; the trust model's action risk."""
+
+    READ = "read"
+    EXECUTE = "execute"
+    WRITE = "write"
+    ELEVATION = "elevation"
+    DELETE = "delete"
+    ADMINISTER = "administer"
+
+
+class Target(enum.StrEnum):
+    """What it does it to; the trust model's target sensitivity."""
+
+    MODULE = "module"
+    PROFILE = "profile"
+    MEMORY = "memory"
+    CONFIG = "config"
+    AUDIT = "audit"
+    CANON = "canon"
+    SYSTEM = "system"
+
+
+class Admission(enum.StrEnum):
+    """What admits a call."""
+
+    PERMIT = "permit"  # the gate's signed yes
+    OPEN = "open"  # anyone, by what the request itself carries: health, bootstrap, session/*, validate, public log
+    WITNESS = "witness"  # a registered witness's signature in the request
+    AUTHOR = "author"  # record signatures and decisions; bus only
+    BUS = "bus"  # the caller's bus permission; bus only, reads what the change stream shows anyway
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Http:
+    """A route of its own, beside `POST /api/commands/<name>`. `{x}` in the path and query parameters fill the request's fields."""
+
+    method: Literal["GET", "POST"]
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Command(Generic[Req, Rep]):
+    """One thing that can be asked of one service."""
+
+    name: str
+    service: str
+    request: type[Req]
+    reply: type[Rep]
+    summary: str
+    action: Action
+    target: Target
+    rung: Loa = Loa.GUEST
+    admission: Admission = Admission.PERMIT
+    writes: tuple[str, ...] = ()  # kinds that one call may append, each linking its decision
+    calls: tuple[str, ...] = ()  # commands it may ask for on the caller's behalf
+    refusals: tuple[Code, ...] = ()  # beside those that every command may give
+    longest_run_s: int = 10
+    scored: bool = True  # braking (revoke, withdraw, close) skips the trust score
+    http: Http | None = None
+    example: dict[str, object] = dataclasses.field(default_factory=dict)
+
+    @property
+    def subject(self) -> str:
+        """Where it is asked on the bus; derived, never typed by hand."""
+        return f"sigil.v1.{self.service}.{self.name.replace('/', '.')}"
+
+    @property
+    def mutates(self) -> bool:
+        """True if it changes something."""
+        return self.action is not Action.READ
+
+    @property
+    def needs_owner(self) -> bool:
+        """True for mutations of rung mentor and root: the owner's own proof, or a certificate that names them."""
+        return self.mutates and self.rung.includes(Loa.MENTOR)
+
+    @property
+    def internal(self) -> bool:
+        """True if only services on the bus may ask it."""
+        return self.admission in {Admission.AUTHOR, Admission.BUS}

@@ -1,0 +1,274 @@
+"""The gatekeeper: sessions, the gate, trust, and what a caller may call."""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from sigilcore import trust
+from sigilcore.access import Loa
+from sigilcore.contracts.command import Action, Admission, Command, Http, Target
+from sigilcore.contracts.common import Empty, Message
+from sigilcore.decision import DecisionRef, Verdict
+from sigilcore.record_types import PublicKey, RecordId
+from sigilcore.refusals import Code
+
+SERVICE = "gatekeeper"
+Token = Annotated[str, msgspec.Meta(min_length=1, max_length=16_384)]
+
+
+class Challenge(Message, frozen=True, kw_only=True):
+    """A nonce to open a session with, and what a certificate must name."""
+
+    nonce: Token
+    runtime_id: str
+    tenant: str
+    canon_fingerprint: str
+    expires_ms: int
+
+
+class OpenSession(Message, frozen=True, kw_only=True):
+    """A licence (TOML), a nonce, and for key-bound licences the session key and the owner's certificate for it."""
+
+    license: Annotated[str, msgspec.Meta(max_length=16_384)]
+    nonce: Token
+    session_key: PublicKey | None = None
+    certificate: Token | None = None
+    not_after_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class SessionView(Message, frozen=True, kw_only=True):
+    """An open session; `token` is what the caller presents. `bearer` says that whoever holds the token is the caller."""
+
+    token: Token
+    session_id: RecordId
+    owner_id: str
+    owner_name: str
+    loa: Loa
+    bearer: bool
+    not_after_ms: int
+
+
+class SessionCall(Message, frozen=True, kw_only=True):
+    """A session token, with the proof when it is key-bound."""
+
+    session: Token
+    proof: Token | None = None
+
+
+class Authorize(Message, frozen=True, kw_only=True):
+    """May this caller make this call? `parameters` is the exact text of the body."""
+
+    session: Token
+    proof: Token | None = None
+    command: Annotated[str, msgspec.Meta(max_length=64)]
+    parameters: str
+
+
+class Authorized(Message, frozen=True, kw_only=True):
+    """The permit (header `Sigil-Permit`), and the decision that it stands on."""
+
+    permit: Token
+    decision: DecisionRef
+    verdict: Verdict
+
+
+class TrustCheck(Message, frozen=True, kw_only=True):
+    """An action on a target, as the trust model names them."""
+
+    action: Annotated[str, msgspec.Meta(max_length=32)]
+    target: Annotated[str, msgspec.Meta(max_length=32)]
+
+
+class TrustAnswer(Message, frozen=True, kw_only=True):
+    """Where the caller stands; gives no permit. Threshold and logit in millionths and 10^-12."""
+
+    allowed: bool
+    score: str
+    threshold: int
+    logit: int
+    model: str
+    features: trust.Features
+
+
+class TrustStatus(Message, frozen=True, kw_only=True):
+    """The model and policy in force."""
+
+    model: trust.TrustModel
+    policy: str
+    as_of: int
+
+
+class CommandView(Message, frozen=True, kw_only=True):
+    """A command that this caller may call."""
+
+    name: str
+    summary: str
+    rung: Loa
+    needs_owner: bool
+    request: dict[str, Any]
+
+
+class CommandList(Message, frozen=True, kw_only=True):
+    """What is listed is callable."""
+
+    items: tuple[CommandView, ...]
+
+
+class Pong(Message, frozen=True, kw_only=True):
+    """Alive."""
+
+    owner_id: str
+    loa: Loa
+
+
+class SystemInfo(Message, frozen=True, kw_only=True):
+    """The deployment, its fingerprints and its state."""
+
+    tenant: str
+    runtime_id: str
+    canon_fingerprint: str
+    log_key: str
+    sealed: bool
+    witnesses: int
+    quorum: int | None
+    size: int
+
+
+class Reload(Message, frozen=True, kw_only=True):
+    """The model in force after a refresh."""
+
+    model: str
+    as_of: int
+
+
+_SESSION = (Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOSED, Code.PROOF_MISSING, Code.PROOF_INVALID)
+GATE_REFUSALS = (
+    *_SESSION,
+    Code.SESSION_MISSING,
+    Code.PROOF_STALE,
+    Code.PROOF_REPLAYED,
+    Code.OWNER_PROOF_NEEDED,
+    Code.LICENSE_INVALID,
+    Code.LOA_TOO_LOW,
+    Code.OUT_OF_SCOPE,
+    Code.DENIED_BY_TRUST,
+    Code.GATE_FAULT,
+    Code.RATE_LIMITED,
+    Code.UNKNOWN_COMMAND,
+)
+
+CHALLENGE = Command(
+    name="session/challenge",
+    service=SERVICE,
+    request=Empty,
+    reply=Challenge,
+    summary="A nonce to open a session with.",
+    action=Action.READ,
+    target=Target.PROFILE,
+    admission=Admission.OPEN,
+    http=Http(method="POST", path="/api/session/challenge"),
+)
+OPEN = Command(
+    name="session/open",
+    service=SERVICE,
+    request=OpenSession,
+    reply=SessionView,
+    summary="Open a session with a licence.",
+    action=Action.WRITE,
+    target=Target.PROFILE,
+    admission=Admission.OPEN,
+    http=Http(method="POST", path="/api/session/open"),
+    refusals=(Code.NONCE_INVALID, Code.CERTIFICATE_INVALID, Code.LICENSE_INVALID, Code.WEAK_KEY),
+)
+CLOSE = Command(
+    name="session/close",
+    service=SERVICE,
+    request=SessionCall,
+    reply=Empty,
+    summary="Close a session; felt at once.",
+    action=Action.DELETE,
+    target=Target.PROFILE,
+    admission=Admission.OPEN,
+    scored=False,
+    http=Http(method="POST", path="/api/session/close"),
+    refusals=_SESSION,
+)
+AUTHORIZE = Command(
+    name="authorize",
+    service=SERVICE,
+    request=Authorize,
+    reply=Authorized,
+    summary="Ask the gate; a yes is a permit and a committed decision.",
+    action=Action.EXECUTE,
+    target=Target.PROFILE,
+    admission=Admission.OPEN,
+    refusals=GATE_REFUSALS,
+)
+TRUST_CHECK = Command(
+    name="trust/check",
+    service=SERVICE,
+    request=TrustCheck,
+    reply=TrustAnswer,
+    summary="Where the caller stands for an action on a target.",
+    action=Action.READ,
+    target=Target.PROFILE,
+    rung=Loa.GUEST,
+    http=Http(method="POST", path="/api/trust/check"),
+    example={"action": "write", "target": "memory"},
+)
+TRUST_STATUS = Command(
+    name="trust/status",
+    service=SERVICE,
+    request=Empty,
+    reply=TrustStatus,
+    summary="The trust model and policy in force.",
+    action=Action.READ,
+    target=Target.PROFILE,
+    rung=Loa.GUEST,
+    http=Http(method="GET", path="/api/trust/status"),
+)
+COMMAND_LIST = Command(
+    name="commands/list",
+    service=SERVICE,
+    request=Empty,
+    reply=CommandList,
+    summary="The commands that this caller may call.",
+    action=Action.READ,
+    target=Target.MODULE,
+    rung=Loa.GUEST,
+)
+PING = Command(
+    name="ping",
+    service=SERVICE,
+    request=Empty,
+    reply=Pong,
+    summary="Who am I, and are you there?",
+    action=Action.READ,
+    target=Target.PROFILE,
+    rung=Loa.GUEST,
+)
+SYSTEM_INFO = Command(
+    name="system/info",
+    service=SERVICE,
+    request=Empty,
+    reply=SystemInfo,
+    summary="The deployment's fingerprints and state.",
+    action=Action.READ,
+    target=Target.MODULE,
+    rung=Loa.GUEST,
+)
+
+MODEL_REFRESH = Command(
+    name="model/refresh",
+    service=SERVICE,
+    request=Empty,
+    reply=Reload,
+    summary="Read the trust model again from the log's head.",
+    action=Action.EXECUTE,
+    target=Target.CONFIG,
+    rung=Loa.ROOT,
+    http=Http(method="POST", path="/api/model/refresh"),
+)
+
+COMMANDS = (CHALLENGE, OPEN, CLOSE, AUTHORIZE, TRUST_CHECK, TRUST_STATUS, COMMAND_LIST, PING, SYSTEM_INFO, MODEL_REFRESH)
+

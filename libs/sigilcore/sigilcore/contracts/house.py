@@ -1,0 +1,125 @@
+"""Who lives in the house, and what each may say and hear on the bus.
+
+One entry a process identity. Bus permissions are derived from it, so an arrow that isn't drawn here can't be sent: a service may publish
+to the commands it answers for nobody, to those it `asks`, and to its own consumers of the change stream. Only the writer publishes
+change events.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from sigilcore.contracts import canon, catalogue
+
+STREAM = "CANON"
+EVENTS = "canon.v1"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resident:
+    """A process identity. `asks` are command names; `follows` says that it consumes the change stream; `key` that it has a service key."""
+
+    name: str
+    asks: tuple[str, ...] = ()
+    follows: bool = False
+    key: bool = True
+    store: str | None = None  # "postgres:writer", "postgres:reader", "sqlite"
+    module: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Allowance:
+    """Allow-lists for one bus identity; everything else is denied."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+_AUTHOR = ("canon/append", "canon/events", "log/checkpoint")
+
+RESIDENTS: Mapping[str, Resident] = MappingProxyType(
+    {
+        resident.name: resident
+        for resident in (
+            Resident(name="canon_writer", key=True, store="postgres:writer", module="services.canon_writer"),
+            Resident(name="canon_reader", follows=True, store="postgres:reader", module="services.canon_writer.reader"),
+            Resident(name="gatekeeper", asks=_AUTHOR, follows=True, module="services.gatekeeper"),
+            Resident(
+                name="license", asks=(*_AUTHOR, "canon/bootstrap"), follows=True, module="services.license"
+            ),
+            Resident(name="quorum", asks=_AUTHOR, follows=True, module="services.quorum"),
+            Resident(name="knowledge", asks=_AUTHOR, follows=True, store="sqlite", module="services.knowledge"),
+            Resident(
+                name="projections",
+                asks=("canon/events", "log/checkpoint"),
+                follows=True,
+                key=False,
+                store="sqlite",
+                module="services.projections",
+            ),
+            Resident(
+                name="gateway",
+                asks=tuple(command.name for command in catalogue.public()),
+                key=False,
+                module="services.gateway",
+            ),
+        )
+    }
+)
+
+# Not processes of ours: a downstream subscriber that reads the change stream, and the operator's own tools on this machine.
+SUBSCRIBER = Resident(name="subscriber", asks=("log/checkpoint",), follows=True, key=False)
+OPERATOR = Resident(name="operator", asks=("canon/refill", "canon/events", "log/checkpoint"), follows=True, key=False)
+
+# The keys in the keystore: one a service that signs, `writer` for checkpoints only.
+SERVICE_KEYS = tuple(name for name, resident in RESIDENTS.items() if resident.key and name not in {"canon_writer", "canon_reader"})
+LOG_KEY = "writer"
+
+
+def stream(tenant: str) -> str:
+    """The tenant's change stream."""
+    return f"{STREAM}_{tenant}"
+
+
+def event_subject(tenant: str, space: str, kind: str) -> str:
+    """Where a record's change event is published."""
+    return f"{EVENTS}.{tenant}.{space}.{kind}"
+
+
+def origin(runtime_id: str, tenant: str) -> str:
+    """The log's origin: a schema-less name, the same as its key's."""
+    return f"sigil/{runtime_id}/{tenant}"
+
+
+def allowance(resident: Resident, tenant: str) -> Allowance:
+    """The allow-lists of one identity."""
+    asked = tuple(catalogue.COMMANDS[name].subject for name in resident.asks)
+    answered = tuple(command.subject for command in catalogue.of_service(resident.name))
+    inbox = f"_INBOX_{resident.name}.>"
+    name = stream(tenant)
+    publish = [*asked]
+    subscribe = [*answered, inbox]
+    if answered:
+        subscribe += ["$SRV.PING", "$SRV.INFO", "$SRV.STATS", f"$SRV.*.{resident.name}", f"$SRV.*.{resident.name}.>"]
+    if resident.follows:
+        # Consumers are ephemeral or durable under the resident's own name; a position of one's own is the authority, not the consumer's.
+        publish += [
+            f"$JS.API.STREAM.INFO.{name}",
+            f"$JS.API.CONSUMER.CREATE.{name}.{resident.name}-*",
+            f"$JS.API.CONSUMER.CREATE.{name}.{resident.name}-*.>",
+            f"$JS.API.CONSUMER.INFO.{name}.{resident.name}-*",
+            f"$JS.API.CONSUMER.DELETE.{name}.{resident.name}-*",
+            f"$JS.API.CONSUMER.MSG.NEXT.{name}.{resident.name}-*",
+            f"$JS.ACK.{name}.{resident.name}-*.>",
+        ]
+    if resident.name == canon.WRITER:
+        publish += [
+            f"{EVENTS}.{tenant}.>",
+            f"$JS.API.STREAM.INFO.{name}",
+            f"$JS.API.STREAM.CREATE.{name}",
+            f"$JS.API.STREAM.UPDATE.{name}",
+            f"$JS.API.STREAM.MSG.GET.{name}",
+            f"$JS.API.DIRECT.GET.{name}",
+            f"$JS.API.DIRECT.GET.{name}.>",
+        ]
+    return Allowance(publish=tuple(publish), subscribe=tuple(subscribe))

@@ -1,0 +1,121 @@
+"""Decisions: the gate's reasoning, frozen, and how an effect names the decision that admits it.
+
+A `ReasoningChain` holds everything needed to judge again offline; a `FrozenChain` adds its content hash, so a changed byte is found on
+read. A decision is named by the record that carries it and its index there.
+"""
+
+import enum
+from typing import Annotated, Literal
+
+import msgspec
+
+from sigilcore import canonical, digest, trust
+from sigilcore.access import Loa
+from sigilcore.record_types import Hex32, Hex64
+
+
+class Verdict(enum.StrEnum):
+    """The gate's word."""
+
+    ALLOW = "Allow"
+    DENY = "Deny"
+    MANUAL_REVIEW = "ManualReview"
+
+
+ProofKind = Literal["bearer", "session", "owner"]
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One check on the way down the page; the first that fails is the reason."""
+
+    check: str
+    passed: bool
+    detail: str
+
+
+class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The score's parts: exact integers, and where they were taken."""
+
+    model: str
+    features: trust.Features
+    standing_as_of: int
+    logit: int
+    threshold: int
+    allowed: bool
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who, when, in which session."""
+
+    ts: str
+    chain_id: str
+    session: str
+    licence: str
+    owner: str
+    loa: Loa
+
+
+class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One judgement. `digest` is SHA-256(salt || parameters); `effect` is the record id that the caller asked for, if any;
+    `as_of` the log position (a record count) it was judged at."""
+
+    command: str
+    target: str
+    digest: Hex64
+    length: Annotated[int, msgspec.Meta(ge=0)]
+    effect: str | None
+    steps: tuple[Step, ...]
+    suggestion: str
+    verdict: Verdict
+    audit: Audit
+    trust: Trust | None
+    proof: ProofKind
+    as_of: Annotated[int, msgspec.Meta(ge=0)]
+    scope: tuple[str, ...]
+
+
+class FrozenChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A chain and the hash of its canonical bytes."""
+
+    chain: ReasoningChain
+    content_hash: Hex64
+
+
+def freeze(chain: ReasoningChain) -> FrozenChain:
+    """Freeze a chain with its content hash."""
+    return FrozenChain(chain=chain, content_hash=digest.sha256_hex(canonical.of(chain)))
+
+
+def intact(frozen: FrozenChain) -> bool:
+    """True if the chain is what was frozen."""
+    return digest.sha256_hex(canonical.of(frozen.chain)) == frozen.content_hash
+
+
+class DecisionRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Names one decision: the id of its `decision_batch` record and the index there."""
+
+    record: Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
+    index: Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+    def link(self) -> str:
+        """As a link's target: `<record id>.<index>`."""
+        return f"{self.record}.{self.index}"
+
+
+def parse_ref(target: str) -> DecisionRef | None:
+    """Read a link's target; None if it isn't one in its only spelling."""
+    record, dot, index = target.partition(".")
+    if len(record) != 36 or dot != "." or not (index.isascii() and index.isdigit()) or int(index) > 255:
+        return None
+    ref = DecisionRef(record=record, index=int(index))
+    return ref if ref.link() == target else None
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an effect keeps of the call that asked for it: the permit's salt and digest, and SHA-256 of this record's share of the
+    parameters, by which a repeated call is known whatever was rebuilt in between. Inside a salted payload, so it tells nobody."""
+
+    command: str
+    salt: Hex32
+    digest: Hex64
+    parameters: Hex64

@@ -1,0 +1,267 @@
+"""The canonical record: nine core fields, one hash, one author's signature, witnesses, and a payload that can be erased.
+
+Invariants kept here:
+
+- `hash` = hex SHA-256(JCS(core)); the signature covers the DSSE pre-authentication encoding of JCS(core), never a text form.
+- `payload_hash` = hex SHA-256(salt || JCS(payload)), salt of 16 random bytes, so a payload is erasable and unguessable.
+- The sealed header is JCS({core, hash, key_id, sig, witnesses}), at most 16 KiB. It is the log's leaf.
+- What arrives signed arrives canonical: decoded untyped, encoded again, compared, and only then given its type.
+
+Example::
+
+    signed = record.build(NOTE, payload, id=ids.new(), tenant="default", ts="...", space="user", signer=signer, salt=salt)
+    checked = record.check(signed)          # raises Refused; needs no state of the log
+    leaf = merkle.leaf_hash(checked.leaf)
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from sigilcore import canonical, clock, digest, ids, records, signing
+from sigilcore.record_types import Hex32, Hex64, Signature
+from sigilcore.refusals import Code, Refused
+
+MAX_HEADER_BYTES = 16 * 1024
+SPACES = ("user", "system", "audit")
+
+T = TypeVar("T")
+
+class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named arrow to another record, by hash or id."""
+
+    label: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_]{1,32}$")]
+    target: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+
+
+class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The nine signed fields."""
+
+    kind: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_]{1,32}$")]
+    schema_version: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    id: Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
+    tenant: Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]{1,32}$")]
+    ts: Annotated[str, msgspec.Meta(min_length=24, max_length=24)]
+    space: Annotated[str, msgspec.Meta(pattern="^(user|system|audit)$")]
+    payload_hash: Hex64
+    links: Annotated[tuple[Link, ...], msgspec.Meta(max_length=32)]
+    prev: Hex64 | None
+
+    def link(self, label: str) -> str | None:
+        """The target of the first link with this label."""
+        return next((link.target for link in self.links if link.label == label), None)
+
+
+class WitnessSignature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One witness's signature over the same bytes that the author signed."""
+
+    witness_id: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    key_id: Hex32
+    sig: Signature
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The sealed header: all of a record but its payload and salt."""
+
+    core: Core
+    hash: Hex64
+    key_id: Hex32
+    sig: Signature
+    witnesses: Annotated[tuple[WitnessSignature, ...], msgspec.Meta(max_length=32)]
+
+
+class SignedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A record as it travels: the very bytes of header and payload, and the salt (hex)."""
+
+    header: msgspec.Raw
+    payload: msgspec.Raw
+    salt: Hex32
+
+
+class PlacedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A record at its place in the log; the body of a change event. `payload` is null once erased."""
+
+    seq: int
+    header: msgspec.Raw
+    payload: msgspec.Raw
+    salt: str | None
+
+    def signed(self) -> SignedRecord:
+        """The record without its place."""
+        if self.salt is None:
+            raise Refused(Code.NOT_FOUND, "the payload was erased")
+        return SignedRecord(header=self.header, payload=self.payload, salt=self.salt)
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """A record whose own bytes agree with each other: schema, canonical form, hashes, bounds. Its signature is checked by
+    `verify_author`, once somebody says which public key `key_id` is."""
+
+    header: Header
+    leaf: bytes
+    core_bytes: bytes
+    payload: Any
+    payload_bytes: bytes
+    salt: bytes
+    kind: records.Kind
+
+    @property
+    def core(self) -> Core:
+        """The nine signed fields."""
+        return self.header.core
+
+    def signed(self) -> SignedRecord:
+        """The record as it travels."""
+        return SignedRecord(
+            header=msgspec.Raw(self.leaf), payload=msgspec.Raw(self.payload_bytes), salt=self.salt.hex()
+        )
+
+
+def check(signed: SignedRecord) -> Checked:
+    """Check what needs no state of the log, in order: header's form, kind, payload's form, payload hash, record hash, bounds."""
+    leaf = bytes(signed.header)
+    if len(leaf) > MAX_HEADER_BYTES:
+        raise Refused(Code.HEADER_TOO_LARGE, f"the sealed header has {len(leaf)} bytes, at most {MAX_HEADER_BYTES}")
+    header, core_bytes = open_header(leaf)
+    core = header.core
+    kind = records.REGISTRY.get(core.kind)
+    if kind is None:
+        raise Refused(Code.KIND_UNKNOWN, f"no kind {core.kind!r}", field="$.header.core.kind")
+    if core.space not in kind.spaces:
+        raise Refused(Code.KIND_NOT_ALLOWED, f"{core.kind} doesn't stand in {core.space}", field="$.header.core.space")
+    if core.schema_version != kind.version:
+        raise Refused(
+            Code.RECORD_INVALID, f"{core.kind} has version {kind.version}", field="$.header.core.schema_version"
+        )
+    payload_bytes = bytes(signed.payload)
+    if len(payload_bytes) > kind.max_bytes:
+        raise Refused(Code.BODY_TOO_LARGE, f"{core.kind} holds at most {kind.max_bytes} bytes", field="$.payload")
+    payload = _canonical(payload_bytes, kind.payload, "$.payload", kind.max_bytes)
+    salt = bytes.fromhex(signed.salt)
+    if digest.payload_hash(salt, payload_bytes) != core.payload_hash:
+        raise Refused(Code.RECORD_INVALID, "payload_hash doesn't match", field="$.header.core.payload_hash")
+    return Checked(
+        header=header,
+        leaf=leaf,
+        core_bytes=core_bytes,
+        payload=payload,
+        payload_bytes=payload_bytes,
+        salt=salt,
+        kind=kind,
+    )
+
+
+def open_header(leaf: bytes) -> tuple[Header, bytes]:
+    """Read a sealed header strictly; returns it with JCS(core). Kinds may be unknown here: they are carried opaquely."""
+    try:
+        plain = canonical.decode(leaf, max_bytes=MAX_HEADER_BYTES)
+    except canonical.NotCanonical as error:
+        raise Refused(Code.RECORD_INVALID, f"header: {error.reason}", field="$.header" + error.path[1:]) from error
+    header = _typed(plain, Header, "$.header")
+    core_bytes = canonical.encode(plain["core"])
+    if digest.sha256_hex(core_bytes) != header.hash:
+        raise Refused(Code.RECORD_INVALID, "hash doesn't match the core", field="$.header.hash")
+    core = header.core
+    if not ids.is_id(core.id):
+        raise Refused(Code.RECORD_INVALID, "id is not a UUIDv7", field="$.header.core.id")
+    try:
+        clock.parse_ms(core.ts)
+    except ValueError as error:
+        raise Refused(Code.RECORD_INVALID, "ts is not RFC 3339 UTC milliseconds", field="$.header.core.ts") from error
+    for index, link in enumerate(core.links):
+        if len(link.target.encode()) > 128:
+            raise Refused(
+                Code.RECORD_INVALID, "a target has at most 128 bytes", field=f"$.header.core.links[{index}].target"
+            )
+    return header, core_bytes
+
+
+def verify_author(header: Header, core_bytes: bytes, public: bytes) -> None:
+    """Check the author's signature with the key that the log names; the key id must be that key's."""
+    if signing.key_id(public) != header.key_id:
+        raise Refused(Code.KEY_NOT_ALLOWED, "key_id is another key's", field="$.header.key_id")
+    if not signing.verify_typed(public, signing.RECORD, core_bytes, signing.signature_bytes(header.sig)):
+        raise Refused(Code.SIGNATURE_INVALID, "the author's signature doesn't verify", field="$.header.sig")
+
+
+def verify_witness(witness: WitnessSignature, core_bytes: bytes, public: bytes) -> bool:
+    """True if the witness signed exactly these bytes with this key."""
+    return signing.key_id(public) == witness.key_id and signing.verify_typed(
+        public, signing.RECORD, core_bytes, signing.signature_bytes(witness.sig)
+    )
+
+
+def build(
+    kind: str,
+    payload: msgspec.Struct,
+    *,
+    id: str,  # noqa: A002 - the field's name
+    tenant: str,
+    ts: str,
+    space: str,
+    signer: signing.Signer,
+    salt: bytes,
+    links: Sequence[Link] = (),
+    prev: str | None = None,
+) -> SignedRecord:
+    """Build and sign a record; the payload's Struct must be the kind's."""
+    entry = records.REGISTRY[kind]
+    if type(payload) is not entry.payload:
+        raise TypeError(f"{kind} takes {entry.payload.__name__}, not {type(payload).__name__}")
+    payload_bytes = canonical.of(payload)
+    core = Core(
+        kind=kind,
+        schema_version=entry.version,
+        id=id,
+        tenant=tenant,
+        ts=ts,
+        space=space,
+        payload_hash=digest.payload_hash(salt, payload_bytes),
+        links=tuple(links),
+        prev=prev,
+    )
+    return seal(core, payload_bytes, salt, signer)
+
+
+def seal(core: Core, payload_bytes: bytes, salt: bytes, signer: signing.Signer) -> SignedRecord:
+    """Sign a core and put the header together."""
+    core_bytes = canonical.of(core)
+    header = Header(
+        core=core,
+        hash=digest.sha256_hex(core_bytes),
+        key_id=signer.key_id,
+        sig=signing.signature_text(signing.sign_typed(signer, signing.RECORD, core_bytes)),
+        witnesses=(),
+    )
+    return SignedRecord(header=msgspec.Raw(canonical.of(header)), payload=msgspec.Raw(payload_bytes), salt=salt.hex())
+
+
+def witnessed(signed: SignedRecord, witnesses: Sequence[WitnessSignature]) -> SignedRecord:
+    """The same record with these witnesses in its header."""
+    header, _ = open_header(bytes(signed.header))
+    sealed = msgspec.structs.replace(header, witnesses=tuple(witnesses))
+    return SignedRecord(header=msgspec.Raw(canonical.of(sealed)), payload=signed.payload, salt=signed.salt)
+
+
+def witness(signed: SignedRecord, witness_id: str, signer: signing.Signer) -> WitnessSignature:
+    """A witness's signature over this record's core."""
+    _, core_bytes = open_header(bytes(signed.header))
+    sig = signing.sign_typed(signer, signing.RECORD, core_bytes)
+    return WitnessSignature(witness_id=witness_id, key_id=signer.key_id, sig=signing.signature_text(sig))
+
+
+def _canonical(data: bytes, kind: type[T], field: str, max_bytes: int) -> T:
+    try:
+        plain = canonical.decode(data, max_bytes=max_bytes)
+    except canonical.NotCanonical as error:
+        raise Refused(Code.RECORD_INVALID, error.reason, field=field + error.path[1:]) from error
+    return _typed(plain, kind, field)
+
+
+def _typed(plain: Any, kind: type[T], field: str) -> T:
+    try:
+        return msgspec.convert(plain, kind, strict=True)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        raise Refused(Code.RECORD_INVALID, reason, field=field + path.rstrip("`")) from error

@@ -1,0 +1,189 @@
+"""What services did: their instances, the gate's decisions, sessions, issuances, the life of proposals, what was refused.
+
+Each is signed by an instance key that a service key introduced, and continues that key's chain; only `instance_opened` is signed by
+the service key itself.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from sigilcore import decision, licence
+from sigilcore.record_types import Hex32, Hex64, Signature
+from sigilcore.records.kind import Kind
+
+Text = Annotated[str, msgspec.Meta(max_length=512)]
+
+
+class InstanceOpened(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A running instance and its key; an older instance of the same service and name ends here."""
+
+    service: Text
+    instance: Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]{1,32}$")]
+    key: Hex64
+    settings_digest: Hex64
+
+
+class InstanceBeat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Once a minute while it writes, and last when it closes: bounds what a cut tail can hide."""
+
+    records: Annotated[int, msgspec.Meta(ge=0)]
+    closing: bool
+
+
+class DecisionBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All decisions that were in flight together."""
+
+    decisions: Annotated[tuple[decision.FrozenChain, ...], msgspec.Meta(min_length=1, max_length=256)]
+
+
+class SessionOpened(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A login: licence, owner, and the session key if the licence is key-bound."""
+
+    session_id: str
+    licence_id: str
+    owner_id: str
+    key: Hex64 | None
+    expires_at: str
+
+
+class SessionClosed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A logout; felt at every gate at once."""
+
+    session_id: str
+    owner_id: str
+
+
+class LicenceIssued(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A licence's content, never its seal. `root_signature` is Root's own, for mentor licences."""
+
+    license: licence.LicenceTable
+    content_hash: Hex64
+    seal_key_id: Hex32
+    root_signature: Signature | None
+    request: decision.Request | None
+
+
+class LicenceRevoked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A licence ends at this position."""
+
+    license_id: str
+    reason: Text
+    request: decision.Request
+
+
+class CarriedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A prospective system record as text: header and payload are JCS."""
+
+    header: Annotated[str, msgspec.Meta(max_length=16_384)]
+    payload: Annotated[str, msgspec.Meta(max_length=65_536)]
+    salt: Hex32
+
+
+class ProposalOpened(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A proposal: the whole prospective record, signed by Root."""
+
+    proposal_id: str
+    record: CarriedRecord
+    record_hash: Hex64
+    request: decision.Request
+
+
+class ProposalAttested(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A witness's signature over the prospective record. `counted` is false for a joining key's proof of possession."""
+
+    proposal_id: str
+    witness_id: str
+    key_id: Hex32
+    sig: Signature
+    counted: bool
+
+
+class ProposalClosed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a proposal ended."""
+
+    proposal_id: str
+    outcome: Literal["committed", "expired", "withdrawn", "stale", "refused"]
+    reason: Text
+    record_hash: Hex64 | None
+
+
+class RefusalSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was refused before the gate, or beyond a caller's ten recorded denials a minute: counts by code."""
+
+    since: str
+    until: str
+    counts: dict[str, Annotated[int, msgspec.Meta(ge=1)]]
+
+
+class AppendRefused(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The writer refused what this service wanted to append."""
+
+    code: str
+    kind: str
+    record_id: str
+
+
+def _owner(payload: SessionOpened | SessionClosed) -> str:
+    return payload.owner_id
+
+
+def _kind(tag: str, payload: type[msgspec.Struct], summary: str, *authors: str, **more: object) -> Kind:
+    return Kind(tag=tag, payload=payload, space="audit", summary=summary, authors=authors, **more)  # type: ignore[arg-type]
+
+
+_EVERY_AUTHOR = ("gatekeeper", "license", "quorum", "knowledge")
+
+KINDS = (
+    _kind(
+        "instance_opened",
+        InstanceOpened,
+        "A service's running instance and its key.",
+        *_EVERY_AUTHOR,
+        service_signed=True,
+        governs=True,
+        subject=lambda p: p.service,
+    ),
+    _kind("instance_beat", InstanceBeat, "An instance is alive, or closes.", *_EVERY_AUTHOR, governs=True),
+    _kind(
+        "decision_batch",
+        DecisionBatch,
+        "The gate's decisions, frozen.",
+        "gatekeeper",
+        max_bytes=1 << 20,
+    ),
+    _kind("session_opened", SessionOpened, "A login.", "gatekeeper", subject=_owner),
+    _kind("session_closed", SessionClosed, "A logout.", "gatekeeper", governs=True, subject=_owner),
+    _kind(
+        "license_issued",
+        LicenceIssued,
+        "A licence was issued.",
+        "license",
+        effect=True,
+        governs=True,
+        subject=lambda p: p.license.owner.id,
+        thing=lambda p: p.license.id,
+    ),
+    _kind(
+        "license_revoked",
+        LicenceRevoked,
+        "A licence was revoked.",
+        "license",
+        effect=True,
+        governs=True,
+        thing=lambda p: p.license_id,
+    ),
+    _kind(
+        "proposal_opened",
+        ProposalOpened,
+        "A system change was proposed.",
+        "quorum",
+        effect=True,
+        max_bytes=256 * 1024,
+        thing=lambda p: p.proposal_id,
+    ),
+    _kind("proposal_attested", ProposalAttested, "A witness attested.", "quorum", thing=lambda p: p.proposal_id),
+    _kind("proposal_closed", ProposalClosed, "A proposal ended.", "quorum", thing=lambda p: p.proposal_id),
+    _kind("refusal_summary", RefusalSummary, "Counts of what was refused without a record.", "gatekeeper"),
+    _kind("append_refused", AppendRefused, "The writer refused an append.", *_EVERY_AUTHOR),
+)

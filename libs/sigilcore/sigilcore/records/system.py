@@ -1,0 +1,101 @@
+"""What the system is governed by: genesis, witnesses, quorum policy, trust model, access policy, service keys.
+
+Every payload but genesis carries its own `expires_at`: an attested change that is committed too late is refused by the writer.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from sigilcore import policy, trust
+from sigilcore.record_types import Hex64, Name, PublicKey, Timestamp
+from sigilcore.records.kind import Kind
+
+
+class RootIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who Root is."""
+
+    owner_id: Name
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    key: PublicKey
+
+
+class Genesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Record 0: everything a verifier pins by one hash."""
+
+    format: Literal["sigil/1"]
+    tenant: str
+    runtime_id: Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
+    root: RootIdentity
+    services: Annotated[dict[str, PublicKey], msgspec.Meta(description="service name to its service key")]
+    log: Annotated[str, msgspec.Meta(max_length=256, description="the log's verifier key (C2SP signed-note vkey)")]
+    bootstrap_token_hash: Hex64
+    model: trust.TrustModel
+    policy: policy.AccessPolicy
+    modules: tuple[str, ...]
+    corpus_licences: tuple[str, ...]
+
+
+class TrustedWitness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A change of the witness registry. `witness_id` is the principal: the owner id of a mentor licence."""
+
+    action: Literal["add", "rotate", "revoke"]
+    witness_id: Name
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    key: PublicKey
+    licence_id: Annotated[str, msgspec.Meta(max_length=36)]
+    expires_at: Timestamp
+
+
+class CheckpointWitnesses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many (`c`) of which cosigners a checkpoint needs; keys are C2SP vkeys."""
+
+    c: Annotated[int, msgspec.Meta(ge=0, le=32)]
+    keys: Annotated[tuple[str, ...], msgspec.Meta(max_length=32)]
+
+
+class QuorumPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Seals the system: k of the active witnesses, and higher k by kind. k below 1 can't be expressed."""
+
+    k: Annotated[int, msgspec.Meta(ge=1, le=32)]
+    kinds: Annotated[dict[str, Annotated[int, msgspec.Meta(ge=1, le=32)]], msgspec.Meta(max_length=64)]
+    proposal_ttl_s: Annotated[int, msgspec.Meta(ge=60, le=2_592_000)]
+    checkpoint_witnesses: CheckpointWitnesses
+    persona_cap: Annotated[int, msgspec.Meta(ge=0, le=32)]
+    expires_at: Timestamp
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new trust model."""
+
+    model: trust.TrustModel
+    expires_at: Timestamp
+
+
+class AccessPolicyChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new access policy, whole."""
+
+    policy: policy.AccessPolicy
+    expires_at: Timestamp
+
+
+class ServiceKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Enrols or rotates a service's key; the old key and its instances end at this position."""
+
+    service: Name
+    key: PublicKey
+    expires_at: Timestamp
+
+
+def _kind(tag: str, payload: type[msgspec.Struct], summary: str) -> Kind:
+    return Kind(tag=tag, payload=payload, space="system", summary=summary, governs=True)
+
+
+KINDS = (
+    _kind("genesis", Genesis, "Record 0: root, service keys, the log's key, first model and policy."),
+    _kind("trusted_witness", TrustedWitness, "A witness is added, rotated or revoked."),
+    _kind("quorum_policy", QuorumPolicy, "Seals the system, or changes the quorum."),
+    _kind("model_config", ModelConfig, "A new trust model."),
+    _kind("access_policy", AccessPolicyChange, "A new access policy."),
+    _kind("service_key", ServiceKey, "A service's key is enrolled or rotated."),
+)
