@@ -227,7 +227,7 @@ class Appender:
         self._base = frontier.size
         self._size = frontier.size
         self._levels: list[list[bytes]] = [[]]
-        self._ragged: dict[Span, bytes] = {}  # subtrees at the right edge; true for one size only
+        self._ragged: dict[Span, bytes] = {}  # subtrees at the right edge; of use at one size only
         for (start, end), peak in zip(peak_spans(0, frontier.size), frontier.peaks, strict=True):
             self._level((end - start).bit_length() - 1).append(peak)
 

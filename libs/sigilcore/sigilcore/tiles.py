@@ -114,7 +114,7 @@ def parse_bundle(data: bytes, width: int | None = None) -> list[bytes]:
     while at < len(data):
         start = at + 2
         at = start + int.from_bytes(data[at:start])
-        if start > len(data) or at > len(data):
+        if at > len(data):
             raise TileError("the bundle ends inside an entry")
         if len(entries) == WIDTH:
             raise TileError(f"a bundle has at most {WIDTH} entries")

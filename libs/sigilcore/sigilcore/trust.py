@@ -197,7 +197,7 @@ _GUARD: Final = 64
 
 
 def log2_q32(number: int) -> int:
-    """log2 of a positive integer in units of 2**-32, by integers only; under the truth by less than two units.
+    """log2 of a positive integer in units of 2**-32, by integers only; under the truth by less than 2 units.
 
     The whole part is the bit length. Each further bit comes from squaring the mantissa: if the square reaches
     two, the bit is one and the mantissa halves. Dropping bits below 2**-64 errs by less than 2**-30 in the

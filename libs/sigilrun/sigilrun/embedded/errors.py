@@ -1,5 +1,7 @@
 """What the embedded stack refuses. Every message names the thing a person would have to change."""
 
+# ruff: noqa: N818 - a refusal's name is a sentence, not a noun with "Error" behind it
+
 
 class EmbeddedError(Exception):
     """The embedded stack can't run as asked; the message is written for the person at the terminal."""

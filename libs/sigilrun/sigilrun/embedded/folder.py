@@ -1,4 +1,4 @@
-"""The data folder: its layout, who may read it, who holds it, and run.json that tells programs where the stack is.
+"""The data folder: its layout, who may read it, who holds it, and run.json that says where the stack is.
 
     run.json          address, token, process ids; only while a stack runs, 0600
     lock              held by the supervisor and every process it started
@@ -13,12 +13,12 @@ Invariants:
 
 - folders are 0700, files 0600, and no permission above the data folder is touched;
 - a file is replaced whole or not at all;
-- the lock is one open file shared by the supervisor and its children, so it is free only when the last of them
-  has gone: two servers never share a store, not even after `kill -9`.
+- the lock is one open file shared by the supervisor and its children, so it is free only when the last of
+  them has gone: two servers never share a store, not even after `kill -9`.
 """
 
 import contextlib
-import datetime
+import datetime as dt
 import fcntl
 import os
 import secrets
@@ -129,7 +129,7 @@ class DataFolder:
             os.close(fd)
             raise
         self._lock_fd = fd
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         self._info = RunInfo(logs=str(self.logs), started_at=now, supervisor=os.getpid())
         return self
 
@@ -213,10 +213,10 @@ def _holder(fd: int) -> int | None:
 
 
 def _alive(pid: int) -> bool:
+    """True if it runs; one that was killed and isn't reaped yet holds nothing any more."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        status = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    except PermissionError:
-        return True
-    return True
+    # The name in parentheses may hold anything; the state is the first field behind it.
+    return status.rpartition(")")[2].split()[0] not in {"Z", "X"}

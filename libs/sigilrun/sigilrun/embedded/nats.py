@@ -3,19 +3,21 @@
 Invariants:
 
 - loopback only; the monitoring port too, and it shows counters and names, never messages or keys;
-- every acknowledgement comes after fsync (`sync_interval: always`), and the server isn't ready until /varz says so;
-- streams are encrypted at rest; the key lies in a 0600 file that the configuration includes, so it appears neither
-  on a command line nor in an environment;
-- a user may publish and subscribe what is listed and nothing else: an empty list is "nothing", not "anything".
+- every acknowledgement comes after fsync (`sync_interval: always`), and the server isn't ready until /varz
+  says so;
+- streams are encrypted at rest; the key lies in a 0600 file that the configuration includes, so it appears
+  neither on a command line nor in an environment;
+- a user may publish and subscribe what is listed and nothing else: an empty list is nothing, not anything.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import secrets
 import signal
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +40,13 @@ MAX_FILE_BYTES = 8 * 1024 * 1024 * 1024
 RESPONSES_MOST = 8
 RESPONSES_EXPIRE = "2m"
 
-# One token list, and for a subscription optionally a queue name. Quotes and blanks can't get into the configuration.
+# A subject, and for a subscription optionally a queue name. Quotes can't get into the configuration.
 _SUBJECT = re.compile(r"[^\s\"\\]+( [^\s\"\\]+)?")
 _USER_NKEY = re.compile(r"U[A-Z2-7]{55}")
 
 
 class BusUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may connect, and what it may say and hear. `public_nkey` identifies it; its seed stays with the service."""
+    """Who may connect, and what it may say and hear. Its seed stays with the service."""
 
     name: str
     public_nkey: str
@@ -96,6 +98,11 @@ def kept_nkey(seed_file: Path) -> str:
     if not seed_file.exists():
         folder.write_private(seed_file, generate_nkey()[0].encode() + b"\n")
     return public_nkey(seed_file.read_text("ascii").strip())
+
+
+def new_server_name() -> str:
+    """A name that tells this data folder's server from any other on the same port."""
+    return f"sigil-{secrets.token_hex(6)}"
 
 
 def render_config(settings: Settings, users: Sequence[BusUser]) -> str:
@@ -199,25 +206,27 @@ def _allow(user: BusUser, subjects: Sequence[str]) -> str:
 
 async def _greeting_name(port: int) -> str:
     """The server's name from the INFO line it greets clients with."""
-    reader, writer = await asyncio.open_connection(ports.LOOPBACK, port)
-    try:
+    async with _connection(port) as (reader, _):
         line = await reader.readline()
-    finally:
-        writer.close()
     info = json.loads(line.removeprefix(b"INFO "))
     return str(info["server_name"])
 
 
 async def _get(port: int, path: str) -> dict[str, Any]:
-    """One JSON document from the monitoring port; HTTP/1.0, so that the end of the answer is the end of the stream."""
+    """One JSON document from the monitoring port; in HTTP/1.0 the answer ends where the stream ends."""
+    async with _connection(port) as (reader, writer):
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: {ports.LOOPBACK}\r\n\r\n".encode())
+        answer = await reader.read()
+    document = json.loads(answer.partition(b"\r\n\r\n")[2])
+    return document if isinstance(document, dict) else {}
+
+
+@contextlib.asynccontextmanager
+async def _connection(port: int) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     reader, writer = await asyncio.open_connection(ports.LOOPBACK, port)
     try:
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: {ports.LOOPBACK}\r\n\r\n".encode())
-        await writer.drain()
-        _, _, body = (await reader.read(1 << 20)).partition(b"\r\n\r\n")
-        while not reader.at_eof():
-            body += await reader.read(1 << 20)
+        yield reader, writer
     finally:
         writer.close()
-    document = json.loads(body)
-    return document if isinstance(document, dict) else {}
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()

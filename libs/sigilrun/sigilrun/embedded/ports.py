@@ -1,9 +1,9 @@
 """Which loopback ports a data folder uses.
 
 Ports are chosen at the first run and kept, so that a server that restarts keeps its address. They come from
-below the kernel's range for outgoing connections: a port from that range could be borrowed by any client in the
-second its server is down. A kept port that is taken is chosen anew; a port that somebody asked for by number
-and is taken is refused by name.
+below the kernel's range for outgoing connections: a port from that range could be borrowed by any client in
+the second its server is down. A kept port that is taken is chosen anew; a port that somebody asked for by
+number and is taken is refused by name.
 """
 
 import json

@@ -2,15 +2,16 @@
 
 Invariants:
 
-- the server never runs as root. Root's runs give it a user number of its own that owns `postgres/` and nothing
-  else; it reaches its data through its working folder (`/proc/self/cwd`), so no folder above is opened for it;
-- a cluster appears whole: it is made beside its place and renamed, so a crash half-way leaves nothing to trip over;
+- the server never runs as root. Root's runs give it a user number of its own that owns `postgres/` and
+  nothing else; it reaches its data through its working folder (`/proc/self/cwd`), so no folder above is
+  opened for it;
+- a cluster appears whole: it is made beside its place and renamed, so there is no half cluster;
 - loopback TCP with SCRAM passwords is the only way in; there is no socket file and no trusted line;
 - a commit is on the disk when it is answered (`fsync`, `synchronous_commit`), and pages carry checksums;
 - whatever is in the log, values aren't: error details, which quote rows, are left out.
 
-After `kill -9` the server recovers by itself. Its processes hold the data folder's lock, so a new run can't meet
-survivors, and a `postmaster.pid` found at the start of a run is known to be stale.
+After `kill -9` the server recovers by itself. Its processes hold the data folder's lock, so a new run can't
+meet survivors, and a `postmaster.pid` found at the start of a run is known to be stale.
 """
 
 import os
@@ -29,14 +30,14 @@ from sigilrun.embedded import binaries, folder, ports, spawn, supervisor
 from sigilrun.embedded.errors import EmbeddedError, StartFailed
 
 SUPERUSER = "postgres"
-# The server's own user when we are root: from a range that Debian and systemd leave unused, without an entry in
-# the user table, so nothing else runs as it.
+# The server's own user when we are root: from a range that Debian and systemd leave unused, and without an
+# entry in the user table, so nothing else runs as it.
 SERVER_UID = 60860
 MAX_CONNECTIONS = 50
 _INITDB_TIMEOUT_S = 120.0
 _CONNECT_TIMEOUT_S = 5.0
 _STATEMENT_TIMEOUT_S = 30.0
-# The server enters its data folder before it changes user, and this name leads there without passing the parents.
+# The server enters its data folder before it changes user; this name leads there without passing the parents.
 _HERE = "/proc/self/cwd"
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -129,7 +130,9 @@ async def prepare(settings: Settings, log: Path) -> None:
         await _make_cluster(settings, log)
     version = (settings.data / "PG_VERSION").read_text("ascii").strip()
     if version != str(binaries.POSTGRES_MAJOR):
-        raise EmbeddedError(f"{settings.data} was made by Postgres {version}; we run {binaries.POSTGRES_MAJOR}")
+        raise EmbeddedError(
+            f"{settings.data} was made by Postgres {version}; we run {binaries.POSTGRES_MAJOR}"
+        )
     (settings.data / "postmaster.pid").unlink(missing_ok=True)
     for name, text in (("postgresql.conf", render_config(settings.port)), ("pg_hba.conf", _HBA)):
         folder.write_private(settings.data / name, text.encode())
@@ -137,7 +140,7 @@ async def prepare(settings: Settings, log: Path) -> None:
 
 
 def process(settings: Settings, log: Path) -> supervisor.ProcessSpec:
-    """How the server is run. SIGINT: refuse new work, roll back the rest, checkpoint, leave. SIGQUIT: leave."""
+    """How the server is run. SIGINT: roll back what is open, checkpoint, leave. SIGQUIT: leave at once."""
     return supervisor.ProcessSpec(
         name="postgres",
         argv=(str(settings.binaries.postgres), "-D", _HERE),
@@ -165,7 +168,7 @@ async def ready(settings: Settings) -> bool:
         place = await connection.fetchval("select current_setting('data_directory')")
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT_S)
-    return place == _HERE
+    return bool(place == _HERE)
 
 
 async def create_database(
@@ -193,7 +196,7 @@ async def create_database(
         if not await connection.fetchval("select 1 from pg_database where datname = $1", name):
             await connection.execute(f"create database {name} owner {owner}")
         await connection.execute(f"alter database {name} owner to {owner}")
-        await connection.execute(f"revoke all on database {name} from public")
+        await connection.execute(f"revoke all on database {name}, postgres, template1 from public")
         for role in roles:
             await connection.execute(f"grant connect on database {name} to {role.name}")
     finally:
@@ -274,7 +277,9 @@ def _named_uid() -> int:
     try:
         return pwd.getpwnam("nobody").pw_uid
     except KeyError:
-        raise EmbeddedError("no user is named nobody, and initdb needs a named user that isn't root") from None
+        raise EmbeddedError(
+            "no user is named nobody, and initdb needs a named user that isn't root"
+        ) from None
 
 
 def _own(path: Path, uid: int | None) -> None:

@@ -5,8 +5,8 @@ Invariants:
 - the parent of every process is the thread that runs the event loop, because the death signal is tied to it;
 - a process leads its own session: Ctrl-C in a terminal reaches the supervisor only;
 - nothing of our environment is inherited that the caller didn't name;
-- when a leader ends, what is left of its group is killed before the leader is reaped, so that the group's number
-  can't have passed to a stranger.
+- when a leader ends, what is left of its group is killed before the leader is reaped, so that the group's
+  number can't have passed to a stranger.
 """
 
 import asyncio

@@ -2,7 +2,7 @@
 
 Order: lock the data folder, choose ports, prepare and start nats-server and Postgres side by side, make the
 database, start the given processes, say ready, wait for SIGTERM, SIGINT or SIGHUP, stop backwards. A second
-signal stops waiting and kills. Whatever happens on the way, what was started is stopped before the call returns.
+signal stops waiting and kills. Whatever happens on the way, what was started is stopped before the call ends.
 """
 
 import asyncio
@@ -104,7 +104,10 @@ class Stack:
         folder.update(address=self.addresses.address, nats=bus.url)
         await postgres.prepare(store, folder.logs / "initdb.log")
         await self.supervisor.start(
-            (nats.process(bus, folder.logs / "nats.log"), postgres.process(store, folder.logs / "postgres.log"))
+            (
+                nats.process(bus, folder.logs / "nats.log"),
+                postgres.process(store, folder.logs / "postgres.log"),
+            )
         )
         roles = [postgres.Role(name=name, password=password) for name, password in passwords.items()]
         await postgres.create_database(
@@ -123,11 +126,53 @@ async def holding(path: Path) -> AsyncGenerator[Stack]:
     """
     # In a thread, because it may wait for the children of a killed run to leave.
     folder = await asyncio.to_thread(DataFolder(path).acquire)
+
+    def report(processes: dict[str, int]) -> None:
+        folder.update(processes=processes)
+
     try:
-        supervisor = Supervisor(
-            report=lambda processes: void(folder.update(processes=processes)), keep_fds=(folder.lock_fd,)
-        )
-        async with supervisor:
+        async with Supervisor(report=report, keep_fds=(folder.lock_fd,)) as supervisor:
             yield Stack(folder, supervisor)
     finally:
         folder.release()
+
+
+async def run_stack(path: Path, plan: Plan, on_ready: Callable[[Stack], None]) -> None:
+    """Run a stack on a data folder until a signal asks it to stop; `on_ready` is called once, when it is.
+
+    Raises:
+        EmbeddedError: see its kinds. Nothing is left running.
+
+    """
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    asked_again = asyncio.Event()
+
+    def ask() -> None:
+        (asked_again if asked.is_set() else asked).set()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, ask)
+    try:
+        async with holding(path) as stack:
+            stack.supervisor.hurry_when(asked_again)
+            starting = asyncio.create_task(stack.start(plan))
+            if await _done_before(starting, asked):
+                on_ready(stack)
+                await asked.wait()
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _done_before(starting: asyncio.Task[None], asked: asyncio.Event) -> bool:
+    """True once the start is done; False if a stop was asked for before. A failure of the start is raised."""
+    stopping = asyncio.create_task(asked.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+        return starting.done()
+    finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)

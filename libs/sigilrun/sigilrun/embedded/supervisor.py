@@ -57,7 +57,7 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # Sent when the first was not enough, before the kill that always comes last.
     second_signal: int | None = None
     second_timeout_s: float = 3.0
-    # What the kernel sends when the supervisor dies. SIGKILL unless the process has children of its own to end.
+    # What the kernel sends when the supervisor dies. SIGKILL, unless the process has children to end.
     death_signal: int = signal.SIGKILL
     user: int | None = None
     # Lets `user` reach binaries below folders it may not search.
@@ -75,6 +75,7 @@ class _Kept:
         self.process: spawn.Process | None = None
         self.ready = asyncio.Event()
         self.was_ready = False
+        self.last_answer = "none"
         self.starts = 0
         self.started = asyncio.Event()
         self.given_up = asyncio.Event()
@@ -142,9 +143,9 @@ class Supervisor:
             for wait in waits:
                 wait.cancel()
 
-    def hurry(self) -> None:
-        """Stop without waiting from now on: whoever is asked to end is killed."""
-        self._hurry.set()
+    def hurry_when(self, hurry: asyncio.Event) -> None:
+        """Once this is set, stopping waits no longer: whoever is asked to end is killed."""
+        self._hurry = hurry
 
     async def stop(self) -> None:
         """End everything, last first, as parallel as `after` allows. Safe to call twice."""
@@ -161,7 +162,7 @@ class Supervisor:
             await kept.process.end(_stop_steps(kept.spec), self._hurry)
         kept.ready.clear()
         kept.ended.set()
-        self._report(self.pids())
+        self._report_pids()
 
     async def _keep(self, kept: _Kept) -> None:
         """One process for ever: wait for what it needs, start it, watch it die, wait, again."""
@@ -170,16 +171,16 @@ class Supervisor:
         while True:
             for name in spec.after:
                 await self._kept[name].ready.wait()
-            if kept.starts > 0 and _size(spec.log) > LOG_MOST_BYTES:
-                _rotate(spec.log)
             began = loop.time()
             kept.starts += 1
             kept.started.set()
             try:
-                # Nothing may await between the two: a process without an owner couldn't be stopped.
+                if _size(spec.log) > LOG_MOST_BYTES:
+                    _rotate(spec.log)
+                # Nothing may await inside this: a process without an owner couldn't be stopped.
                 process = kept.process = self._spawn(spec)
             except OSError as error:
-                _log.error("process_not_started", process=spec.name, error=str(error))
+                _tell("process_not_started", process=spec.name, error=str(error))
             else:
                 await self._live(kept, process)
             lived_s = loop.time() - began
@@ -191,14 +192,21 @@ class Supervisor:
 
     async def _live(self, kept: _Kept, process: spawn.Process) -> None:
         """From its start to its death."""
-        self._report(self.pids())
-        if await _until_ready(kept.spec, process):
+        self._report_pids()
+        if await _until_ready(kept, process):
             kept.ready.set()
             kept.was_ready = True
             await process.exited.wait()
         kept.ready.clear()
-        self._report(self.pids())
-        _log.warning("process_died", process=kept.spec.name, code=process.returncode, starts=kept.starts)
+        self._report_pids()
+        _tell("process_died", process=kept.spec.name, code=process.returncode, starts=kept.starts)
+
+    def _report_pids(self) -> None:
+        """A full disk must not end the supervision: the report is one change late, then."""
+        try:
+            self._report(self.pids())
+        except OSError as error:
+            _tell("report_failed", error=str(error))
 
     def _spawn(self, spec: ProcessSpec) -> spawn.Process:
         return spawn.Process(
@@ -211,6 +219,12 @@ class Supervisor:
             death_signal=spec.death_signal,
             keep_fds=(*self._keep_fds, *spec.keep_fds),
         )
+
+
+def _tell(event: str, **facts: object) -> None:
+    """Log it; a closed terminal must not end the supervision."""
+    with contextlib.suppress(OSError, ValueError):
+        _log.warning(event, **facts)
 
 
 def log_tail(path: Path, lines: int = 12) -> str:
@@ -230,14 +244,15 @@ async def _first_ready(kept: _Kept) -> None:
         return
     gave_up = kept.given_up.is_set()
     what = f"died {kept.starts} times" if gave_up else f"not ready in {spec.ready_timeout_s:g} s"
+    what += f" (its last answer: {kept.last_answer})"
     raise StartFailed(f"{spec.name}: {what}; its log {spec.log} ends:\n{log_tail(spec.log)}")
 
 
-async def _until_ready(spec: ProcessSpec, process: spawn.Process) -> bool:
+async def _until_ready(kept: _Kept, process: spawn.Process) -> bool:
     """Ask until it says yes (True) or has died (False); the questions become rarer."""
     delay_s = PROBE_FIRST_S
     while not process.exited.is_set():
-        if spec.ready is None or await _says_ready(spec.ready):
+        if await _says_ready(kept):
             # The answer may come from a process that died meanwhile.
             return not process.exited.is_set()
         await process.wait(delay_s)
@@ -245,14 +260,18 @@ async def _until_ready(spec: ProcessSpec, process: spawn.Process) -> bool:
     return False
 
 
-async def _says_ready(question: Callable[[], Awaitable[bool]]) -> bool:
+async def _says_ready(kept: _Kept) -> bool:
+    """One question. Whatever it stumbles over means "not yet", and is kept to be told."""
+    if kept.spec.ready is None:
+        return True
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            return await question()
+            is_ready = await kept.spec.ready()
     except Exception as error:
-        # Whatever a probe stumbles over while its server comes up means "not yet".
-        _log.debug("not_ready", error=type(error).__name__)
+        kept.last_answer = f"{type(error).__name__}: {error}"
         return False
+    kept.last_answer = "ready" if is_ready else "not ready"
+    return is_ready
 
 
 def _stop_steps(spec: ProcessSpec) -> list[tuple[int, float]]:

@@ -1,0 +1,94 @@
+"""The readable difference of two payloads: which paths change, from what to what.
+
+Invariants:
+
+1. Two plain JSON values are equal exactly when their difference is empty; nothing that changes is left out.
+2. Order is the document's: keys by code point, list items by index, so the same two values always read the same.
+3. A value that is absent on one side is told as null there, and an object or list that appears or goes is told leaf by leaf.
+4. Numbers are told apart from booleans: `true` is not `1`.
+
+A mentor signs what changes, so the difference is computed on the mentor's own side, from verified records; the server shows the
+same lines by the same function, but nobody has to take its word.
+
+Example: from `{"k": 2}` to `{"k": 3, "kinds": {"genesis": 4}}` there are two lines, `$.k` 2 → 3 and `$.kinds.genesis` null → 4.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+_PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Line(NamedTuple):
+    """One change: a JSON path, and the plain values before and after."""
+
+    path: str
+    old: Any
+    new: Any
+
+
+class _Absent:
+    """Stands where a side has no value; a null that is there is something else."""
+
+
+_ABSENT: Final = _Absent()
+
+
+def between(old: Any, new: Any) -> tuple[Line, ...]:
+    """The lines that lead from `old` to `new`; both may be plain JSON values or Structs, None is nothing at all."""
+    before = _ABSENT if old is None else msgspec.to_builtins(old)
+    after = _ABSENT if new is None else msgspec.to_builtins(new)
+    return tuple(_walk("$", before, after))
+
+
+def _walk(path: str, old: Any, new: Any) -> Iterator[Line]:
+    members, items = _of_type(dict, old, new), _of_type(list, old, new)
+    if members is not None:
+        before, after = members
+        for key in sorted({*before, *after}):
+            yield from _walk(_member(path, key), before.get(key, _ABSENT), after.get(key, _ABSENT))
+    elif items is not None:
+        before, after = items
+        for index in range(max(len(before), len(after))):
+            yield from _walk(f"{path}[{index}]", _item(before, index), _item(after, index))
+    elif not _same(old, new):
+        yield Line(path, _shown(old), _shown(new))
+
+
+def _of_type(container: type[Any], old: Any, new: Any) -> tuple[Any, Any] | None:
+    """Both sides as containers of this type, an absent one as an empty one; None where the lines end.
+
+    An empty container against nothing is a line of its own, since walking it would tell nothing."""
+    if isinstance(old, container) and isinstance(new, container):
+        return old, new
+    if isinstance(old, container) and old and new is _ABSENT:
+        return old, container()
+    if isinstance(new, container) and new and old is _ABSENT:
+        return container(), new
+    return None
+
+
+def _item(items: list[Any], index: int) -> Any:
+    return items[index] if index < len(items) else _ABSENT
+
+
+def _member(path: str, key: str) -> str:
+    return f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{path}[{json.dumps(key)}]"
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Equal as JSON: where both are plain leaves or containers of unlike shape."""
+    if isinstance(old, bool) is not isinstance(new, bool):
+        return False
+    return old is new or (type(old) in _LEAVES and type(new) in _LEAVES and old == new)
+
+
+_LEAVES: Final = (bool, int, float, str, type(None))
+
+
+def _shown(value: Any) -> Any:
+    return None if value is _ABSENT else value

@@ -1,0 +1,343 @@
+"""The gate's judgement: may this caller make this call, here and now, and why.
+
+Decides: one `ReasoningChain` from the state of the log and the facts of one call. It reads no clock, no network and no chance, so the
+same state and facts give the same chain for ever, and the offline replay judges again with this very code.
+
+Invariants:
+
+1. Checks go down the page: licence, level, scope, proof, owner, trust. The first that fails is the reason and the last step.
+2. What decides comes from the log (licence, policy, model) and the declaration (rung, action, target). From the session come only its
+   names and what it proved; its level is a label that judges nothing.
+3. A policy raises a rung, never lowers it. A bearer reaches operator at most.
+4. Braking commands (`scored` is False) skip the score and nothing else.
+5. Every step's detail is a value (`mentor`, `REVOKED`), so a refusal is read from the chain and says what the record says.
+
+Example: an operator who asks for `license/create` fails at `loa`, detail `root`; `refusal_of` answers LOA_TOO_LOW, {"need": "root"}.
+"""
+
+import functools
+from typing import Any, Final
+
+import msgspec
+
+from sigilcore import access, clock, decision, digest, ids, licence, trust
+from sigilcore.access import Loa
+from sigilcore.contracts import knowledge
+from sigilcore.contracts.command import Command
+from sigilcore.decision import ProofKind, ReasoningChain, Step, Verdict
+from sigilcore.governance import Governance, IssuedLicence
+from sigilcore.refusals import Code, Refused
+
+BEARER_CEILING: Final = Loa.OPERATOR
+GO_AHEAD: Final = "Use the permit within five seconds."
+
+# The checks in their order, and the refusal that each gives.
+REFUSALS: Final = {
+    "licence": Code.LICENSE_INVALID,
+    "loa": Code.LOA_TOO_LOW,
+    "scope": Code.OUT_OF_SCOPE,
+    "proof": Code.PROOF_MISSING,
+    "owner": Code.OWNER_PROOF_NEEDED,
+    "trust": Code.DENIED_BY_TRUST,
+}
+
+
+class Observed(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate keeps of a call's parameters: never the parameters."""
+
+    digest: str
+    length: int
+    entropy: int
+    effect: str | None
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """One call, as the gate found it.
+
+    `loa` is the session's label, used only when the log doesn't know the licence. `keyed`: the session has a key. `mandated`: the
+    owner's certificate names this command and its minutes aren't over. `proof`: what was verified for this call. `as_of`: the log
+    position of the state it is judged by.
+    """
+
+    session_id: str
+    licence_id: str
+    owner_id: str
+    loa: Loa
+    keyed: bool
+    mandated: bool
+    proof: ProofKind
+    command: Command[Any, Any]
+    observed: Observed
+    calls_last_minute: int
+    now_ms: int
+    chain_id: str
+    as_of: int
+    standing: int = trust.STANDING_START
+
+
+class _Core(msgspec.Struct):
+    id: str | None = None
+
+
+class _Header(msgspec.Struct):
+    core: _Core | None = None
+
+
+class _Finished(msgspec.Struct):
+    header: _Header | None = None
+
+
+class _Parameters(msgspec.Struct):
+    id: Any = None
+    record: Any = None
+
+
+_DECODER: Final = msgspec.json.Decoder(_Parameters)
+
+
+def observe(command: Command[Any, Any], parameters: bytes, salt: bytes) -> Observed:
+    """Take what is kept of the parameters. Raises `Refused(BAD_INPUT)` for what is no JSON object."""
+    try:
+        named = _DECODER.decode(parameters)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Refused(Code.BAD_INPUT, "parameters are one JSON object", field="$.parameters") from error
+    return Observed(
+        digest=digest.parameter_digest(salt, parameters),
+        length=len(parameters),
+        entropy=trust.entropy(parameters) if command.scored else 0,
+        effect=_effect(command, named),
+    )
+
+
+def _effect(command: Command[Any, Any], named: _Parameters) -> str | None:
+    wanted = named.id
+    if named.record is not None and command.name == knowledge.USER_WRITE.name:
+        try:
+            finished = msgspec.convert(named.record, _Finished)
+        except msgspec.ValidationError:
+            return None
+        wanted = finished.header.core.id if finished.header and finished.header.core else None
+    return wanted if isinstance(wanted, str) and ids.is_id(wanted) else None
+
+
+def judge(state: Governance, facts: Facts) -> ReasoningChain:
+    """Judge one call."""
+    return _reason(state, facts, None)
+
+
+def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -> Refused:
+    """The refusal that a denial gives; `ref` names its record if it has one."""
+    step = chain.steps[-1]
+    detail: dict[str, Any] = {} if ref is None else {"decision": ref.link()}
+    if step.check == "licence":
+        return Refused(Code.LICENSE_INVALID, f"the licence doesn't count: {step.detail}", detail={"reasons": [step.detail], **detail})
+    if step.check == "loa":
+        message = f"{chain.command} needs {step.detail}, the licence says {chain.audit.loa}"
+        return Refused(Code.LOA_TOO_LOW, message, detail={"need": step.detail, **detail})
+    if step.check == "scope":
+        return Refused(Code.OUT_OF_SCOPE, f"the licence's scope doesn't name {chain.command}", detail={"scope": list(chain.scope), **detail})
+    if step.check == "proof":
+        return Refused(Code.PROOF_MISSING, f"{chain.command} needs a proof by the session's key", detail=detail)
+    if step.check == "owner":
+        return Refused(Code.OWNER_PROOF_NEEDED, f"{chain.command} needs the owner's own word", detail=detail)
+    assert chain.trust is not None, "the last check is the score"
+    score = {
+        "score": trust.score(chain.trust.logit),
+        "threshold": chain.trust.threshold,
+        "logit": chain.trust.logit,
+        "model": chain.trust.model,
+        "features": msgspec.to_builtins(chain.trust.features),
+    }
+    return Refused(Code.DENIED_BY_TRUST, f"the score of {chain.command} is below its threshold", detail={**score, **detail})
+
+
+def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, Any] | None) -> list[str]:
+    """Judge a recorded chain again (law 11); returns what differs, nothing if it holds.
+
+    `state` is the log as it stood where the chain's record stands; `command` is the declaration. The parameters are gone, so the
+    features that came of them are taken as recorded, and whether the owner's certificate named the command as the chain says. A denial
+    may have been overtaken by a newer licence, policy or model before it was recorded; then only its own arithmetic is checked. An
+    Allow may not: the writer refuses it.
+    """
+    if command is None:
+        return [f"command: {chain.command!r} is not declared"]
+    differences = [] if chain.trust is None else _arithmetic(chain, chain.trust)
+    if _overtaken(state, chain):
+        stale = chain.verdict is Verdict.ALLOW
+        return [*differences, "as_of: allowed by a licence, policy or model that had changed"] if stale else differences
+    again = _reason(state, _facts_of(chain, command), chain.trust)
+    if chain.trust is not None:
+        differences += _declared(chain.trust.features, command, again.audit.loa)
+    for field in ReasoningChain.__struct_fields__:
+        recorded, recomputed = getattr(chain, field), getattr(again, field)
+        if recorded != recomputed:
+            differences.append(f"{field}: recorded {recorded!r}, recomputed {recomputed!r}")
+    return differences
+
+
+def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None) -> ReasoningChain:
+    command = facts.command
+    entry = state.issued(facts.licence_id)
+    loa = facts.loa if entry is None else entry.table.loa
+    scope = () if entry is None else entry.table.scope
+    steps, scored = _steps(state, facts, entry, recorded)
+    passed = steps[-1].passed
+    return ReasoningChain(
+        command=command.name,
+        target=command.target,
+        digest=facts.observed.digest,
+        length=facts.observed.length,
+        effect=facts.observed.effect,
+        steps=steps,
+        suggestion=GO_AHEAD if passed else REFUSALS[steps[-1].check].next_step,
+        verdict=Verdict.ALLOW if passed else Verdict.DENY,
+        audit=decision.Audit(
+            ts=clock.format_ms(facts.now_ms),
+            chain_id=facts.chain_id,
+            session=facts.session_id,
+            licence=facts.licence_id,
+            owner=facts.owner_id,
+            loa=loa,
+        ),
+        trust=scored,
+        proof=facts.proof,
+        as_of=facts.as_of,
+        scope=scope,
+    )
+
+
+def _steps(
+    state: Governance, facts: Facts, entry: IssuedLicence | None, recorded: decision.Trust | None
+) -> tuple[tuple[Step, ...], decision.Trust | None]:
+    """The checks down the page, up to the first that fails."""
+    command = facts.command
+    reason = licence.Reason.NEVER_ISSUED if entry is None else licence.standing_reason(entry.table, entry, facts.now_ms)
+    if entry is None or reason is not None:
+        return (_step("licence", False, str(reason)),), None
+    steps = (_step("licence", True, "valid"),)
+    table = entry.table
+
+    assert state.policy is not None, "genesis brings the first policy"
+    need = state.policy.rung(command.name, command.rung)
+    enough = table.loa.includes(need)
+    steps += (_step("loa", enough, need.value),)
+    if not enough:
+        return steps, None
+
+    named = access.in_scope(table.scope, command.name)
+    steps += (_step("scope", named, command.name),)
+    if not named:
+        return steps, None
+
+    proven = _proven(facts, table)
+    steps += (_step("proof", proven, facts.proof),)
+    if not proven:
+        return steps, None
+
+    word = _owners_word(facts)
+    steps += (_step("owner", word != "missing", word),)
+    if word == "missing":
+        return steps, None
+
+    if not command.scored:
+        return (*steps, _step("trust", True, "not scored")), None
+    scored = _score(state, facts, table.loa, recorded)
+    return (*steps, _step("trust", scored.allowed, "at or above" if scored.allowed else "below")), scored
+
+
+def _proven(facts: Facts, table: licence.LicenceTable) -> bool:
+    if facts.proof != "bearer":
+        return True
+    return not (facts.keyed or table.key_bound) and BEARER_CEILING.includes(table.loa)
+
+
+def _owners_word(facts: Facts) -> str:
+    if not facts.command.needs_owner:
+        return "not needed"
+    if facts.proof == "owner":
+        return "proof"
+    return "certificate" if facts.mandated else "missing"
+
+
+def _score(state: Governance, facts: Facts, loa: Loa, recorded: decision.Trust | None) -> decision.Trust:
+    model, policy = state.model, state.policy
+    assert model is not None and policy is not None, "genesis brings the first model and policy"
+    features = recorded.features if recorded is not None else features_of(facts, loa, policy.rate_limit)
+    threshold = policy.thresholds.get(facts.command.name, model.threshold)
+    logit = trust.logit(model, features)
+    return decision.Trust(
+        model=model.version,
+        features=features,
+        standing_as_of=facts.as_of,
+        logit=logit,
+        threshold=threshold,
+        allowed=logit >= threshold * trust.ONE,
+    )
+
+
+def features_of(facts: Facts, loa: Loa, rate_limit: int) -> trust.Features:
+    """The six features of one call."""
+    return trust.Features(
+        action=trust.action_risk(facts.command.action),
+        target=trust.target_sensitivity(facts.command.target),
+        loa=trust.loa_feature(loa),
+        rate=trust.rate(facts.calls_last_minute, rate_limit),
+        entropy=facts.observed.entropy,
+        standing=facts.standing,
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _step(check: str, passed: bool, detail: str) -> Step:
+    return Step(check=check, passed=passed, detail=detail)
+
+
+def _facts_of(chain: ReasoningChain, command: Command[Any, Any]) -> Facts:
+    steps = {step.check: step for step in chain.steps}
+    proof = steps.get("proof")
+    owner = steps.get("owner")
+    return Facts(
+        session_id=chain.audit.session,
+        licence_id=chain.audit.licence,
+        owner_id=chain.audit.owner,
+        loa=chain.audit.loa,
+        keyed=chain.proof != "bearer" or (proof is not None and not proof.passed),
+        mandated=owner is not None and owner.detail == "certificate",
+        proof=chain.proof,
+        command=command,
+        observed=Observed(digest=chain.digest, length=chain.length, entropy=0, effect=chain.effect),
+        calls_last_minute=0,
+        now_ms=clock.parse_ms(chain.audit.ts),
+        chain_id=chain.audit.chain_id,
+        as_of=chain.as_of,
+    )
+
+
+def _overtaken(state: Governance, chain: ReasoningChain) -> bool:
+    entry = state.issued(chain.audit.licence)
+    licence_seq = -1 if entry is None else entry.changed_seq
+    return max(state.model_seq, state.policy_seq, licence_seq) >= chain.as_of
+
+
+def _arithmetic(chain: ReasoningChain, scored: decision.Trust) -> list[str]:
+    """What a chain's numbers say against its own words."""
+    differences = []
+    if scored.allowed != (scored.logit >= scored.threshold * trust.ONE):
+        differences.append("trust: allowed doesn't follow from logit and threshold")
+    if chain.verdict is Verdict.ALLOW and not scored.allowed:
+        differences.append("verdict: Allow below the threshold")
+    return differences
+
+
+def _declared(features: trust.Features, command: Command[Any, Any], loa: Loa) -> list[str]:
+    """Features that don't come of the declaration and the licence."""
+    expected = {
+        "action": trust.action_risk(command.action),
+        "target": trust.target_sensitivity(command.target),
+        "loa": trust.loa_feature(loa),
+    }
+    return [
+        f"trust.features.{name}: recorded {getattr(features, name)}, declared {value}"
+        for name, value in expected.items()
+        if getattr(features, name) != value
+    ]

@@ -1,0 +1,58 @@
+-- What was written stays: by grant for the services, by trigger for everybody, the owner included. Before the code.
+
+create function canon.refuse_change() returns trigger language plpgsql as $$
+begin
+    raise exception '% is append-only: % refused', tg_table_name, tg_op using errcode = 'SG000';
+end
+$$;
+
+create trigger append_only before update or delete or truncate on canon.record
+    for each statement execute function canon.refuse_change();
+create trigger append_only before update or delete or truncate on canon.tile
+    for each statement execute function canon.refuse_change();
+create trigger append_only before update or delete or truncate on canon.checkpoint
+    for each statement execute function canon.refuse_change();
+create trigger append_only before delete or truncate on canon.decision
+    for each statement execute function canon.refuse_change();
+create trigger append_only before delete or truncate on canon.writer_epoch
+    for each statement execute function canon.refuse_change();
+
+-- A decision changes once, from unused to used, and in nothing else.
+create function canon.check_use() returns trigger language plpgsql as $$
+begin
+    if old.used_by is not null or new.used_by is null
+       or (to_jsonb(old) - 'used_by') is distinct from (to_jsonb(new) - 'used_by') then
+        raise exception 'a decision is used once and changes in nothing else' using errcode = 'SG000';
+    end if;
+    return new;
+end
+$$;
+create trigger used_once before update on canon.decision for each row execute function canon.check_use();
+
+-- An epoch never falls.
+create function canon.check_epoch() returns trigger language plpgsql as $$
+begin
+    if new.epoch < old.epoch or new.tenant <> old.tenant then
+        raise exception 'an epoch never falls' using errcode = 'SG000';
+    end if;
+    return new;
+end
+$$;
+create trigger never_falls before update on canon.writer_epoch for each row execute function canon.check_epoch();
+
+-- Also when a session claims to be a replica's.
+alter table canon.record enable always trigger append_only;
+alter table canon.tile enable always trigger append_only;
+alter table canon.checkpoint enable always trigger append_only;
+alter table canon.decision enable always trigger append_only;
+alter table canon.decision enable always trigger used_once;
+alter table canon.writer_epoch enable always trigger append_only;
+alter table canon.writer_epoch enable always trigger never_falls;
+
+revoke all on schema canon from public;
+revoke all on all tables in schema canon from public;
+grant usage on schema canon to canon_writer, canon_reader;
+grant select on canon.record, canon.decision, canon.tile, canon.checkpoint, canon.writer_epoch to canon_writer, canon_reader;
+grant insert on canon.record, canon.decision, canon.tile, canon.checkpoint, canon.writer_epoch to canon_writer;
+grant update (used_by) on canon.decision to canon_writer;
+grant update (epoch, seen_at) on canon.writer_epoch to canon_writer;

@@ -1,0 +1,43 @@
+"""How often a caller called in the last minute: exact, bounded, and failing closed."""
+
+import collections
+
+MINUTE_MS = 60_000
+
+
+class LastMinute:
+    """Times of events by caller, over a sliding minute. A caller is never forgotten while one of its events counts."""
+
+    def __init__(self, *, callers: int) -> None:
+        """`callers` bounds how many callers are held at once."""
+        self._callers = callers
+        self._times: dict[str, collections.deque[int]] = {}
+
+    def count(self, caller: str, now_ms: int) -> int:
+        """Events in the last minute. A clock that jumped back makes them count longer, never less."""
+        times = self._times.get(caller)
+        if times is None:
+            return 0
+        while times and times[0] <= now_ms - MINUTE_MS:
+            times.popleft()
+        return len(times)
+
+    def take(self, caller: str, now_ms: int, limit: int) -> int | None:
+        """Count one event and answer how many there are with it; None, and nothing counted, beyond `limit` or when memory is full."""
+        if self.count(caller, now_ms) >= limit or not self._room(caller, now_ms):
+            return None
+        times = self._times.setdefault(caller, collections.deque())
+        times.append(now_ms)
+        return len(times)
+
+    def wait_ms(self, caller: str, now_ms: int) -> int:
+        """How long until the oldest event no longer counts."""
+        times = self._times.get(caller)
+        return max(1, times[0] + MINUTE_MS - now_ms) if times else 1
+
+    def _room(self, caller: str, now_ms: int) -> bool:
+        if caller in self._times or len(self._times) < self._callers:
+            return True
+        for idle in [name for name in self._times if self.count(name, now_ms) == 0]:
+            del self._times[idle]
+        return len(self._times) < self._callers

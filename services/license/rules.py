@@ -1,0 +1,219 @@
+"""What the license service decides: which licence may be issued, which revoked, and what is told of them.
+
+Invariants:
+
+1. Root is single: no request makes a second one, ends it, or gives a mentor its key or its name.
+2. A mentor has a key of its own, and Root's own signature stands under exactly the table that is issued.
+3. A licence ends within ten years, and its end lies ahead when it is issued.
+4. What is told of a licence comes from the log; a seal is never kept, never listed, and only ever answered to who asked for it.
+5. Claims of a presented document are told back only if the log knows that very document.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+from sigilcore import access, clock, decision, ids, licence, signing
+from sigilcore.access import Loa
+from sigilcore.contracts import house
+from sigilcore.contracts import license as wire
+from sigilcore.governance import Governance, IssuedLicence
+from sigilcore.records import audit
+from sigilcore.refusals import Code, Refused
+
+LONGEST_LIFE_MS: Final = 3_652 * 86_400_000
+"""Ten years: long enough for Root, short enough that a forgotten licence ends."""
+
+OLDEST_TABLE_MS: Final = 86_400_000
+"""A day for Root to carry a table to its key and back; a licence is not dated into a past that it wasn't part of."""
+
+EVERYTHING: Final = ("*",)
+_PATTERN: Final = re.compile(r"\*|[a-z0-9_.-]+(/[a-z0-9_.-]+)*(/\*)?")
+_KNOWN: Final = frozenset({licence.Reason.NOT_YET_VALID, licence.Reason.EXPIRED, licence.Reason.REVOKED})
+
+
+def table(state: Governance, request: wire.CreateLicense, *, licence_id: str, now_ms: int) -> licence.LicenceTable:
+    """The table that this request asks for, or the first reason why it can't be issued."""
+    if request.loa is Loa.ROOT:
+        raise Refused(Code.ROOT_IS_SINGLE, "Root comes from genesis only", field="$.loa")
+    _check_owner(state, request)
+    for index, pattern in enumerate(request.scope or ()):
+        if not _PATTERN.fullmatch(pattern):
+            raise Refused(Code.BAD_INPUT, "a name, a family such as memory/*, or *", field=f"$.scope[{index}]")
+    issued_ms, expires_ms = _life(request, now_ms)
+    made = licence.LicenceTable(
+        id=licence_id,
+        owner=licence.Owner(id=request.owner_id, name=request.owner_name, key=request.owner_key),
+        loa=request.loa,
+        scope=EVERYTHING if request.scope is None else request.scope,
+        issued_at=clock.format_ms(issued_ms),
+        expires_at=clock.format_ms(expires_ms),
+        issuer=house.origin(state.runtime_id, state.tenant),
+        version=licence.VERSION,
+        bindings=licence.Bindings(runtime_id=state.runtime_id, canon_fingerprint=state.genesis_hash),
+    )
+    _check_root_signature(state, request, made)
+    return made
+
+
+def _check_owner(state: Governance, request: wire.CreateLicense) -> None:
+    if request.owner_key is not None:
+        strong_key(request.owner_key, "$.owner_key")
+    if request.loa is not Loa.MENTOR:
+        return
+    if request.owner_key is None:
+        raise Refused(Code.BAD_INPUT, "a mentor licence is bound to the mentor's own key", field="$.owner_key")
+    if request.owner_key == state.root.key:
+        raise Refused(Code.ROOT_IS_SINGLE, "a mentor has a key of its own, not Root's", field="$.owner_key")
+    if request.owner_id == state.root.owner_id:
+        raise Refused(Code.ROOT_IS_SINGLE, "Root is no mentor", field="$.owner_id")
+
+
+def _life(request: wire.CreateLicense, now_ms: int) -> tuple[int, int]:
+    issued_ms = now_ms if request.issued_at is None else _time(request.issued_at, "$.issued_at")
+    expires_ms = _time(request.expires_at, "$.expires_at")
+    if issued_ms < now_ms - OLDEST_TABLE_MS:
+        raise Refused(Code.BAD_INPUT, "issued_at is more than a day ago", field="$.issued_at")
+    if expires_ms <= max(now_ms, issued_ms):
+        raise Refused(Code.BAD_INPUT, "expires_at lies in the future and after issued_at", field="$.expires_at")
+    if expires_ms - now_ms > LONGEST_LIFE_MS:
+        raise Refused(Code.BAD_INPUT, "a licence ends within ten years", field="$.expires_at")
+    return issued_ms, expires_ms
+
+
+def _check_root_signature(state: Governance, request: wire.CreateLicense, made: licence.LicenceTable) -> None:
+    """Needed for mentors; checked wherever it is given."""
+    if request.root_signature is None:
+        if request.loa is Loa.MENTOR:
+            raise Refused(
+                Code.ROOT_SIGNATURE_NEEDED,
+                "Root signs a mentor licence itself; repeat the call with the draft's id and issued_at",
+                field="$.root_signature",
+                detail={"draft": msgspec.to_builtins(made)},
+            )
+        return
+    if request.id is None or request.issued_at is None:
+        raise Refused(Code.BAD_INPUT, "a signed table names its id and issued_at", field="$.root_signature")
+    if not licence.root_signed(made, request.root_signature, bytes.fromhex(state.root.key)):
+        raise Refused(Code.SIGNATURE_INVALID, "not Root's signature over exactly this table", field="$.root_signature")
+
+
+def issuance(
+    made: licence.LicenceTable, *, seal_key_id: str, root_signature: str | None, request: decision.Request | None
+) -> audit.LicenceIssued:
+    """What the log keeps of an issued licence: everything but its seal."""
+    return audit.LicenceIssued(
+        license=made,
+        content_hash=licence.content_hash(made),
+        seal_key_id=seal_key_id,
+        root_signature=root_signature,
+        request=request,
+    )
+
+
+def issuance_id(licence_id: str) -> str:
+    """The id of the record that issues a licence, so that one licence is issued once."""
+    return ids.derive(licence_id, "issued")
+
+
+def licence_id(request: wire.CreateLicense) -> str:
+    """The caller's id, or a new one."""
+    return ids.new() if request.id is None else checked_id(request.id)
+
+
+def checked_id(given: str) -> str:
+    """A caller's id, if it is a UUIDv7."""
+    if not ids.is_id(given):
+        raise Refused(Code.BAD_INPUT, "id is a UUIDv7", field="$.id")
+    return given
+
+
+def strong_key(key: str, field: str) -> bytes:
+    """The raw key, if it is a safe curve point."""
+    try:
+        return signing.check_public_key(bytes.fromhex(key))
+    except signing.WeakKey as error:
+        raise Refused(Code.WEAK_KEY, str(error), field=field) from error
+
+
+def check_revocable(state: Governance, asked: str) -> IssuedLicence:
+    """The licence, if it may be revoked now."""
+    entry = state.issued(asked)
+    if entry is None:
+        raise Refused(Code.LICENSE_NOT_FOUND, "the log never issued it", field="$.license_id")
+    if entry.table.loa is Loa.ROOT:
+        raise Refused(Code.ROOT_IS_SINGLE, "Root's licence can't be revoked", field="$.license_id")
+    if entry.revoked_seq is not None:
+        raise Refused(
+            Code.LICENSE_REVOKED,
+            f"revoked at seq {entry.revoked_seq}",
+            field="$.license_id",
+            detail={"seq": entry.revoked_seq},
+        )
+    return entry
+
+
+def same_call(asked: decision.Request, written: decision.Request | None) -> bool:
+    """True if the record on the log was written for this very call."""
+    return written is not None and (asked.command, asked.parameters) == (written.command, written.parameters)
+
+
+def validation(found: licence.Validation) -> wire.LicenseValidation:
+    """The answer about a presented document."""
+    document = found.document
+    if document is None or not _KNOWN.issuperset(found.reasons):
+        return wire.LicenseValidation(valid=False, reasons=found.reasons)
+    made = document.license
+    return wire.LicenseValidation(
+        valid=found.valid,
+        reasons=found.reasons,
+        loa=made.loa,
+        owner_id=made.owner.id,
+        owner_name=made.owner.name,
+        expires_at=made.expires_at,
+        key_bound=made.key_bound,
+        bearer=not made.key_bound,
+    )
+
+
+def page(state: Governance, *, cursor: str | None, limit: int) -> wire.LicensePage:
+    """Licences in order of issue, from the one after `cursor` (an issuing seq)."""
+    after = -1 if cursor is None else _seq(cursor)
+    entries = sorted(
+        (entry for entry in state.licences.values() if entry.issued_seq > after), key=lambda entry: entry.issued_seq
+    )
+    shown = entries[:limit]
+    more = len(entries) > limit
+    return wire.LicensePage(
+        items=tuple(view(entry) for entry in shown), cursor=str(shown[-1].issued_seq) if more else None
+    )
+
+
+def view(entry: IssuedLicence) -> wire.LicenseView:
+    """A licence as the log knows it."""
+    made = entry.table
+    return wire.LicenseView(
+        license_id=made.id,
+        owner_id=made.owner.id,
+        owner_name=made.owner.name,
+        loa=made.loa,
+        scope=made.scope,
+        issued_at=made.issued_at,
+        expires_at=made.expires_at,
+        key_bound=made.key_bound,
+        issued_seq=entry.issued_seq,
+        revoked_seq=entry.revoked_seq,
+    )
+
+
+def _seq(cursor: str) -> int:
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
+        raise Refused(Code.BAD_INPUT, "a cursor as the last answer gave it", field="$.cursor")
+    return int(cursor)
+
+
+def _time(text: str, field: str) -> int:
+    try:
+        return clock.parse_ms(text)
+    except ValueError as error:
+        raise Refused(Code.BAD_INPUT, "RFC 3339, UTC, milliseconds, Z", field=field) from error
