@@ -35,12 +35,8 @@ TEXT = HEAD.text()
 
 def test_the_golden_checkpoint_is_made_byte_for_byte():
     """The log's note with both witnesses' lines appended is the published file."""
-    made = checkpoint.add_signatures(
-        SIGNED, checkpoint.cosign(TEXT, "witness.example/w1", W1, 1679315147).encode()
-    )
-    made = checkpoint.add_signatures(
-        made, checkpoint.cosign(TEXT, "witness.example/w2", W2, 1679315148).encode()
-    )
+    made = checkpoint.add_signatures(SIGNED, checkpoint.cosign(TEXT, "witness.example/w1", W1, 1679315147).encode())
+    made = checkpoint.add_signatures(made, checkpoint.cosign(TEXT, "witness.example/w2", W2, 1679315148).encode())
     assert made == GOLDEN
     assert sha256(made).hexdigest() == "2c95483f52b6a0d9057c72a2a1bd234a709d032a8474307a7391d6d2b4b89fa5"
 

@@ -123,11 +123,7 @@ def test_a_frontier_goes_round(size):
     assert msgspec.json.decode(msgspec.json.encode(frontier), type=merkle.Frontier) == frontier
 
 
-@given(
-    st.one_of(
-        st.binary(max_size=200), st.binary(min_size=32, max_size=32).map(lambda b: bytes(7) + b"\1" + b)
-    )
-)
+@given(st.one_of(st.binary(max_size=200), st.binary(min_size=32, max_size=32).map(lambda b: bytes(7) + b"\1" + b)))
 @settings(deadline=None)
 def test_hostile_bytes_are_a_frontier_or_an_error(data):
     """What reads as a frontier writes the same bytes; anything else raises MerkleError."""

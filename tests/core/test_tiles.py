@@ -85,9 +85,7 @@ def test_a_path_is_read_as_it_is_written(place, text):
     assert tiles.parse_path(text) == place
 
 
-@given(
-    st.one_of(st.integers(0, 63), st.just("entries")), st.integers(0, tiles.MAX_INDEX), st.integers(1, 256)
-)
+@given(st.one_of(st.integers(0, 63), st.just("entries")), st.integers(0, tiles.MAX_INDEX), st.integers(1, 256))
 @settings(deadline=None)
 def test_every_path_goes_round(level, index, width):
     """Any place has a path that leads back to it."""
@@ -131,11 +129,7 @@ def test_another_spelling_of_a_path_is_refused(text):
         tiles.parse_path(text)
 
 
-@given(
-    st.one_of(
-        st.text(), st.from_regex(r"tile/[0-9]{1,2}/(x[0-9]{3}/)*[0-9]{1,4}(\.p/[0-9]+)?", fullmatch=True)
-    )
-)
+@given(st.one_of(st.text(), st.from_regex(r"tile/[0-9]{1,2}/(x[0-9]{3}/)*[0-9]{1,4}(\.p/[0-9]+)?", fullmatch=True)))
 @settings(deadline=None)
 def test_a_hostile_path_is_canonical_or_an_error(text):
     """What parses is what `path` writes."""
@@ -146,9 +140,7 @@ def test_a_hostile_path_is_canonical_or_an_error(text):
     assert tiles.path(*place) == text
 
 
-@pytest.mark.parametrize(
-    "place", [(-1, 0), (64, 0), (0, -1), (0, tiles.MAX_INDEX + 1), (0, 0, 0), (0, 0, 257)]
-)
+@pytest.mark.parametrize("place", [(-1, 0), (64, 0), (0, -1), (0, tiles.MAX_INDEX + 1), (0, 0, 0), (0, 0, 257)])
 def test_a_tile_that_can_t_exist_has_no_path(place):
     """Zero-width tiles in particular are never served."""
     with pytest.raises(tiles.TileError):
@@ -160,9 +152,7 @@ def test_the_specification_s_own_examples_of_sizes():
     assert list(tiles.tiles_of(0)) == []
     assert list(tiles.tiles_of(256)) == [(0, 0, 256), (1, 0, 1)]
     of_70_000 = list(tiles.tiles_of(70_000))
-    assert [tile for tile in of_70_000 if tile[0] == 0 and tile[2] == 256] == [
-        (0, i, 256) for i in range(273)
-    ]
+    assert [tile for tile in of_70_000 if tile[0] == 0 and tile[2] == 256] == [(0, i, 256) for i in range(273)]
     assert of_70_000[273:] == [(0, 273, 112), (1, 0, 256), (1, 1, 17), (2, 0, 1)]
 
 

@@ -88,9 +88,7 @@ def test_too_few_witnesses_fail_the_third_step():
     one = tlog_proof.verify(proof, LEAVES[5], LOG_KEY, WITNESSES[:1], needed=2)
     assert results(one) == [True, True, False, None]
     assert one.failed.detail == "1 of the 2 needed"
-    assert (
-        tlog_proof.verify(proof, LEAVES[5], LOG_KEY, WITNESSES, needed=3).failed.detail == "2 of the 3 needed"
-    )
+    assert tlog_proof.verify(proof, LEAVES[5], LOG_KEY, WITNESSES, needed=3).failed.detail == "2 of the 3 needed"
     assert tlog_proof.verify(proof, LEAVES[5], LOG_KEY, (), needed=1).failed.number == 3
 
 

@@ -21,9 +21,7 @@ MERITS = ("loa", "standing")
 MILLION = trust.ONE
 
 
-def features(
-    loa: str, action: str, target: str, rate: float, entropy: float, standing: float
-) -> trust.Features:
+def features(loa: str, action: str, target: str, rate: float, entropy: float, standing: float) -> trust.Features:
     return trust.Features(
         action=trust.action_risk(action),
         target=trust.target_sensitivity(target),
@@ -113,9 +111,7 @@ def test_an_operator_never_administers_anything(target: str) -> None:
 
 def test_the_tables_are_those_of_the_design() -> None:
     """The numbers are part of the contract: a stored decision is judged again with them."""
-    assert [
-        trust.action_risk(a) for a in ("read", "execute", "write", "elevation", "delete", "administer")
-    ] == [
+    assert [trust.action_risk(a) for a in ("read", "execute", "write", "elevation", "delete", "administer")] == [
         100_000,
         400_000,
         600_000,
@@ -124,8 +120,7 @@ def test_the_tables_are_those_of_the_design() -> None:
         950_000,
     ]
     assert [
-        trust.target_sensitivity(t)
-        for t in ("module", "profile", "memory", "config", "audit", "canon", "system")
+        trust.target_sensitivity(t) for t in ("module", "profile", "memory", "config", "audit", "canon", "system")
     ] == [200_000, 300_000, 300_000, 700_000, 800_000, 900_000, 900_000]
     assert [trust.loa_feature(loa) for loa in access.Loa] == [0, 250_000, 500_000, 750_000, 1_000_000]
 
@@ -162,9 +157,7 @@ def any_features(draw: st.DrawFn) -> trust.Features:
 @st.composite
 def any_model(draw: st.DrawFn) -> trust.TrustModel:
     signed = {name: -draw(weights) for name in RISKS} | {name: draw(weights) for name in MERITS}
-    return trust.TrustModel(
-        version="any", weights=trust.Weights(**signed), bias=draw(logits), threshold=draw(logits)
-    )
+    return trust.TrustModel(version="any", weights=trust.Weights(**signed), bias=draw(logits), threshold=draw(logits))
 
 
 @given(any_model(), any_features(), st.sampled_from(RISKS + MERITS), millionths)
@@ -196,17 +189,12 @@ def test_judging_twice_gives_one_answer_and_changes_nothing(
     before = msgspec.json.encode([model, one])
     first = trust.judge(model, one, threshold)
     trust.judge(trust.DEFAULT_MODEL, one)
-    assert (
-        trust.judge(*msgspec.json.decode(before, type=tuple[trust.TrustModel, trust.Features]), threshold)
-        == first
-    )
+    assert trust.judge(*msgspec.json.decode(before, type=tuple[trust.TrustModel, trust.Features]), threshold) == first
     assert msgspec.json.encode([model, one]) == before
 
 
 @given(any_model(), any_features())
-def test_the_threshold_itself_is_allowed_and_one_above_is_not(
-    model: trust.TrustModel, one: trust.Features
-) -> None:
+def test_the_threshold_itself_is_allowed_and_one_above_is_not(model: trust.TrustModel, one: trust.Features) -> None:
     """The boundary belongs to the allowed side, exactly; a given threshold replaces the model's."""
     value = trust.logit(model, one)
     at, above = value // MILLION, value // MILLION + 1
@@ -305,9 +293,7 @@ def test_the_largest_logit_fits_a_json_integer() -> None:
     edge = 100 * MILLION
     risks, merits = dict.fromkeys(RISKS, -edge), dict.fromkeys(MERITS, edge)
     for bias, values in ((edge, dict.fromkeys(RISKS, 0) | dict.fromkeys(MERITS, MILLION)), (-edge, {})):
-        model = trust.TrustModel(
-            version="edge", weights=trust.Weights(**risks, **merits), bias=bias, threshold=0
-        )
+        model = trust.TrustModel(version="edge", weights=trust.Weights(**risks, **merits), bias=bias, threshold=0)
         worst = dict.fromkeys(RISKS, MILLION) | dict.fromkeys(MERITS, 0)
         assert abs(trust.logit(model, trust.Features(**(values or worst)))) < 2**53
 

@@ -13,11 +13,12 @@ import tempfile
 import textwrap
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
-from sigilrun.embedded import binaries, folder, spawn, stack, supervisor
+from sigilrun.embedded import binaries, child, folder, spawn, stack, supervisor
 from sigilrun.embedded.errors import EmbeddedError, StartFailed
 
 # A program as a user would write one: a stack, and one process that outlives everything it is asked.
@@ -32,7 +33,8 @@ PROGRAM = textwrap.dedent("""
     def processes(addresses):
         return [supervisor.ProcessSpec(
             name="sleeper", argv=("/bin/sh", "-c", sys.argv[2]), env={"PATH": "/usr/bin:/bin"},
-            cwd=addresses.folder, log=addresses.folder / "logs/sleeper.log", after=("nats", "postgres"), stop_timeout_s=60.0,
+            cwd=addresses.folder, log=addresses.folder / "logs/sleeper.log",
+            after=("nats", "postgres"), stop_timeout_s=60.0,
         )]
 
     plan = stack.Plan(bus_users=users, roles=("sigil_owner",), make_processes=processes)
@@ -84,7 +86,14 @@ async def until(what: Callable[[], bool], timeout_s: float = 15.0) -> None:
             await asyncio.sleep(0.02)
 
 
-def sh(name: str, script: str, place: Path, **more: object) -> supervisor.ProcessSpec:
+async def killed(kept: supervisor.Supervisor, name: str) -> None:
+    """Kill a process and wait until it was started again."""
+    starts = kept.starts(name)
+    os.kill(kept.pids()[name], signal.SIGKILL)
+    await until(lambda: kept.starts(name) > starts and name in kept.pids())
+
+
+def sh(name: str, script: str, place: Path, **more: Any) -> supervisor.ProcessSpec:
     """A small process with its log and folder in `place`."""
     return supervisor.ProcessSpec(
         name=name,
@@ -148,10 +157,8 @@ async def test_what_dies_is_started_again_and_again(tmp_path: Path) -> None:
     reports: list[dict[str, int]] = []
     async with supervisor.Supervisor(report=reports.append) as kept:
         await kept.start([sh("one", "exec sleep 1000", tmp_path)])
-        for life in (1, 2, 3):
-            await until(lambda life=life: kept.starts("one") == life and "one" in kept.pids())
-            os.kill(kept.pids()["one"], signal.SIGKILL)
-        await until(lambda: kept.starts("one") == 4 and "one" in kept.pids())
+        for _ in range(3):
+            await killed(kept, "one")
         assert reports[-1] == kept.pids()
         pids = {report["one"] for report in reports if report}
         assert len(pids) == 4
@@ -170,7 +177,7 @@ async def test_a_crash_loop_slows_down(tmp_path: Path, monkeypatch: pytest.Monke
 
     async with supervisor.Supervisor() as kept:
         with monkeypatch.context() as patched:
-            patched.setattr(supervisor.asyncio, "sleep", note)
+            patched.setattr(asyncio, "sleep", note)
             await kept.start([sh("one", "exit 1", tmp_path, critical=False)])
             async with asyncio.timeout(15):
                 while len(pauses) < 8:
@@ -181,7 +188,8 @@ async def test_a_crash_loop_slows_down(tmp_path: Path, monkeypatch: pytest.Monke
 async def test_order_up_and_down(tmp_path: Path) -> None:
     """A process starts when what it needs is ready, and ends before what it needs."""
     diary = tmp_path / "diary"
-    live = "echo up-{0} >> diary; trap 'echo down-{0} >> diary; exit 0' TERM; : > ready-{0}; while :; do sleep 0.02; done"
+    live = "echo up-{0} >> diary; trap 'echo down-{0} >> diary; exit 0' TERM; : > ready-{0}; "
+    live += "while :; do sleep 0.02; done"
     names = ("base", "middle", "top")
     async with supervisor.Supervisor() as kept:
         await kept.start(
@@ -360,17 +368,16 @@ async def test_a_full_disk_does_not_end_the_supervision(tmp_path: Path) -> None:
 
     async with supervisor.Supervisor(report=full) as kept:
         await kept.start([sh("one", "exec sleep 1000", tmp_path)])
-        os.kill(kept.pids()["one"], signal.SIGKILL)
-        await until(lambda: kept.starts("one") == 2 and "one" in kept.pids())
+        await killed(kept, "one")
 
 
 def test_an_orphan_never_becomes_the_program(tmp_path: Path) -> None:
     """If the supervisor died between fork and the death signal's arming, the child leaves by itself."""
     touched = tmp_path / "touched"
-    wrapper = [sys.executable, "-I", "-S", spawn.child.__file__]
-    program_ = ["/bin/sh", "-c", f"echo > {touched}"]
+    wrapper = [sys.executable, "-I", "-S", child.__file__]
+    wanted = ["/bin/sh", "-c", f"echo > {touched}"]
     for parent, happens in ((os.getpid() + 1, False), (os.getpid(), True)):
-        subprocess.run([*wrapper, str(parent), "9", "-", "0", str(tmp_path), *program_], check=True)
+        subprocess.run([*wrapper, str(parent), "9", "-", "0", str(tmp_path), *wanted], check=True)
         assert touched.exists() is happens
 
 
@@ -392,9 +399,7 @@ async def test_kill_9_of_either_server_loses_nothing(tmp_path: Path) -> None:
         await ask("create table kept (n int)")
         for number in range(1, 4):
             await ask(f"insert into kept values ({number})")
-            starts = held.supervisor.starts("postgres")
-            os.kill(held.supervisor.pids()["postgres"], signal.SIGKILL)
-            await until(lambda starts=starts: held.supervisor.starts("postgres") > starts)
+            await killed(held.supervisor, "postgres")
             assert await held.supervisor.wait_ready("postgres", 20)
             assert await ask("select count(*) from kept") == number
 
@@ -460,7 +465,7 @@ async def test_a_signal_during_the_start_stops_it(tmp_path: Path) -> None:
     """Ctrl-C while the first cluster is being made: everything ends, and the next start succeeds."""
     data = tmp_path / "data"
     with program(data) as running:
-        await until(lambda: (data / "postgres/new").exists())
+        await until((data / "postgres/new").exists)
         pids = holders(data)
         running.send_signal(signal.SIGINT)
         assert running.wait(20) == 0
@@ -572,7 +577,7 @@ def test_an_ordinary_user_runs_it_all(tmp_path: Path) -> None:
                 text=True,
                 cwd="/",
             )
-            with contextlib.closing(run.stdout), contextlib.closing(run.stderr):
+            with run:
                 try:
                     await_ready(run)
                     pids = holders(place / "data")
@@ -616,7 +621,7 @@ async def test_programs_below_a_closed_folder_are_reached_without_opening_it(tmp
         assert Path(f"/proc/{postmaster}/exe").readlink().is_relative_to(closed)
         status = Path(f"/proc/{postmaster}/status").read_text()
         capabilities = int(status.split("CapEff:\t")[1].split()[0], 16)
-        assert capabilities in {0, 1 << spawn.child.CAP_DAC_READ_SEARCH, 1 << spawn.child.CAP_DAC_OVERRIDE}
+        assert capabilities in {0, 1 << child.CAP_DAC_READ_SEARCH, 1 << child.CAP_DAC_OVERRIDE}
         assert "\nUid:\t0" not in status
     assert closed.stat().st_mode & 0o777 == 0o700
     assert tmp_path.stat().st_mode & 0o077 == 0

@@ -10,17 +10,20 @@ import socket
 import stat
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import msgspec
 import nats as nats_client
 import nkeys
 import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from sigilrun.embedded import binaries, folder, nats, ports, postgres, stack
 from sigilrun.embedded.errors import BinaryMissing, DataInUse, EmbeddedError, PortTaken, StartFailed
 
-USERS = {
+USERS: dict[str, Any] = {
     "admin": {"publish": (">",), "subscribe": (">",)},
     "asker": {"publish": ("ask.>",), "subscribe": ("_INBOX.asker.>",)},
     "answerer": {"publish": (), "subscribe": ("ask.> answerers",), "allow_responses": True},
@@ -40,7 +43,7 @@ PLAN = stack.Plan(bus_users=bus_users, roles=("sigil_owner", "sigil_app"), make_
 
 
 @contextlib.asynccontextmanager
-async def bus(running: stack.Stack, user: str) -> AsyncGenerator[tuple[nats_client.NATS, list[str]]]:
+async def bus(running: stack.Stack, user: str) -> AsyncGenerator[tuple[Client, list[str]]]:
     """A connection as one user, and the errors the server sends it."""
     errors: list[str] = []
 
@@ -131,7 +134,7 @@ async def test_an_answerer_answers_whom_it_was_asked_by_and_says_nothing_else(ru
     async with bus(running, "asker") as (asker, _), bus(running, "answerer") as (answerer, errors):
         asked: list[str] = []
 
-        async def answer(message: nats_client.aio.msg.Msg) -> None:
+        async def answer(message: Msg) -> None:
             asked.append(message.reply)
             await message.respond(b"noon")
 
@@ -323,7 +326,7 @@ async def test_names_that_would_break_out_of_sql_are_refused(running: stack.Stac
 
 
 async def test_the_server_log_quotes_no_values(running: stack.Stack) -> None:
-    """A refused row and a failing statement with parameters leave their errors in the log, not their values."""
+    """A refused row leaves its error in the log, and neither its values nor the parameters."""
     async with database(running, "sigil_owner") as owner:
         await owner.execute("create table canaries (name text primary key)")
         await owner.execute("insert into canaries values ($1)", "CANARY-row")
@@ -361,7 +364,7 @@ async def test_no_secret_is_on_a_command_line_or_in_an_environment(running: stac
 
 
 async def test_postgres_is_not_root_and_holds_no_capability(running: stack.Stack) -> None:
-    """Whoever runs the stack, the server's user is not root; it has at most the right to reach its programs."""
+    """The server's user isn't root, and has at most the right to reach its programs."""
     status = Path(f"/proc/{running.supervisor.pids()['postgres']}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines())
     assert "0" not in fields["Uid"].split()
@@ -418,7 +421,7 @@ def test_a_port_asked_for_and_taken_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_ports_are_kept_and_only_a_taken_one_changes(tmp_path: Path) -> None:
-    """A folder keeps its ports; one that somebody else has taken meanwhile is chosen anew, the others stay."""
+    """A folder keeps its ports; one that was taken meanwhile is chosen anew, the others stay."""
     path, names = tmp_path / "ports.json", ("api", "nats", "postgres")
     first = ports.choose(path, names)
     assert len(set(first.values())) == 3

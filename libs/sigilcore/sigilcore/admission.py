@@ -166,9 +166,7 @@ def precheck_system(state: Governance, checked: Checked, now_ms: int | None) -> 
         raise Refused(Code.ALREADY_BOOTSTRAPPED, "there is one genesis")
     verify_author(checked.header, checked.core_bytes, bytes.fromhex(state.root.key))
     if core.prev != state.system_head:
-        raise Refused(
-            Code.STALE_PREV, "prev is not the newest system record", detail={"head": state.system_head}
-        )
+        raise Refused(Code.STALE_PREV, "prev is not the newest system record", detail={"head": state.system_head})
     if now_ms is not None and now_ms >= _time(payload.expires_at):
         raise Refused(Code.PROPOSAL_EXPIRED, f"it expired at {payload.expires_at}", field="$.payload.expires_at")
     if not state.sealed and core.kind not in BEFORE_SEAL:
@@ -257,12 +255,12 @@ def _check_witness(state: Governance, payload: system.TrustedWitness, now_ms: in
 def _check_mentor(state: Governance, payload: system.TrustedWitness, now_ms: int | None) -> None:
     entry = state.issued(payload.licence_id)
     if entry is None or entry.table.loa is not Loa.MENTOR or entry.table.owner.id != payload.witness_id:
-        raise Refused(
-            Code.LICENSE_INVALID, "a witness holds a mentor licence of its own", field="$.payload.licence_id"
-        )
+        raise Refused(Code.LICENSE_INVALID, "a witness holds a mentor licence of its own", field="$.payload.licence_id")
     reason = None if now_ms is None else licence.standing_reason(entry.table, entry, now_ms)
     if reason is not None or entry.revoked_seq is not None:
-        raise Refused(Code.LICENSE_INVALID, f"the mentor licence is {reason or 'REVOKED'}", field="$.payload.licence_id")
+        raise Refused(
+            Code.LICENSE_INVALID, f"the mentor licence is {reason or 'REVOKED'}", field="$.payload.licence_id"
+        )
 
 
 def _check_count(state: Governance, count: int) -> None:
@@ -299,7 +297,9 @@ def _check_access_policy(payload: system.AccessPolicyChange) -> None:
             raise Refused(Code.RECORD_INVALID, f"no command {name!r}", field=f"$.payload.policy.rungs.{name}")
         if not rung.includes(command.rung):
             raise Refused(
-                Code.RECORD_INVALID, f"{name} needs at least {command.rung}", field=f"$.payload.policy.rungs.{name}"
+                Code.RECORD_INVALID,
+                f"{name} needs at least {command.rung}",
+                field=f"$.payload.policy.rungs.{name}",
             )
     for name in payload.policy.thresholds:
         if name not in catalogue.COMMANDS:

@@ -133,9 +133,7 @@ def cosign(checkpoint_text: str, name: str, signer: signing.Signer, timestamp: i
     return note.Signature(name, key.key_id, timestamp.to_bytes(8) + signature).line()
 
 
-def verify_cosignature(
-    checkpoint_text: str, signature: note.Signature | str, key: note.VerifierKey
-) -> Cosignature:
+def verify_cosignature(checkpoint_text: str, signature: note.Signature | str, key: note.VerifierKey) -> Cosignature:
     """What this cosigner's line says of the checkpoint; raises `note.NoteError` if it says nothing."""
     if isinstance(signature, str):
         signature = _only(note.parse_signatures(signature.encode(errors="replace")))

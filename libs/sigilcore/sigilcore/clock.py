@@ -1,13 +1,13 @@
 """Time: RFC 3339 in UTC with milliseconds and `Z`, one spelling; integers of milliseconds inside."""
 
-import datetime
+import datetime as dt
 import re
 import time
 from typing import Protocol
 
 _FORM = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z", re.ASCII)
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-_MS = datetime.timedelta(milliseconds=1)
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+_MS = dt.timedelta(milliseconds=1)
 
 
 def format_ms(ms: int) -> str:
@@ -20,7 +20,7 @@ def parse_ms(text: str) -> int:
     """Text as milliseconds since 1970; raises ValueError for any other spelling or a day that doesn't exist."""
     if _FORM.fullmatch(text) is None:
         raise ValueError("not RFC 3339 UTC with milliseconds and Z")
-    moment = datetime.datetime.fromisoformat(text)
+    moment = dt.datetime.fromisoformat(text)
     return (moment - _EPOCH) // _MS
 
 

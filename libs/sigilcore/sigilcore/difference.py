@@ -20,6 +20,9 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from sigilcore import governance
+from sigilcore.records import system
+
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -40,13 +43,41 @@ _ABSENT: Final = _Absent()
 
 def between(old: Any, new: Any) -> tuple[Line, ...]:
     """The lines that lead from `old` to `new`; both may be plain JSON values or Structs, None is nothing at all."""
-    before = _ABSENT if old is None else msgspec.to_builtins(old)
-    after = _ABSENT if new is None else msgspec.to_builtins(new)
-    return tuple(_walk("$", before, after))
+    return tuple(_walk("$", _plain(old), _plain(new)))
+
+
+def of_change(state: governance.Governance, payload: msgspec.Struct) -> tuple[Line, ...]:
+    """What a system record's payload would change of what is in force in this state of the log."""
+    return between(in_force(state, payload), payload)
+
+
+def in_force(state: governance.Governance, payload: msgspec.Struct) -> Any:
+    """The present value in the shape of the payload; None where there is none."""
+    match payload:
+        case system.TrustedWitness():
+            entry = state.active_witnesses().get(payload.witness_id)
+            return (
+                None if entry is None else {"witness_id": entry.witness_id, "name": entry.name, "key": entry.key.hex()}
+            )
+        case system.QuorumPolicy():
+            return state.quorum
+        case system.ModelConfig():
+            return {"model": state.model}
+        case system.AccessPolicyChange():
+            return {"policy": state.policy}
+        case system.ServiceKey():
+            key = state.service_key(payload.service)
+            return None if key is None else {"service": payload.service, "key": key.hex()}
+        case _:
+            return None
+
+
+def _plain(value: Any) -> Any:
+    return _ABSENT if value is None else msgspec.json.decode(msgspec.json.encode(value))
 
 
 def _walk(path: str, old: Any, new: Any) -> Iterator[Line]:
-    members, items = _of_type(dict, old, new), _of_type(list, old, new)
+    members, items = _both(old, new, dict), _both(old, new, list)
     if members is not None:
         before, after = members
         for key in sorted({*before, *after}):
@@ -59,7 +90,7 @@ def _walk(path: str, old: Any, new: Any) -> Iterator[Line]:
         yield Line(path, _shown(old), _shown(new))
 
 
-def _of_type(container: type[Any], old: Any, new: Any) -> tuple[Any, Any] | None:
+def _both(old: Any, new: Any, container: type[Any]) -> tuple[Any, Any] | None:
     """Both sides as containers of this type, an absent one as an empty one; None where the lines end.
 
     An empty container against nothing is a line of its own, since walking it would tell nothing."""

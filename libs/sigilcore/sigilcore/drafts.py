@@ -65,7 +65,9 @@ def assembled(parts: RootSigned, root_key: bytes, *, field: str = "$.record") ->
     )
     checked = record.check(
         record.SignedRecord(
-            header=msgspec.Raw(canonical.of(header)), payload=msgspec.Raw(parts.payload.encode()), salt=parts.salt
+            header=msgspec.Raw(canonical.of(header)),
+            payload=msgspec.Raw(parts.payload.encode()),
+            salt=parts.salt,
         )
     )
     if checked.core.space != "system":

@@ -130,12 +130,20 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
     step = chain.steps[-1]
     detail: dict[str, Any] = {} if ref is None else {"decision": ref.link()}
     if step.check == "licence":
-        return Refused(Code.LICENSE_INVALID, f"the licence doesn't count: {step.detail}", detail={"reasons": [step.detail], **detail})
+        return Refused(
+            Code.LICENSE_INVALID,
+            f"the licence doesn't count: {step.detail}",
+            detail={"reasons": [step.detail], **detail},
+        )
     if step.check == "loa":
         message = f"{chain.command} needs {step.detail}, the licence says {chain.audit.loa}"
         return Refused(Code.LOA_TOO_LOW, message, detail={"need": step.detail, **detail})
     if step.check == "scope":
-        return Refused(Code.OUT_OF_SCOPE, f"the licence's scope doesn't name {chain.command}", detail={"scope": list(chain.scope), **detail})
+        return Refused(
+            Code.OUT_OF_SCOPE,
+            f"the licence's scope doesn't name {chain.command}",
+            detail={"scope": list(chain.scope), **detail},
+        )
     if step.check == "proof":
         return Refused(Code.PROOF_MISSING, f"{chain.command} needs a proof by the session's key", detail=detail)
     if step.check == "owner":
@@ -148,7 +156,11 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
         "model": chain.trust.model,
         "features": msgspec.to_builtins(chain.trust.features),
     }
-    return Refused(Code.DENIED_BY_TRUST, f"the score of {chain.command} is below its threshold", detail={**score, **detail})
+    return Refused(
+        Code.DENIED_BY_TRUST,
+        f"the score of {chain.command} is below its threshold",
+        detail={**score, **detail},
+    )
 
 
 def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, Any] | None) -> list[str]:

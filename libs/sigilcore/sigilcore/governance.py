@@ -276,4 +276,3 @@ class Governance:
         if self._journal is not None:
             self._journal.append((table, key, table[key]))
         del table[key]
-

@@ -167,7 +167,12 @@ def parse(text: str) -> LicenceDocument:
     try:
         document = msgspec.convert(tomllib.loads(text), LicenceDocument, strict=True)
         content_bytes(document.license)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError, canonical.NotCanonical, RecursionError) as error:
+    except (
+        tomllib.TOMLDecodeError,
+        msgspec.ValidationError,
+        canonical.NotCanonical,
+        RecursionError,
+    ) as error:
         raise ValueError(str(error)) from error
     if not ids.is_id(document.license.id):
         raise ValueError("license.id is not a UUIDv7")

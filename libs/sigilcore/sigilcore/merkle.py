@@ -197,9 +197,7 @@ def consistency_path(old_size: int, leaf_hashes: Sequence[bytes]) -> list[bytes]
     return [subtree(start, end) for start, end in consistency_spans(old_size, len(leaf_hashes))]
 
 
-def verify_consistency(
-    old_size: int, old_root: bytes, new_size: int, new_root: bytes, path: Sequence[bytes]
-) -> bool:
+def verify_consistency(old_size: int, old_root: bytes, new_size: int, new_root: bytes, path: Sequence[bytes]) -> bool:
     """Whether the tree of old size and root is a prefix of the tree of new size and root."""
     try:
         spans = consistency_spans(old_size, new_size)
@@ -335,9 +333,7 @@ def _consistency_spans(old_size: int, start: int, end: int, *, whole: bool) -> l
     return [*_consistency_spans(old_size, middle, end, whole=False), (start, middle)]
 
 
-def _rebuild_both(
-    old_size: int, new_size: int, path: Iterator[bytes], old_root: bytes | None
-) -> tuple[bytes, bytes]:
+def _rebuild_both(old_size: int, new_size: int, path: Iterator[bytes], old_root: bytes | None) -> tuple[bytes, bytes]:
     """The old and the new root that the path gives.
 
     `old_root` is given as long as the old tree is one whole left subtree: then the verifier knows its hash

@@ -19,9 +19,12 @@ class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     rungs: Annotated[dict[CommandName, Loa], msgspec.Meta(max_length=512)] = {}
     thresholds: Annotated[
-        dict[CommandName, Annotated[int, msgspec.Meta(ge=-1_000_000_000, le=1_000_000_000)]], msgspec.Meta(max_length=512)
+        dict[CommandName, Annotated[int, msgspec.Meta(ge=-1_000_000_000, le=1_000_000_000)]],
+        msgspec.Meta(max_length=512),
     ] = {}
-    rate_limit: Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="calls a minute that fill the rate feature")] = 120
+    rate_limit: Annotated[
+        int, msgspec.Meta(ge=1, le=1_000_000, description="calls a minute that fill the rate feature")
+    ] = 120
 
     def rung(self, command: str, floor: Loa) -> Loa:
         """The rung that a call needs: the floor, or higher if the policy says so."""

@@ -28,6 +28,7 @@ SPACES = ("user", "system", "audit")
 
 T = TypeVar("T")
 
+
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named arrow to another record, by hash or id."""
 
@@ -132,7 +133,9 @@ def check(signed: SignedRecord) -> Checked:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{core.kind} doesn't stand in {core.space}", field="$.header.core.space")
     if core.schema_version != kind.version:
         raise Refused(
-            Code.RECORD_INVALID, f"{core.kind} has version {kind.version}", field="$.header.core.schema_version"
+            Code.RECORD_INVALID,
+            f"{core.kind} has version {kind.version}",
+            field="$.header.core.schema_version",
         )
     payload_bytes = bytes(signed.payload)
     if len(payload_bytes) > kind.max_bytes:
@@ -172,7 +175,9 @@ def open_header(leaf: bytes) -> tuple[Header, bytes]:
     for index, link in enumerate(core.links):
         if len(link.target.encode()) > 128:
             raise Refused(
-                Code.RECORD_INVALID, "a target has at most 128 bytes", field=f"$.header.core.links[{index}].target"
+                Code.RECORD_INVALID,
+                "a target has at most 128 bytes",
+                field=f"$.header.core.links[{index}].target",
             )
     return header, core_bytes
 

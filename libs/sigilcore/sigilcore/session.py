@@ -67,7 +67,14 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def prove(
-    signer: signing.Signer, *, session_id: str, command: str, parameters: bytes, time_ms: int, nonce: str, by: Literal["session", "owner"] = "session"
+    signer: signing.Signer,
+    *,
+    session_id: str,
+    command: str,
+    parameters: bytes,
+    time_ms: int,
+    nonce: str,
+    by: Literal["session", "owner"] = "session",
 ) -> str:
     """Sign one call; `parameters` are the body's very bytes."""
     proof = Proof(

@@ -37,9 +37,7 @@ Tile = tuple[int, int, int]
 Read = Callable[[int, int, int], bytes]
 """Gives the bytes of the hash tile (level, index, width)."""
 
-_PATH = re.compile(
-    r"tile/(entries|[0-9]{1,2})/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?", re.ASCII
-)
+_PATH = re.compile(r"tile/(entries|[0-9]{1,2})/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?", re.ASCII)
 
 
 class TileError(ValueError):
@@ -154,9 +152,7 @@ class TileTree:
 
     def frontier(self, size: int) -> merkle.Frontier:
         """The frontier of the tree's first `size` leaves."""
-        return merkle.Frontier(
-            size, tuple(self._complete(*span) for span in merkle.peak_spans(0, self._within(size)))
-        )
+        return merkle.Frontier(size, tuple(self._complete(*span) for span in merkle.peak_spans(0, self._within(size))))
 
     def range_path(self, first: int, count: int, size: int) -> list[bytes]:
         """The range proof of [first, first + count) at `size`."""

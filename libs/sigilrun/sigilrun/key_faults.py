@@ -72,7 +72,7 @@ class UnknownFormat(KeystoreError):  # noqa: N818
 
 
 class UnsafeKdf(KeystoreError):  # noqa: N818
-    """The key derivation is cheaper than we accept, or dearer than we are willing to pay for a file's word."""
+    """The key derivation is cheaper than we accept, or dearer than we are willing to pay."""
 
     next_step = "Use parameters within the bounds; if you didn't choose them, somebody changed the file."
 
@@ -80,9 +80,7 @@ class UnsafeKdf(KeystoreError):  # noqa: N818
 class BadName(KeystoreError):  # noqa: N818
     """A key's name must be able to be a file's name and nothing more."""
 
-    next_step = (
-        "Use 1 to 64 letters, digits, dots, dashes, underscores or @, beginning with a letter or digit."
-    )
+    next_step = "Use 1 to 64 letters, digits, dots, dashes, underscores or @, beginning with a letter or digit."
 
 
 class WrongKeyKind(KeystoreError):  # noqa: N818

@@ -5,9 +5,10 @@ check value, stored in the file. Secrets are 32 bytes under AES-256-GCM, and the
 canonical bytes of every other field. What each check finds, in this order, so that the first true reason
 is always the same:
 
-1. not JSON .................................................. DamagedKey
+1. not canonical JSON ........................................ DamagedKey
 2. another format, or another version of this one ............ UnknownFormat
-3. a field missing, strange or misshapen; or `sha256`, over all the other fields, differs ... DamagedKey, told without a passphrase
+3. a field missing, strange or misshapen; or `sha256`,
+   over all the other fields, differs ........................ DamagedKey, told without a passphrase
 4. the derivation is outside its bounds ...................... UnsafeKdf, before a byte of memory is taken
 5. the check value differs ................................... WrongPassphrase
 6. decryption fails .......................................... DamagedKey
@@ -33,8 +34,8 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
-from sigilcore import canonical, digest
 
+from sigilcore import canonical, digest
 from sigilrun import key_faults
 
 KEY_FORMAT: Final = "sigil-key/1"
@@ -255,9 +256,9 @@ def _parse(data: bytes | None, kind: type[_Document], known: str, where: str) ->
     if data is None:
         raise key_faults.DamagedKey(f"{where} is longer than {MAX_FILE_BYTES} bytes.")
     try:
-        plain = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise key_faults.DamagedKey(f"{where} is not JSON.") from None
+        plain = canonical.decode(data.removesuffix(b"\n"), max_bytes=MAX_FILE_BYTES)
+    except canonical.NotCanonical as error:
+        raise key_faults.DamagedKey(f"{where} is not canonical JSON: {error}.") from None
     found = plain.get("format") if isinstance(plain, dict) else None
     if isinstance(found, str) and found != known:
         raise key_faults.UnknownFormat(f"{where} has format {found[:40]!r}, not {known!r}.")

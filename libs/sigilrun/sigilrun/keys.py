@@ -35,9 +35,9 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sigilcore import signing
 
-from sigilrun import key_faults, key_format, private_files
+from sigilcore import signing
+from sigilrun import key_format, private_files
 from sigilrun.key_faults import (
     BadName,
     DamagedKey,
@@ -212,7 +212,7 @@ class Keystore:
 
     @classmethod
     def open(cls, folder: Path, passphrase: bytes) -> "Keystore":
-        """Open a keystore. Raises every fault of steps 1 to 5 in `key_format`, KeyMissing, WrongPermissions."""
+        """Open a keystore. Raises faults 1 to 5 of `key_format`'s list, KeyMissing, WrongPermissions."""
         path = folder / _KEYSTORE_FILE
         _check_folder(folder)
         document = key_format.parse_keystore(_read(path), str(path))
@@ -266,7 +266,7 @@ class Keystore:
     def _add(self, name: str, algorithm: key_format.Algorithm, public: bytes | None, secret: bytes) -> None:
         path = self._path(name)
         _check_folder(self._folder)
-        _write(path, key_format.seal(self._kek, self._kdf, name, algorithm, public, secret))
+        _write(path, key_format.seal(self._kek, self._kdf, name, algorithm, public, secret=secret))
 
     def _load(self, name: str) -> tuple[key_format.KeyDocument, key_format.Kek, str]:
         path = self._path(name)
@@ -293,7 +293,7 @@ def write_key_file(
     secret = os.urandom(key_format.SECRET_BYTES) if seed is None else seed
     public = _public_of(secret)
     kek = key_format.derive(passphrase, parameters)
-    _write(path, key_format.seal(kek, parameters, name, "ed25519", public, secret))
+    _write(path, key_format.seal(kek, parameters, name, "ed25519", public, secret=secret))
     kek.wipe()
     return public
 
@@ -316,7 +316,7 @@ def read_public(path: Path) -> KeyInfo:
     )
 
 
-def signer_from(uri: str, passphrase: bytes) -> SealedSigner:
+def signer_from(uri: str, passphrase: bytes) -> signing.Signer:
     """The signer behind `file:PATH` or `file:FOLDER#NAME`; the path is taken as it is, not percent-decoded.
 
     Raises UnknownSource for every other scheme, by its name; otherwise as `open_key_file` and
@@ -352,9 +352,9 @@ def passphrase_from(source: str, *, confirm: bool = False) -> bytes:
     else:
         # The text itself is not repeated: it may be the passphrase.
         raise UnknownSource("This is no passphrase source.")
-    if data is None or len(data) > MAX_PASSPHRASE_BYTES:
+    passphrase = None if data is None else data.removesuffix(b"\n")
+    if passphrase is None or len(passphrase) > MAX_PASSPHRASE_BYTES:
         raise PassphraseTooLong(f"The passphrase has more than {MAX_PASSPHRASE_BYTES} bytes.")
-    passphrase = data.removesuffix(b"\n")
     if not passphrase:
         raise EmptyPassphrase("The passphrase is empty.")
     return passphrase

@@ -34,9 +34,12 @@ def read(path: Path, max_bytes: int) -> bytes | None:
         raise
     except OSError as error:
         raise key_faults.WrongPermissions(f"{path} can't be opened: {error.strerror}.") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _check(path, os.fstat(descriptor), directory=False)
-        data = file.read(max_bytes + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
     return data if len(data) <= max_bytes else None
 
 
@@ -53,7 +56,7 @@ def make_folder(path: Path) -> None:
 
 
 def write_new(path: Path, data: bytes) -> None:
-    """Make a file of mode 0600 that nobody sees half-written. Raises FileExistsError and changes nothing then.
+    """Make a file of mode 0600 that nobody sees half-written. Raises FileExistsError, changing nothing.
 
     The commit point is the link: a crash before it leaves at most a hidden scratch file, after it all of it.
     """

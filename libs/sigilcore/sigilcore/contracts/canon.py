@@ -125,7 +125,9 @@ class Bundle(Message, frozen=True, kw_only=True):
     genesis: dict[str, Any]
     evidence: Annotated[
         tuple[dict[str, Any], ...],
-        msgspec.Meta(description="records that introduce the author's key: instance_opened, or the system records before"),
+        msgspec.Meta(
+            description="records that introduce the author's key: instance_opened, or the system records before"
+        ),
     ]
 
 
@@ -352,4 +354,18 @@ REFILL = Command(
     admission=Admission.BUS,
 )
 
-COMMANDS = (APPEND, BOOTSTRAP, REFILL, GET, LIST, AUDIT_GET, AUDIT_LIST, PROOF, CONSISTENCY, CHECKPOINT, TILE, ENTRIES, EVENTS)
+COMMANDS = (
+    APPEND,
+    BOOTSTRAP,
+    REFILL,
+    GET,
+    LIST,
+    AUDIT_GET,
+    AUDIT_LIST,
+    PROOF,
+    CONSISTENCY,
+    CHECKPOINT,
+    TILE,
+    ENTRIES,
+    EVENTS,
+)

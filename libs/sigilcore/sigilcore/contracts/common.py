@@ -9,10 +9,25 @@ from sigilcore.record_types import Hex64, Name, RecordId
 PositiveSeq = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 Cursor = Annotated[str, msgspec.Meta(max_length=256, description="as the last answer gave it")]
 Limit = Annotated[int, msgspec.Meta(ge=1, le=500)]
-Id = Annotated[str, msgspec.Meta(min_length=36, max_length=36, description="UUIDv7; the record's id and the idempotency key")]
+Id = Annotated[
+    str,
+    msgspec.Meta(min_length=36, max_length=36, description="UUIDv7; the record's id and the idempotency key"),
+]
 WaitFor = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1, description="a seq that the view must have reached")]
 
-__all__ = ["Cursor", "Empty", "Hex64", "Id", "Limit", "Message", "Name", "Placed", "PositiveSeq", "RecordId", "WaitFor"]
+__all__ = [
+    "Cursor",
+    "Empty",
+    "Hex64",
+    "Id",
+    "Limit",
+    "Message",
+    "Name",
+    "Placed",
+    "PositiveSeq",
+    "RecordId",
+    "WaitFor",
+]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -134,6 +134,12 @@ class SystemInfo(Message, frozen=True, kw_only=True):
     size: int
 
 
+class RefusalCounts(Message, frozen=True, kw_only=True):
+    """What a face refused before the gate, by code; it ends in the next `refusal_summary`."""
+
+    counts: Annotated[dict[str, Annotated[int, msgspec.Meta(ge=1)]], msgspec.Meta(max_length=128)]
+
+
 class Reload(Message, frozen=True, kw_only=True):
     """The model in force after a refresh."""
 
@@ -141,7 +147,13 @@ class Reload(Message, frozen=True, kw_only=True):
     as_of: int
 
 
-_SESSION = (Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOSED, Code.PROOF_MISSING, Code.PROOF_INVALID)
+_SESSION = (
+    Code.SESSION_INVALID,
+    Code.SESSION_EXPIRED,
+    Code.SESSION_CLOSED,
+    Code.PROOF_MISSING,
+    Code.PROOF_INVALID,
+)
 GATE_REFUSALS = (
     *_SESSION,
     Code.SESSION_MISSING,
@@ -270,5 +282,15 @@ MODEL_REFRESH = Command(
     http=Http(method="POST", path="/api/model/refresh"),
 )
 
-COMMANDS = (CHALLENGE, OPEN, CLOSE, AUTHORIZE, TRUST_CHECK, TRUST_STATUS, COMMAND_LIST, PING, SYSTEM_INFO, MODEL_REFRESH)
-
+COMMANDS = (
+    CHALLENGE,
+    OPEN,
+    CLOSE,
+    AUTHORIZE,
+    TRUST_CHECK,
+    TRUST_STATUS,
+    COMMAND_LIST,
+    PING,
+    SYSTEM_INFO,
+    MODEL_REFRESH,
+)

@@ -42,11 +42,14 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
         resident.name: resident
         for resident in (
             Resident(name="canon_writer", key=True, store="postgres:writer", module="services.canon_writer"),
-            Resident(name="canon_reader", follows=True, store="postgres:reader", module="services.canon_writer.reader"),
-            Resident(name="gatekeeper", asks=_AUTHOR, follows=True, module="services.gatekeeper"),
             Resident(
-                name="license", asks=(*_AUTHOR, "canon/bootstrap"), follows=True, module="services.license"
+                name="canon_reader",
+                follows=True,
+                store="postgres:reader",
+                module="services.canon_writer.reader",
             ),
+            Resident(name="gatekeeper", asks=_AUTHOR, follows=True, module="services.gatekeeper"),
+            Resident(name="license", asks=(*_AUTHOR, "canon/bootstrap"), follows=True, module="services.license"),
             Resident(name="quorum", asks=_AUTHOR, follows=True, module="services.quorum"),
             Resident(name="knowledge", asks=_AUTHOR, follows=True, store="sqlite", module="services.knowledge"),
             Resident(
@@ -59,7 +62,7 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
             ),
             Resident(
                 name="gateway",
-                asks=tuple(command.name for command in catalogue.public()),
+                asks=(*(command.name for command in catalogue.public()), "gate/refusals"),
                 key=False,
                 module="services.gateway",
             ),
@@ -72,7 +75,9 @@ SUBSCRIBER = Resident(name="subscriber", asks=("log/checkpoint",), follows=True,
 OPERATOR = Resident(name="operator", asks=("canon/refill", "canon/events", "log/checkpoint"), follows=True, key=False)
 
 # The keys in the keystore: one a service that signs, `writer` for checkpoints only.
-SERVICE_KEYS = tuple(name for name, resident in RESIDENTS.items() if resident.key and name not in {"canon_writer", "canon_reader"})
+SERVICE_KEYS = tuple(
+    name for name, resident in RESIDENTS.items() if resident.key and name not in {"canon_writer", "canon_reader"}
+)
 LOG_KEY = "writer"
 
 
@@ -100,7 +105,13 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
     publish = [*asked]
     subscribe = [*answered, inbox]
     if answered:
-        subscribe += ["$SRV.PING", "$SRV.INFO", "$SRV.STATS", f"$SRV.*.{resident.name}", f"$SRV.*.{resident.name}.>"]
+        subscribe += [
+            "$SRV.PING",
+            "$SRV.INFO",
+            "$SRV.STATS",
+            f"$SRV.*.{resident.name}",
+            f"$SRV.*.{resident.name}.>",
+        ]
     if resident.follows:
         # Consumers are ephemeral or durable under the resident's own name; a position of one's own is the authority, not the consumer's.
         publish += [

@@ -216,7 +216,13 @@ USER_WRITE = Command(
     rung=Loa.OPERATOR,
     writes=("user_value", "document", "memory_block"),
     http=Http(method="POST", path="/api/canon/user/write"),
-    refusals=(*_WRITE, Code.SIGNATURE_INVALID, Code.KEY_NOT_ALLOWED, Code.KIND_NOT_ALLOWED, Code.KIND_UNKNOWN),
+    refusals=(
+        *_WRITE,
+        Code.SIGNATURE_INVALID,
+        Code.KEY_NOT_ALLOWED,
+        Code.KIND_NOT_ALLOWED,
+        Code.KIND_UNKNOWN,
+    ),
     example={"key": "colour", "value": "teal"},
 )
 USER_BATCH = Command(

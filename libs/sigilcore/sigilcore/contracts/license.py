@@ -53,7 +53,10 @@ class CreateLicense(Message, frozen=True, kw_only=True):
     loa: Loa
     expires_at: Timestamp
     owner_key: PublicKey | None = None
-    scope: Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)], ...], msgspec.Meta(max_length=64)] | None = None
+    scope: (
+        Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)], ...], msgspec.Meta(max_length=64)]
+        | None
+    ) = None
     id: Id | None = None
     issued_at: Timestamp | None = None
     root_signature: Signature | None = None
@@ -146,7 +149,13 @@ BOOTSTRAP = Command(
     target=Target.SYSTEM,
     admission=Admission.OPEN,
     http=Http(method="POST", path="/api/license/bootstrap"),
-    refusals=(Code.ALREADY_BOOTSTRAPPED, Code.BOOTSTRAP_REFUSED, Code.WEAK_KEY, Code.SIGNATURE_INVALID, Code.RECORD_INVALID),
+    refusals=(
+        Code.ALREADY_BOOTSTRAPPED,
+        Code.BOOTSTRAP_REFUSED,
+        Code.WEAK_KEY,
+        Code.SIGNATURE_INVALID,
+        Code.RECORD_INVALID,
+    ),
 )
 CREATE = Command(
     name="license/create",
@@ -159,7 +168,13 @@ CREATE = Command(
     rung=Loa.ROOT,
     writes=("license_issued",),
     http=Http(method="POST", path="/api/license/create"),
-    refusals=(Code.ROOT_IS_SINGLE, Code.ROOT_SIGNATURE_NEEDED, Code.SIGNATURE_INVALID, Code.WEAK_KEY, Code.ID_TAKEN),
+    refusals=(
+        Code.ROOT_IS_SINGLE,
+        Code.ROOT_SIGNATURE_NEEDED,
+        Code.SIGNATURE_INVALID,
+        Code.WEAK_KEY,
+        Code.ID_TAKEN,
+    ),
     example={
         "owner_id": "ada",
         "owner_name": "Ada",

@@ -231,7 +231,11 @@ DRAFT = Command(
     refusals=(Code.KIND_UNKNOWN, Code.KIND_NOT_ALLOWED),
 )
 PROPOSE = _propose(
-    "quorum/propose", Propose, Proposed, "Propose a system change, signed by Root.", "/api/canon/system/propose"
+    "quorum/propose",
+    Propose,
+    Proposed,
+    "Propose a system change, signed by Root.",
+    "/api/canon/system/propose",
 )
 PROPOSALS = Command(
     name="quorum/proposals",
@@ -268,7 +272,13 @@ ATTEST = Command(
     admission=Admission.WITNESS,
     scored=False,
     http=Http(method="POST", path="/api/canon/system/attest"),
-    refusals=(*_CLOSED, Code.WITNESS_UNKNOWN, Code.ALREADY_ATTESTED, Code.ROOT_IS_NO_WITNESS, Code.SIGNATURE_INVALID),
+    refusals=(
+        *_CLOSED,
+        Code.WITNESS_UNKNOWN,
+        Code.ALREADY_ATTESTED,
+        Code.ROOT_IS_NO_WITNESS,
+        Code.SIGNATURE_INVALID,
+    ),
 )
 COMMIT = Command(
     name="quorum/commit",
@@ -320,9 +330,7 @@ WITNESS_LIST = Command(
     rung=Loa.OBSERVER,
     http=Http(method="GET", path="/api/witness/list"),
 )
-MODEL_UPLOAD = _propose(
-    "model/upload", UploadModel, DraftOrProposal, "Propose a new trust model.", "/api/model/upload"
-)
+MODEL_UPLOAD = _propose("model/upload", UploadModel, DraftOrProposal, "Propose a new trust model.", "/api/model/upload")
 MODEL_CURRENT = Command(
     name="model/current",
     service=SERVICE,

@@ -1,0 +1,186 @@
+"""Offline verification of one record, in numbered steps, trusting nothing but a pinned genesis hash.
+
+A bundle (`contracts.canon.Bundle`) carries the record, a C2SP tlog-proof, genesis, and the records that let its author's key speak. The
+steps go down the page; the first that fails is the answer, and none is taken after it:
+
+1. the bundle can be read
+2. genesis is Root's, and is the pinned one
+3. the record's own bytes agree: form, payload hash, record hash
+4. the log signed the checkpoint, and the record is in its tree
+5. the author's key could speak: Root and the witnesses before it, or a service that introduced this instance, or a licence's owner
+6. the author signed exactly these bytes
+
+What a bundle doesn't show, and `sigil audit replay` does: that the decision it links was right, and that nothing was left out.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from sigilcore import admission, canonical, digest, governance, merkle, note, record, signing, tlog_proof
+from sigilcore.contracts.canon import Bundle
+from sigilcore.records import audit
+from sigilcore.refusals import Code, Refused
+
+MAX_BUNDLE_BYTES = 64 * 1024 * 1024
+
+STEPS = (
+    "the bundle can be read",
+    "genesis is Root's and the pinned one",
+    "the record's own bytes agree",
+    "the record is in the signed tree",
+    "the author's key could speak",
+    "the author signed these bytes",
+)
+
+
+class Unreadable(ValueError):  # noqa: N818 - names the input
+    """These bytes are no bundle."""
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """One step; `ok` is None when an earlier one failed."""
+
+    number: int
+    name: str
+    ok: bool | None
+    detail: str
+
+
+def read(data: bytes) -> Bundle:
+    """Read a bundle; raises `Unreadable`."""
+    try:
+        return canonical.typed(canonical.parse(data, max_bytes=MAX_BUNDLE_BYTES), Bundle)
+    except canonical.NotCanonical as error:
+        raise Unreadable(str(error)) from error
+
+
+def verify(bundle: Bundle, pinned_genesis: str | None = None) -> tuple[Result, ...]:
+    """Take the steps; without a pin, step 2 says which genesis it took on trust."""
+    held: list[str] = [f"format {bundle.format}"]
+    reason = ""
+    try:
+        genesis = _genesis(bundle, pinned_genesis, held)
+        checked = _record(bundle, held)
+        _place(bundle, checked, genesis, held)
+        public = _author(bundle, checked, genesis, held)
+        record.verify_author(checked.header, checked.core_bytes, public)
+        held.append(f"key {checked.header.key_id}")
+    except Refused as refusal:
+        reason = refusal.message
+    except note.NoteError as error:
+        reason = str(error)
+    return _results(held, reason)
+
+
+def verified(results: Sequence[Result]) -> bool:
+    """True if every step was taken and held."""
+    return all(result.ok for result in results)
+
+
+def signed(plain: dict[str, object]) -> record.SignedRecord:
+    """A record as a bundle carries it: header and payload as JSON values, made canonical again."""
+    try:
+        header, payload, salt = plain["header"], plain["payload"], plain["salt"]
+        raw = canonical.encode(header), canonical.encode(payload)
+    except (KeyError, canonical.NotCanonical) as error:
+        raise Refused(Code.RECORD_INVALID, "not a record with header, payload and salt") from error
+    if not isinstance(salt, str) or len(salt) != 2 * digest.SALT_BYTES:
+        raise Refused(Code.NOT_FOUND, "the payload was erased")
+    return record.SignedRecord(header=msgspec.Raw(raw[0]), payload=msgspec.Raw(raw[1]), salt=salt)
+
+
+def _genesis(bundle: Bundle, pinned: str | None, held: list[str]) -> record.Checked:
+    checked = record.check(signed(bundle.genesis))
+    admission.check_genesis(checked)
+    if pinned is not None and checked.header.hash != pinned:
+        raise Refused(Code.RECORD_INVALID, f"genesis is {checked.header.hash}, not the pinned one")
+    held.append(f"{checked.header.hash}{'' if pinned else ' (not pinned: taken on trust)'}")
+    return checked
+
+
+def _record(bundle: Bundle, held: list[str]) -> record.Checked:
+    checked = record.check(signed(bundle.record))
+    held.append(f"{checked.core.kind} {checked.header.hash}")
+    return checked
+
+
+def _place(bundle: Bundle, checked: record.Checked, genesis: record.Checked, held: list[str]) -> None:
+    log_key = note.VerifierKey.parse(genesis.payload.log)
+    try:
+        proof = tlog_proof.parse(bundle.proof.encode())
+    except tlog_proof.TlogProofError as error:
+        raise Refused(Code.RECORD_INVALID, f"proof: {error}") from error
+    placed = tlog_proof.verify(proof, merkle.leaf_hash(checked.leaf), log_key)
+    if placed.failed is not None:
+        raise Refused(Code.RECORD_INVALID, f"{placed.failed.name}: {placed.failed.detail}")
+    assert placed.checkpoint is not None
+    held.append(f"index {proof.index} of {placed.checkpoint.size}, {placed.checkpoint.origin}")
+
+
+def _author(bundle: Bundle, checked: record.Checked, genesis: record.Checked, held: list[str]) -> bytes:
+    """Fold the evidence and name the author's key."""
+    state = governance.Governance()
+    state.apply(0, genesis)
+    if checked.header.hash == genesis.header.hash:
+        held.append("Root, by genesis itself")
+        return bytes.fromhex(genesis.payload.root.key)
+    for seq, plain in enumerate(bundle.evidence, start=1):
+        step = record.check(signed(plain))
+        if step.core.space == "system":
+            _check_quorum(state, step)
+        else:
+            admission.admit_governing(state, step)
+        state.apply(seq, step)
+    if checked.core.space == "system":
+        have = _check_quorum(state, checked)
+        held.append(f"Root and {len(have)} of {state.need(checked.core.kind)} witnesses: {', '.join(sorted(have))}")
+        return bytes.fromhex(state.root.key)
+    return _speaker(state, checked, held)
+
+
+def _check_quorum(state: governance.Governance, checked: record.Checked) -> set[str]:
+    """Root, the chain of system records, and the voices, by the witnesses and threshold before it."""
+    record.verify_author(checked.header, checked.core_bytes, bytes.fromhex(state.root.key))
+    if checked.core.prev != state.system_head:
+        raise Refused(Code.STALE_PREV, "the chain of system records is broken")
+    have, need = admission.voices(state, checked), state.need(checked.core.kind)
+    if len(have) < need:
+        raise Refused(Code.QUORUM_NOT_SATISFIED, f"{len(have)} of {need} voices")
+    return have
+
+
+def _speaker(state: governance.Governance, checked: record.Checked, held: list[str]) -> bytes:
+    key_id = checked.header.key_id
+    entry = state.key(key_id)
+    if entry is not None and entry.role in {"service", "instance"}:
+        if entry.name not in checked.kind.authors:
+            raise Refused(Code.KIND_NOT_ALLOWED, f"{entry.name} doesn't author {checked.core.kind}")
+        if (entry.role == "service") != checked.kind.service_signed:
+            raise Refused(Code.KEY_NOT_ALLOWED, f"a {entry.role} key doesn't sign {checked.core.kind}")
+        held.append(f"{entry.role} {entry.name}{'' if entry.instance is None else '/' + entry.instance}")
+        return entry.public
+    for issued in state.licences.values():
+        key = issued.table.owner.key
+        if checked.core.space == "user" and key is not None and signing.key_id(bytes.fromhex(key)) == key_id:
+            held.append(f"{issued.table.owner.id}, by licence {issued.table.id}")
+            return bytes.fromhex(key)
+    raise Refused(Code.KEY_NOT_ALLOWED, f"nothing in the evidence lets key {key_id} speak")
+
+
+def _results(held: Sequence[str], reason: str) -> tuple[Result, ...]:
+    rows: list[tuple[bool | None, str]] = [(True, detail) for detail in held]
+    if reason:
+        rows.append((False, reason))
+    rows += [(None, "not taken")] * (len(STEPS) - len(rows))
+    return tuple(
+        Result(number=number, name=name, ok=ok, detail=detail)
+        for number, (name, (ok, detail)) in enumerate(zip(STEPS, rows, strict=True), 1)
+    )
+
+
+def introduces(placed: record.Checked, key_id: str) -> bool:
+    """True if this record is the introduction of that instance key."""
+    return isinstance(placed.payload, audit.InstanceOpened) and (
+        signing.key_id(bytes.fromhex(placed.payload.key)) == key_id
+    )

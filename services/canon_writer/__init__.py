@@ -1,0 +1,1 @@
+"""The one pen: admits signed records, commits them with tree and checkpoint in one transaction, publishes them, and reads them back."""

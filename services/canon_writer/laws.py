@@ -1,0 +1,203 @@
+"""What a store of the canon is: its values, its errors, and the laws that every store keeps.
+
+A store holds one tenant's log. The laws, tested on memory and on Postgres alike:
+
+1. *One writer.* `open` returns only to the writer that may commit. Whoever opens later ends the earlier one's right: its next commit
+   raises `Fenced` and writes nothing.
+2. *Whole or not at all.* After `commit` returned, all of the batch is durable: rows, decisions, marks of use, tiles, checkpoint. After
+   it raised anything but `Lost`, nothing of it is.
+3. *Unknown is said.* `Lost` means that nobody knows. The writer opens again and looks.
+4. *Gap-free.* A batch begins at the head or is refused with `Moved`.
+5. *Ids are unique, decisions are used once.* Else `Moved`: the writer's memory was wrong, not the caller.
+6. *Nothing changes.* There is no way to change or remove a row, a tile or a checkpoint.
+7. *Read your writes.* What `commit` made is seen by every read that begins after it.
+"""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from typing import Protocol
+
+import msgspec
+from sigilcore import clock, digest, record
+from sigilcore.admission import DecisionRow
+from sigilcore.records import audit
+
+Ref = tuple[str, int]
+"""A decision: its batch record's id and its index there."""
+
+TileKey = tuple[int, int]
+"""A hash tile's level and index."""
+
+
+class StoreError(Exception):
+    """A store could not do as asked."""
+
+
+class Fenced(StoreError):
+    """Another writer has taken over; this one never writes again."""
+
+
+class Moved(StoreError):
+    """The store isn't where the writer thought; nothing was written."""
+
+
+class Lost(StoreError):
+    """The connection was lost; whether the batch was committed is unknown."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A record as it is stored: its bytes, and what it is found by."""
+
+    seq: int
+    ts_ms: int
+    id: str
+    author: str
+    thing: bytes | None
+    governs: bool
+    space: str
+    kind: str
+    subject: str
+    hash: bytes
+    salt: bytes
+    header: bytes
+    payload: bytes
+
+    def placed(self) -> record.PlacedRecord:
+        """The record as a change event carries it."""
+        return record.PlacedRecord(
+            seq=self.seq,
+            header=msgspec.Raw(self.header),
+            payload=msgspec.Raw(self.payload),
+            salt=self.salt.hex(),
+        )
+
+    def signed(self) -> record.SignedRecord:
+        """The record as its author sent it."""
+        return self.placed().signed()
+
+
+class Use(msgspec.Struct, frozen=True, kw_only=True):
+    """That a decision admitted this record's call."""
+
+    ref: Ref
+    by: str
+
+
+class Tile(msgspec.Struct, frozen=True, kw_only=True):
+    """A full hash tile."""
+
+    level: int
+    index: int
+    hashes: bytes
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that one commit writes. `size` is the head it stands on."""
+
+    size: int
+    rows: tuple[Row, ...]
+    decisions: tuple[DecisionRow, ...]
+    uses: tuple[Use, ...]
+    tiles: tuple[Tile, ...]
+    note: bytes
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """How many records there are, and the checkpoint that says so."""
+
+    size: int
+    note: bytes
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows: from `first` on, up to and without `end`, in order of seq. Only the named kinds, subject and times, if any."""
+
+    first: int
+    end: int
+    limit: int
+    kinds: tuple[str, ...] = ()
+    spaces: tuple[str, ...] = ()
+    subject: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+class Shelf(Protocol):
+    """Reading. Every method may raise `Lost`; asking again is safe."""
+
+    async def head(self) -> Head:
+        """The newest checkpoint and its size; size 0 and no note before genesis."""
+
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """Rows in order of seq, at most `limit`."""
+
+    async def by_ids(self, ids: Collection[str]) -> Sequence[Row]:
+        """The rows that these ids name."""
+
+    async def by_hash(self, digest: bytes) -> Row | None:
+        """The row of this record hash."""
+
+    async def tiles(self, keys: Collection[TileKey]) -> dict[TileKey, bytes]:
+        """Those of these full tiles that there are."""
+
+    async def notes(self, first: int, last: int) -> dict[int, bytes]:
+        """Checkpoints by size, for sizes in [first, last]."""
+
+
+class Store(Shelf, Protocol):
+    """Writing: one connection, one statement in flight."""
+
+    async def open(self) -> None:
+        """Become the only writer; waits while another one is alive. Called again after `Lost`."""
+
+    def governing(self) -> AsyncIterator[Row]:
+        """Every row that moves the fold, in order of seq."""
+
+    async def chain_heads(self, authors: Collection[str]) -> dict[str, str]:
+        """The hash of each key's newest audit record."""
+
+    async def decisions(self, refs: Collection[Ref]) -> Sequence[DecisionRow]:
+        """The rows of these decisions."""
+
+    async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
+        """The hash of each thing's newest version."""
+
+    async def commit(self, batch: Batch) -> None:
+        """Write all of it or nothing. Raises `Fenced`, `Moved`, `Lost`."""
+
+    async def close(self) -> None:
+        """Let go of the right to write."""
+
+
+def row_of(checked: record.Checked, seq: int) -> Row:
+    """The row that a checked record becomes at this place."""
+    core, kind = checked.core, checked.kind
+    return Row(
+        seq=seq,
+        ts_ms=clock.parse_ms(core.ts),
+        id=core.id,
+        author=checked.header.key_id,
+        thing=thing_of(checked),
+        governs=kind.governs and not is_idle_beat(checked),
+        space=core.space,
+        kind=core.kind,
+        subject=kind.subject(checked.payload),
+        hash=bytes.fromhex(checked.header.hash),
+        salt=checked.salt,
+        header=checked.leaf,
+        payload=checked.payload_bytes,
+    )
+
+
+def thing_of(checked: record.Checked) -> bytes | None:
+    """Names the thing that a `user` record is a version of: 16 bytes of a digest over tenant, owner, kind and key."""
+    kind, payload = checked.kind, checked.payload
+    key = kind.thing(payload)
+    if checked.core.space != "user" or key is None:
+        return None
+    parts = (checked.core.tenant, kind.subject(payload), kind.tag, key)
+    return bytes.fromhex(digest.sha256_hex("\x00".join(parts).encode()))[:16]
+
+
+def is_idle_beat(checked: record.Checked) -> bool:
+    """A beat that closes nothing moves nothing: the fold is loaded without it, or a year's start would read millions."""
+    return isinstance(checked.payload, audit.InstanceBeat) and not checked.payload.closing
