@@ -66,7 +66,14 @@ class World:
     # The log
 
     def append(
-        self, kind: str, payload: Any, signer: signing.Signer, *, prev: str | None = "chain", links: Any = (), wrap: Any = None
+        self,
+        kind: str,
+        payload: Any,
+        signer: signing.Signer,
+        *,
+        prev: str | None = "chain",
+        links: Any = (),
+        wrap: Any = None,
     ) -> record.Checked:
         """Build, sign, admit and fold one record."""
         space = record.records.REGISTRY[kind].space

@@ -61,12 +61,18 @@ def admit(
     if validation.document is None or not validation.valid:
         reasons = list(validation.reasons)
         raise Refused(
-            Code.LICENSE_INVALID, f"the licence doesn't count: {reasons[0]}", field="$.license", detail={"reasons": reasons}
+            Code.LICENSE_INVALID,
+            f"the licence doesn't count: {reasons[0]}",
+            field="$.license",
+            detail={"reasons": reasons},
         )
     table = validation.document.license
     if not table.key_bound and not Loa.OPERATOR.includes(table.loa):
         raise Refused(
-            Code.LICENSE_INVALID, f"a {table.loa} licence names its owner's key", field="$.license", detail={"reasons": ["KEY_MISSING"]}
+            Code.LICENSE_INVALID,
+            f"a {table.loa} licence names its owner's key",
+            field="$.license",
+            detail={"reasons": ["KEY_MISSING"]},
         )
     if request.session_key is not None:
         _strong(request.session_key)
@@ -121,7 +127,9 @@ def _certificate(
     if request.certificate is None:
         raise _bad_certificate("a key-bound licence opens with its owner's certificate")
     try:
-        named = envelope.unseal(request.certificate, signing.CERTIFICATE, session.Certificate, bytes.fromhex(table.owner.key))
+        named = envelope.unseal(
+            request.certificate, signing.CERTIFICATE, session.Certificate, bytes.fromhex(table.owner.key)
+        )
     except envelope.BadToken as error:
         raise _bad_certificate(error.reason) from error
     if (named.runtime_id, named.tenant) != (state.runtime_id, state.tenant):

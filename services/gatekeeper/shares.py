@@ -39,7 +39,13 @@ class Shares:
         self._held: collections.OrderedDict[Key, Share] = collections.OrderedDict()
 
     def find(
-        self, state: Governance, session_id: str, licence_id: str, command: Command[Any, Any], proof: ProofKind, now_ms: int
+        self,
+        state: Governance,
+        session_id: str,
+        licence_id: str,
+        command: Command[Any, Any],
+        proof: ProofKind,
+        now_ms: int,
     ) -> Share | None:
         """A decision that still holds for this call."""
         key = (session_id, command.name, command.target.value, proof)

@@ -15,6 +15,8 @@ import hmac
 from typing import Annotated, Final
 
 import msgspec
+
+from services.license import rules
 from sigilcore import canonical, clock, difference, digest, drafts, ids, licence, policy, record, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import house
@@ -24,8 +26,6 @@ from sigilcore.governance import Governance
 from sigilcore.record_types import PublicKey, RecordId
 from sigilcore.records import system
 from sigilcore.refusals import Code, Refused
-
-from services.license import rules
 
 OLDEST_DRAFT_MS: Final = 86_400_000
 """A day to carry the draft to Root's key and back."""
@@ -150,6 +150,6 @@ def root_table(first: record.Checked) -> licence.LicenceTable:
         issued_at=first.core.ts,
         expires_at=clock.format_ms(clock.parse_ms(first.core.ts) + rules.LONGEST_LIFE_MS),
         issuer=house.origin(payload.runtime_id, payload.tenant),
-        version=licence.VERSION,
+        version=1,
         bindings=licence.Bindings(runtime_id=payload.runtime_id, canon_fingerprint=first.header.hash),
     )

@@ -13,7 +13,8 @@ import re
 from typing import Final
 
 import msgspec
-from sigilcore import access, clock, decision, ids, licence, signing
+
+from sigilcore import clock, decision, ids, licence, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
@@ -49,7 +50,7 @@ def table(state: Governance, request: wire.CreateLicense, *, licence_id: str, no
         issued_at=clock.format_ms(issued_ms),
         expires_at=clock.format_ms(expires_ms),
         issuer=house.origin(state.runtime_id, state.tenant),
-        version=licence.VERSION,
+        version=1,
         bindings=licence.Bindings(runtime_id=state.runtime_id, canon_fingerprint=state.genesis_hash),
     )
     _check_root_signature(state, request, made)

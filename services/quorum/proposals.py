@@ -13,6 +13,7 @@ Example: `book = Book()`, then `book.apply(seq, checked)` for each record of kin
 from typing import Final
 
 import msgspec
+
 from sigilcore import clock, decision, record
 from sigilcore.records import audit, system
 from sigilcore.refusals import Refused
@@ -116,9 +117,7 @@ def attested(proposal: Proposal, payload: audit.ProposalAttested) -> Proposal:
     known = any((voice.witness_id, voice.counted) == (payload.witness_id, payload.counted) for voice in proposal.voices)
     if known or proposal.ending is not None or len(proposal.voices) >= MAX_VOICES:
         return proposal
-    voice = Voice(
-        witness_id=payload.witness_id, key_id=payload.key_id, sig=payload.sig, counted=payload.counted
-    )
+    voice = Voice(witness_id=payload.witness_id, key_id=payload.key_id, sig=payload.sig, counted=payload.counted)
     return msgspec.structs.replace(proposal, voices=(*proposal.voices, voice))
 
 

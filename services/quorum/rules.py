@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
+
+from services.quorum.proposals import MAX_VOICES, Book, Proposal
 from sigilcore import admission, canonical, clock, difference, drafts, licence, record, records, signing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import quorum as wire
@@ -21,8 +23,6 @@ from sigilcore.contracts.license import Draft
 from sigilcore.governance import Governance, WitnessEntry
 from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
-
-from services.quorum.proposals import MAX_VOICES, Book, Proposal
 
 TTL_BEFORE_SEAL_S: Final = 86_400
 """A day to carry a proposal to every witness; after the seal the policy says how long."""
@@ -134,7 +134,7 @@ def model_payload(upload: wire.UploadModel, *, expires_at: str) -> system.ModelC
     return system.ModelConfig(model=_typed(plain, trust.TrustModel, "$"), expires_at=expires_at)
 
 
-def check_asked(asked: msgspec.Struct, checked: record.Checked) -> None:
+def check_asked(asked: system.TrustedWitness | system.ModelConfig, checked: record.Checked) -> None:
     """A record that comes back with a request holds exactly the asked change; only its time to expire is its own."""
     signed = checked.payload
     if type(signed) is not type(asked):

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigilcore import canonical, signing
-from sigilrun import key_format, keys, private_files
+from sigilrun import key_format, keys
 
 PASSPHRASE = b"correct horse"
 CHEAP = key_format.CHEAPEST
@@ -424,7 +425,7 @@ def test_a_stricter_mode_is_welcome(key_file: Path) -> None:
 def test_a_file_of_another_user_is_refused(key_file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever owns the file can change it at will, so it must be us."""
     somebody = os.geteuid() + 1
-    monkeypatch.setattr(private_files.os, "geteuid", lambda: somebody)
+    monkeypatch.setattr(os, "geteuid", lambda: somebody)
     for act in (lambda: keys.open_key_file(key_file, PASSPHRASE), lambda: opened(folder)):
         with pytest.raises(keys.WrongPermissions, match="belongs to user"):
             act()
@@ -568,8 +569,8 @@ def test_no_key_shows_itself(folder: Path, key_file: Path) -> None:
     signer, key = store.signer("license"), store.aead_key("payload")
     secrets = [bytes(store._kek._key), bytes(alone._kek._key), SEED, PASSPHRASE]
     for sealed in (signer, key):
-        with key_format.unsealed(sealed._kek, sealed._document, "") as secret:
-            secrets.append(bytes(secret))
+        with key_format.unsealed(sealed._kek, sealed._document, "") as buffer:
+            secrets.append(bytes(buffer))
     for thing in (store, store._kek, alone, signer, key, keys.read_public(key_file), signer._document):
         for text in (repr(thing), str(thing), f"{thing}"):
             for secret in secrets:
@@ -663,7 +664,12 @@ def test_a_passphrase_comes_from_the_prompt(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_without_a_terminal_the_prompt_refuses_rather_than_echo(monkeypatch: pytest.MonkeyPatch) -> None:
     """getpass would warn and show what is typed; that warning is a refusal here."""
-    monkeypatch.setattr(getpass, "getpass", getpass.fallback_getpass)
+
+    def warn(_prompt: str) -> str:
+        warnings.warn("Can not control echo on the terminal.", getpass.GetPassWarning, stacklevel=2)
+        return "shown to all"
+
+    monkeypatch.setattr(getpass, "getpass", warn)
     with pytest.raises(keys.UnknownSource, match="no terminal"):
         keys.passphrase_from("prompt")
 

@@ -18,7 +18,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from sigilrun.embedded import binaries, child, folder, spawn, stack, supervisor
+from sigilrun.embedded import binaries, child, folder, postgres, spawn, stack, supervisor
 from sigilrun.embedded.errors import EmbeddedError, StartFailed
 
 # A program as a user would write one: a stack, and one process that outlives everything it is asked.
@@ -233,9 +233,7 @@ async def test_a_process_waits_again_for_what_it_needs(tmp_path: Path) -> None:
 async def test_one_that_does_not_listen_is_killed_with_its_children(tmp_path: Path) -> None:
     """A deaf process and what it started are gone when stop returns."""
     async with supervisor.Supervisor() as kept:
-        await kept.start(
-            [sh("deaf", "sleep 1000 & echo $! > child; " + STUBBORN, tmp_path, stop_timeout_s=0.2)]
-        )
+        await kept.start([sh("deaf", "sleep 1000 & echo $! > child; " + STUBBORN, tmp_path, stop_timeout_s=0.2)])
         log = tmp_path / "deaf.log"
         await until(lambda: log.exists() and "deaf" in log.read_text())
         pid, child = kept.pids()["deaf"], int((tmp_path / "child").read_text())
@@ -250,9 +248,7 @@ async def test_children_of_a_dead_process_do_not_meet_the_next_one(tmp_path: Pat
         await kept.start([sh("one", "sleep 1000 & echo $! > child.$$; exec sleep 1000", tmp_path)])
         pid = kept.pids()["one"]
         await until(
-            lambda: (
-                (tmp_path / f"child.{pid}").exists() and (tmp_path / f"child.{pid}").read_text().strip() != ""
-            )
+            lambda: (tmp_path / f"child.{pid}").exists() and (tmp_path / f"child.{pid}").read_text().strip() != ""
         )
         child = int((tmp_path / f"child.{pid}").read_text())
         os.kill(pid, signal.SIGKILL)
@@ -264,9 +260,7 @@ async def test_a_start_that_cannot_succeed_says_why(tmp_path: Path) -> None:
     """A critical process that keeps dying ends the start with the last words of its log."""
     async with supervisor.Supervisor() as kept:
         with pytest.raises(StartFailed, match=r"(?s)one: died 4 times.*no such table"):
-            await kept.start(
-                [sh("one", "echo no such table; exit 2", tmp_path, ready=written(tmp_path / "never"))]
-            )
+            await kept.start([sh("one", "echo no such table; exit 2", tmp_path, ready=written(tmp_path / "never"))])
 
 
 async def test_a_start_that_hangs_is_bounded(tmp_path: Path) -> None:
@@ -322,9 +316,7 @@ async def test_an_impossible_order_is_refused_before_anything_starts(
     names: tuple[tuple[str, tuple[str, ...]], ...], message: str, tmp_path: Path
 ) -> None:
     """Doubles, circles, and waiting for what may never come."""
-    specs = [
-        sh(name, "exec sleep 1000", tmp_path, after=after, critical=name != "weak") for name, after in names
-    ]
+    specs = [sh(name, "exec sleep 1000", tmp_path, after=after, critical=name != "weak") for name, after in names]
     async with supervisor.Supervisor() as kept:
         with pytest.raises(EmbeddedError, match=message):
             await kept.start(specs)
@@ -523,15 +515,21 @@ async def test_the_same_data_keeps_ports_passwords_and_rows(tmp_path: Path) -> N
 
 
 async def test_a_stale_postmaster_pid_that_names_a_stranger_is_no_obstacle(tmp_path: Path) -> None:
-    """After a crash of the machine the number in postmaster.pid may belong to anybody."""
+    """After a crash of the machine the number in postmaster.pid may belong to anybody, even of the same user."""
     data = tmp_path / "data"
     async with stack.holding(data) as held:
         await held.start(PLAN)
         lines = (data / "postgres/data/postmaster.pid").read_text().splitlines()
-    (data / "postgres/data/postmaster.pid").write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
-    async with stack.holding(data) as held:
-        await held.start(PLAN)
-        assert held.supervisor.starts("postgres") == 1
+    uid = postgres.SERVER_UID if os.geteuid() == 0 else None
+    with subprocess.Popen(["sleep", "1000"], user=uid) as stranger:
+        try:
+            stale = "\n".join([str(stranger.pid), *lines[1:]]) + "\n"
+            (data / "postgres/data/postmaster.pid").write_text(stale)
+            async with stack.holding(data) as held:
+                await held.start(PLAN)
+                assert held.supervisor.starts("postgres") == 1
+        finally:
+            stranger.kill()
 
 
 async def test_a_failing_start_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -549,9 +547,7 @@ async def test_a_failing_start_leaves_nothing_behind(tmp_path: Path) -> None:
 
     with pytest.raises(StartFailed, match="one: died"):
         async with stack.holding(data) as held:
-            await held.start(
-                stack.Plan(bus_users=lambda _: (), roles=("sigil_owner",), make_processes=failing)
-            )
+            await held.start(stack.Plan(bus_users=lambda _: (), roles=("sigil_owner",), make_processes=failing))
     assert not is_held(data)
 
 

@@ -165,9 +165,7 @@ async def test_a_stranger_does_not_get_in(who: str, running: stack.Stack) -> Non
     reader, writer = await asyncio.open_connection(ports.LOOPBACK, port)
     nonce = json.loads((await reader.readline()).removeprefix(b"INFO "))["nonce"].encode()
     seed, stranger = nats.generate_nkey()
-    signature = (
-        base64.urlsafe_b64encode(nkeys.from_seed(bytearray(seed.encode())).sign(nonce)).decode().rstrip("=")
-    )
+    signature = base64.urlsafe_b64encode(nkeys.from_seed(bytearray(seed.encode())).sign(nonce)).decode().rstrip("=")
     listed = nats.kept_nkey(running.folder.keys / "bus_admin")
     claims = {
         "nobody": {},
@@ -194,9 +192,7 @@ async def test_readiness_is_about_our_own_synced_server(running: stack.Stack) ->
     assert not await nats.ready(msgspec.structs.replace(settings, server_name="sigil-other"))
 
 
-@pytest.mark.parametrize(
-    "subject", ["", 'a"]}, jetstream: {', "two queue names", "line\nbreak", "back\\slash"]
-)
+@pytest.mark.parametrize("subject", ["", 'a"]}, jetstream: {', "two queue names", "line\nbreak", "back\\slash"])
 def test_a_subject_that_would_break_out_of_the_configuration_is_refused(subject: str, tmp_path: Path) -> None:
     """Only subjects get between the quotes."""
     settings = nats.Settings(binary=tmp_path, folder=tmp_path, port=1, monitor_port=2, server_name="s")
@@ -300,16 +296,12 @@ async def test_making_the_database_again_changes_only_the_password(running: stac
     settings = superuser(running)
     roles = [postgres.Role(name=name, password=f"{name}-new") for name in ("other_owner", "other_app")]
     for _ in range(2):
-        await postgres.create_database(
-            settings, "other", owner="other_owner", roles=roles, extensions=["vector"]
-        )
+        await postgres.create_database(settings, "other", owner="other_owner", roles=roles, extensions=["vector"])
     place = {"host": "127.0.0.1", "port": settings.port, "database": "other", "ssl": False}
     connection = await asyncpg.connect(user="other_app", password="other_app-new", **place)
     await connection.close()
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await asyncpg.connect(
-            user="sigil_app", password=running.addresses.role_passwords["sigil_app"], **place
-        )
+        await asyncpg.connect(user="sigil_app", password=running.addresses.role_passwords["sigil_app"], **place)
 
 
 async def test_names_that_would_break_out_of_sql_are_refused(running: stack.Stack) -> None:
@@ -399,9 +391,7 @@ async def test_a_failing_initdb_says_why_and_leaves_no_half_cluster(tmp_path: Pa
     place = tmp_path / "postgres"
     place.mkdir()
     programs = binaries.PostgresBinaries(initdb=broken, postgres=broken)
-    settings = postgres.Settings(
-        binaries=programs, folder=place, port=1, superuser_password="p", as_root=False
-    )
+    settings = postgres.Settings(binaries=programs, folder=place, port=1, superuser_password="p", as_root=False)
     with pytest.raises(StartFailed, match=r"(?s)initdb ended with 3.*no space left"):
         await postgres.prepare(settings, tmp_path / "log")
     assert not settings.data.exists()
@@ -435,9 +425,7 @@ def test_ports_are_kept_and_only_a_taken_one_changes(tmp_path: Path) -> None:
     assert (second["api"], second["postgres"]) == (first["api"], first["postgres"])
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"[1]", b'{"api": "80"}', b'{"api": true}', b'{"api": 99999}', b"\xff"]
-)
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"api": "80"}', b'{"api": true}', b'{"api": 99999}', b"\xff"])
 def test_a_damaged_ports_file_is_replaced(content: bytes, tmp_path: Path) -> None:
     """The file holds nothing that can be lost, so nonsense in it never stops a start."""
     path = tmp_path / "ports.json"

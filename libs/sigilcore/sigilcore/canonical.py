@@ -120,7 +120,7 @@ def _walk(value: object, depth: int, path: str) -> bool:
             if inner is not str and not _walk(item, depth + 1, path):
                 fast = False
         return fast
-    if kind is list:
+    if kind is list or kind is tuple:  # msgspec.to_builtins keeps the tuples of Structs
         if depth >= MAX_DEPTH:
             raise NotCanonical(f"nested deeper than {MAX_DEPTH}", path)
         fast = True

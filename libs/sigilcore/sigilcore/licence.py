@@ -19,7 +19,7 @@ from sigilcore.access import Loa
 from sigilcore.record_types import Hex32, Hex64, Name, PublicKey, RecordId, Signature, Timestamp
 
 MAX_TOML_BYTES = 16 * 1024
-VERSION = 1
+VERSION: Literal[1] = 1
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -89,15 +89,25 @@ class Reason(enum.StrEnum):
 class Issued(Protocol):
     """What the log knows of an issued licence."""
 
-    content_hash: str
-    revoked_seq: int | None
+    @property
+    def content_hash(self) -> str:
+        """Of the table that was issued."""
+
+    @property
+    def revoked_seq(self) -> int | None:
+        """Where it ended, if it did."""
 
 
 class Registry(Protocol):
     """What the log says that validation needs; `governance.Governance` is one."""
 
-    runtime_id: str
-    genesis_hash: str
+    @property
+    def runtime_id(self) -> str:
+        """The deployment."""
+
+    @property
+    def genesis_hash(self) -> str:
+        """The fingerprint of its canon."""
 
     def seal_key(self, key_id: str) -> bytes | None:
         """The public key if the log says it may (or might) issue licences."""
