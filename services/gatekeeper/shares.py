@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import clock
+from sigilcore import clock, session
 from sigilcore.contracts.command import Command
 from sigilcore.decision import DecisionRef, ProofKind, ReasoningChain, Verdict
 from sigilcore.governance import Governance
@@ -41,19 +41,18 @@ class Shares:
     def find(
         self,
         state: Governance,
-        session_id: str,
-        licence_id: str,
+        said: session.SessionToken,
         command: Command[Any, Any],
         proof: ProofKind,
         now_ms: int,
     ) -> Share | None:
         """A decision that still holds for this call."""
-        key = (session_id, command.name, command.target.value, proof)
+        key = (said.session_id, command.name, command.target.value, proof)
         share = self._held.get(key)
         if share is None:
             return None
         timely = share.since_ms <= now_ms < min(share.until_ms, share.licence_until_ms)
-        if timely and share.marks == _marks(state, licence_id):
+        if timely and share.marks == _marks(state, said.licence_id):
             return share
         del self._held[key]
         return None

@@ -226,7 +226,7 @@ def _steps(
     reason = licence.Reason.NEVER_ISSUED if entry is None else licence.standing_reason(entry.table, entry, facts.now_ms)
     if entry is None or reason is not None:
         return (_step("licence", False, str(reason)),), None
-    steps = (_step("licence", True, "valid"),)
+    steps: tuple[Step, ...] = (_step("licence", True, "valid"),)
     table = entry.table
 
     assert state.policy is not None, "genesis brings the first policy"
@@ -273,7 +273,8 @@ def _owners_word(facts: Facts) -> str:
 
 def _score(state: Governance, facts: Facts, loa: Loa, recorded: decision.Trust | None) -> decision.Trust:
     model, policy = state.model, state.policy
-    assert model is not None and policy is not None, "genesis brings the first model and policy"
+    assert model is not None, "genesis brings the first model"
+    assert policy is not None, "genesis brings the first policy"
     features = recorded.features if recorded is not None else features_of(facts, loa, policy.rate_limit)
     threshold = policy.thresholds.get(facts.command.name, model.threshold)
     logit = trust.logit(model, features)

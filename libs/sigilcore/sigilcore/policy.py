@@ -10,7 +10,7 @@ import msgspec
 
 from sigilcore.access import Loa
 
-CommandName = Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_/.-]{0,63}$")]
+CommandName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_/.-]{0,63}\Z")]
 
 
 class AccessPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -32,19 +32,19 @@ T = TypeVar("T")
 class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A named arrow to another record, by hash or id."""
 
-    label: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_]{1,32}$")]
+    label: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9_]{1,32}\Z")]
     target: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
 class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The nine signed fields."""
 
-    kind: Annotated[str, msgspec.Meta(pattern="^[a-z0-9_]{1,32}$")]
+    kind: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9_]{1,32}\Z")]
     schema_version: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     id: Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
-    tenant: Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]{1,32}$")]
+    tenant: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{1,32}\Z")]
     ts: Annotated[str, msgspec.Meta(min_length=24, max_length=24)]
-    space: Annotated[str, msgspec.Meta(pattern="^(user|system|audit)$")]
+    space: Annotated[str, msgspec.Meta(pattern=r"\A(user|system|audit)\Z")]
     payload_hash: Hex64
     links: Annotated[tuple[Link, ...], msgspec.Meta(max_length=32)]
     prev: Hex64 | None

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import msgspec
 
-Hex32 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
-Hex64 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Hex32 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
+Hex64 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Signature = Annotated[str, msgspec.Meta(min_length=88, max_length=88, description="Ed25519 signature, standard base64")]
 Timestamp = Annotated[str, msgspec.Meta(min_length=24, max_length=24, description="RFC 3339, UTC, milliseconds, Z")]
 RecordId = Annotated[str, msgspec.Meta(min_length=36, max_length=36, description="UUIDv7")]
-PublicKey = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$", description="raw Ed25519 public key, hex")]
-Name = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._@:-]{0,63}$")]
+PublicKey = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z", description="raw Ed25519 public key, hex")]
+Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._@:-]{0,63}\Z")]

@@ -33,7 +33,7 @@ class Draft(Message, frozen=True, kw_only=True):
 
     core: Annotated[str, msgspec.Meta(max_length=16_384)]
     payload: Annotated[str, msgspec.Meta(max_length=65_536)]
-    salt: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
+    salt: Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 
 
 class Bootstrapped(Message, frozen=True, kw_only=True):

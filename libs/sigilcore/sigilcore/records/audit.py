@@ -19,7 +19,7 @@ class InstanceOpened(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """A running instance and its key; an older instance of the same service and name ends here."""
 
     service: Text
-    instance: Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]{1,32}$")]
+    instance: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{1,32}\Z")]
     key: Hex64
     settings_digest: Hex64
 
