@@ -18,7 +18,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from sigilcore import admission, digest, record
+from sigilcore import admission, digest, merkle, record
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
 from sigilcore.decision import DecisionRef
@@ -185,7 +185,7 @@ class Draft:
         if thing is not None:
             self._heads[thing] = one.header.hash
         self.rows.append(row_of(one, seq))
-        self.leaves.append(one.leaf)
+        self.leaves.append(merkle.leaf_hash(one.leaf))
         self.decisions.extend(admission.decisions_of(one, seq))
         return canon.AppendResult(id=one.core.id, seq=seq, hash=one.header.hash)
 

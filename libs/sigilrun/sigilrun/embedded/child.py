@@ -48,9 +48,7 @@ def _check(result: int, what: str) -> None:
 
 
 def _prctl(option: int, first: int, second: int = 0) -> None:
-    _check(
-        _libc.prctl(option, *(ctypes.c_ulong(value) for value in (first, second, 0, 0))), f"prctl {option}"
-    )
+    _check(_libc.prctl(option, *(ctypes.c_ulong(value) for value in (first, second, 0, 0))), f"prctl {option}")
 
 
 def _search_capability() -> int:

@@ -17,7 +17,6 @@ meet survivors, and a `postmaster.pid` found at the start of a run is known to b
 import os
 import pwd
 import re
-import secrets
 import shutil
 import signal
 from collections.abc import Sequence
@@ -130,9 +129,7 @@ async def prepare(settings: Settings, log: Path) -> None:
         await _make_cluster(settings, log)
     version = (settings.data / "PG_VERSION").read_text("ascii").strip()
     if version != str(binaries.POSTGRES_MAJOR):
-        raise EmbeddedError(
-            f"{settings.data} was made by Postgres {version}; we run {binaries.POSTGRES_MAJOR}"
-        )
+        raise EmbeddedError(f"{settings.data} was made by Postgres {version}; we run {binaries.POSTGRES_MAJOR}")
     (settings.data / "postmaster.pid").unlink(missing_ok=True)
     for name, text in (("postgresql.conf", render_config(settings.port)), ("pg_hba.conf", _HBA)):
         folder.write_private(settings.data / name, text.encode())
@@ -277,9 +274,7 @@ def _named_uid() -> int:
     try:
         return pwd.getpwnam("nobody").pw_uid
     except KeyError:
-        raise EmbeddedError(
-            "no user is named nobody, and initdb needs a named user that isn't root"
-        ) from None
+        raise EmbeddedError("no user is named nobody, and initdb needs a named user that isn't root") from None
 
 
 def _own(path: Path, uid: int | None) -> None:
@@ -291,8 +286,3 @@ def _own(path: Path, uid: int | None) -> None:
             target = Path(place, name)
             if target.lstat().st_uid != uid:
                 os.chown(target, uid, uid, follow_symlinks=False)
-
-
-def new_password() -> str:
-    """A password no one needs to remember."""
-    return secrets.token_urlsafe(32)

@@ -1,0 +1,318 @@
+"""The bus: NATS, wrapped once so that only our own words and errors leave the room. The only module that imports nats.
+
+Decides how a call crosses (headers, deadline, refusals, faults) and what every failure of the transport is called. Invariants:
+
+- an identity is an nkey and a private inbox `_INBOX_<name>`; nobody is who a header or body says;
+- a call ends: with a reply, with `Refused` (the other side's, or UNAVAILABLE when it can't be reached in time), or with `Fault`;
+- a connection is sought for ever; only the server closing it for good ends the process (`closed`);
+- what isn't connected now is refused now: nothing is sent later that its caller gave up.
+
+After UNAVAILABLE by time-out the outcome is unknown, and `detail.outcome` says so: ask again with the same id.
+
+How calls are answered is in `answer`; the change stream is in `stream`; both use the primitives here.
+"""
+
+import asyncio
+import contextlib
+import re
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import msgspec
+import nats.aio.client
+import nats.aio.msg
+import nats.aio.subscription
+import nats.errors
+
+from sigilcore import faults, refusals
+from sigilcore.contracts import house
+from sigilcore.contracts.command import Command
+from sigilcore.refusals import Code, Refused
+from sigilrun import answer, settings, stream, telemetry, wire
+
+Req = TypeVar("Req", bound=msgspec.Struct)
+Rep = TypeVar("Rep", bound=msgspec.Struct)
+
+# Two missed answers to a ping every ten seconds: a dead connection is found within half a minute.
+PING_INTERVAL_S = 10
+# Commands kept while nothing can be sent; calls are refused then, so these are subscriptions and answers only.
+PENDING_BYTES = 16 * 1024 * 1024
+_DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
+
+
+class Bus:
+    """One identity's connection."""
+
+    def __init__(self, name: str, options: settings.Bus, metrics: telemetry.Metrics) -> None:
+        """Use `connect`."""
+        self.name = name
+        self.options = options
+        self.metrics = metrics
+        self.closed = asyncio.Event()
+        self.closing = False
+        self._client = nats.aio.client.Client()
+        self._reconnected: list[Callable[[], None]] = []
+        self._waiting: dict[str, set[asyncio.Task[Any]]] = {}
+
+    @classmethod
+    async def connect(cls, options: settings.Bus, name: str, *, metrics: telemetry.Metrics | None = None) -> Self:
+        """Connect as `name`, trying for ever; who wants a bound puts `asyncio.timeout` around it."""
+        bus = cls(name, options, metrics or telemetry.Metrics())
+        tls = ssl.create_default_context(cafile=options.ca_file) if options.ca_file else None
+        await bus._client.connect(
+            [url.strip() for url in options.url.split(",")],
+            name=name,
+            nkeys_seed=str(options.nkey_seed_file),
+            inbox_prefix=f"_INBOX_{name}",
+            tls=tls,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=options.reconnect_wait_ms / 1000,  # type: ignore[arg-type]
+            connect_timeout=options.connect_timeout_s,
+            ping_interval=PING_INTERVAL_S,
+            max_outstanding_pings=2,
+            drain_timeout=options.drain_timeout_s,
+            pending_size=PENDING_BYTES,
+            error_cb=bus._on_error,
+            disconnected_cb=bus._on_disconnected,
+            reconnected_cb=bus._on_reconnected,
+            closed_cb=bus._on_closed,
+        )
+        return bus
+
+    @property
+    def connected(self) -> bool:
+        """True while messages go out at once."""
+        return self._client.is_connected
+
+    def on_reconnect(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back after each reconnection; returns how to stop that."""
+        self._reconnected.append(callback)
+        return lambda: self._reconnected.remove(callback)
+
+    # Calls.
+
+    async def call(
+        self,
+        command: Command[Req, Rep],
+        request: Req | bytes,
+        *,
+        permit: str | None = None,
+        timeout_s: float | None = None,
+        trace_id: str | None = None,
+    ) -> Rep:
+        """Ask a command; bytes are sent as they are.
+
+        Raises:
+            Refused: the other side's refusal, or UNAVAILABLE.
+            Fault: something of ours broke over there.
+
+        """
+        body = await self.call_raw(command, request, permit=permit, timeout_s=timeout_s, trace_id=trace_id)
+        try:
+            return msgspec.json.decode(body, type=command.reply)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            trace_id = telemetry.trace_id_of(trace_id)
+            telemetry.log.error("reply_unreadable", command=command.name, error=str(error), trace_id=trace_id)
+            raise faults.Fault(trace_id) from error
+
+    async def call_raw(
+        self,
+        command: Command[Any, Any],
+        request: msgspec.Struct | bytes,
+        *,
+        permit: str | None = None,
+        timeout_s: float | None = None,
+        trace_id: str | None = None,
+    ) -> bytes:
+        """As `call`, and the reply's very bytes: for faces that pass them on."""
+        trace_id = trace_id or telemetry.current_trace_id()
+        timeout = self.options.request_timeout_s if timeout_s is None else timeout_s
+        headers = {wire.TRACE: trace_id, wire.DEADLINE: str(int((time.time() + timeout) * 1000))}
+        if permit is not None:
+            headers[wire.PERMIT] = permit
+        body = request if isinstance(request, bytes) else msgspec.json.encode(request)
+        try:
+            reply = await self.request(command.subject, body, headers=headers, timeout_s=timeout)
+            wire.raise_for(reply, trace_id)
+        except Refused as refused:
+            self.metrics.asked.labels(command.name, refused.code).inc()
+            raise
+        except faults.Fault:
+            self.metrics.asked.labels(command.name, telemetry.FAULT).inc()
+            raise
+        self.metrics.asked.labels(command.name, telemetry.OK).inc()
+        return reply.data
+
+    async def serve(
+        self, resident: str, handlers: Mapping[Command[Any, Any], answer.Handler], seam: answer.Seam | None = None
+    ) -> answer.Answering:
+        """Answer these commands until `Answering.stop`; see `answer`."""
+        answering = answer.Answering(self, resident, handlers, seam or answer.unguarded)
+        await answering.start()
+        return answering
+
+    # The change stream; see `stream`.
+
+    async def ensure_stream(self, tenant: str, *, first_seq: int = 1) -> int:
+        """Make the tenant's stream, or bring it to its settings; its last sequence."""
+        return await stream.ensure(self, tenant, first_seq)
+
+    async def stream_last(self, tenant: str) -> int:
+        """The stream's last sequence. Raises `StreamMissing`."""
+        return (await stream.info(self, tenant)).last
+
+    async def stream_info(self, tenant: str) -> stream.Info:
+        """First and last sequence, messages, bytes. Raises `StreamMissing`."""
+        return await stream.info(self, tenant)
+
+    async def publish_events(self, messages: Sequence[stream.Event], expected_last_seq: int) -> int:
+        """Publish change events right after `expected_last_seq`; the new last sequence."""
+        return await stream.publish(self, messages, expected_last_seq)
+
+    async def stream_message(self, tenant: str, stream_seq: int) -> stream.Message | None:
+        """One stored message, or None; the writer compares and brings records back with it."""
+        return await stream.get(self, tenant, stream_seq)
+
+    def read_stream(self, tenant: str, first_stream_seq: int, *, subjects: Sequence[str] = ()) -> stream.Feed:
+        """The stream from a sequence on, as an ephemeral pull consumer."""
+        return stream.Feed(self, tenant, first_stream_seq, subjects)
+
+    # Primitives.
+
+    async def request(
+        self, subject: str, body: bytes, *, headers: Mapping[str, str] | None = None, timeout_s: float
+    ) -> wire.Message:
+        """One request, one reply.
+
+        Raises:
+            Refused: UNAVAILABLE: not connected, nobody answers there, or no reply in time.
+            Forbidden: this identity may not publish there.
+
+        """
+        if not self._client.is_connected:
+            raise Refused(Code.UNAVAILABLE, "the bus is not connected")
+        asking = asyncio.ensure_future(
+            self._client.request(subject, body, timeout=timeout_s, headers=dict(headers) if headers else None)
+        )
+        waiting = self._waiting.setdefault(subject, set())
+        waiting.add(asking)
+        try:
+            return _message(await asking)
+        except nats.errors.NoRespondersError:
+            raise Refused(Code.UNAVAILABLE, f"nobody answers {subject}") from None
+        except nats.errors.TimeoutError:
+            raise Refused(
+                Code.UNAVAILABLE, f"no answer from {subject} in time", detail={"outcome": "unknown"}
+            ) from None
+        except nats.errors.MaxPayloadError:
+            raise Refused(Code.BODY_TOO_LARGE, f"{len(body)} bytes don't fit the bus") from None
+        except nats.errors.Error as error:
+            raise Refused(Code.UNAVAILABLE, f"the bus: {type(error).__name__}") from error
+        except asyncio.CancelledError:
+            if asking.cancelled() and getattr(asking, "denied", False):
+                raise wire.Forbidden(subject) from None
+            asking.cancel()
+            raise
+        finally:
+            waiting.discard(asking)
+            if not waiting:
+                self._waiting.pop(subject, None)
+
+    async def publish(
+        self, subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Send without waiting for anyone. Raises `Refused` when it can't be sent now."""
+        if not self._client.is_connected and not self._client.is_draining:
+            raise Refused(Code.UNAVAILABLE, "the bus is not connected")
+        try:
+            await self._client.publish(subject, body, reply=reply, headers=dict(headers) if headers else None)
+        except nats.errors.MaxPayloadError:
+            raise Refused(Code.BODY_TOO_LARGE, f"{len(body)} bytes don't fit the bus") from None
+        except nats.errors.Error as error:
+            raise Refused(Code.UNAVAILABLE, f"the bus: {type(error).__name__}") from error
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[wire.Message], Awaitable[None]], *, queue: str = ""
+    ) -> Callable[[], Awaitable[None]]:
+        """Hear a subject; returns how to stop, which processes what had arrived."""
+
+        async def hear(message: nats.aio.msg.Msg) -> None:
+            await callback(_message(message))
+
+        subscription = await self._client.subscribe(subject, queue=queue, cb=hear)
+
+        async def stop() -> None:
+            # A connection that is gone hears nothing more anyway.
+            with contextlib.suppress(nats.errors.Error):
+                if self._client.is_connected:
+                    await subscription.drain()
+                else:
+                    await subscription.unsubscribe()
+
+        return stop
+
+    def new_inbox(self) -> str:
+        """A fresh subject below this identity's private prefix."""
+        return self._client.new_inbox()
+
+    async def flush(self, timeout_s: int = 2) -> None:
+        """Return when the server has seen everything sent so far. Raises `Refused`."""
+        try:
+            await self._client.flush(timeout_s)
+        except nats.errors.Error as error:
+            raise Refused(Code.UNAVAILABLE, "the bus doesn't answer") from error
+
+    async def close(self) -> None:
+        """Drain what was heard and sent, then close; safe to call twice."""
+        self.closing = True
+        if self._client.is_closed:
+            return
+        try:
+            await self._client.drain()
+        except (nats.errors.Error, TimeoutError):
+            await self._client.close()
+
+    # What the client tells.
+
+    async def _on_error(self, error: Exception) -> None:
+        denied = _DENIED.search(str(error))
+        if denied is None:
+            telemetry.log.warning("bus_error", bus=self.name, error=f"{type(error).__name__}: {error}")
+            return
+        telemetry.log.error("bus_forbidden", bus=self.name, what=denied[1].lower(), subject=denied[2])
+        for asking in self._waiting.get(denied[2], ()):
+            asking.denied = True  # type: ignore[attr-defined]
+            asking.cancel()
+
+    async def _on_disconnected(self) -> None:
+        if not self.closing:
+            telemetry.log.warning("bus_disconnected", bus=self.name)
+
+    async def _on_reconnected(self) -> None:
+        telemetry.log.info("bus_reconnected", bus=self.name)
+        self.metrics.reconnects.inc()
+        for callback in list(self._reconnected):
+            callback()
+
+    async def _on_closed(self) -> None:
+        if not self.closing:
+            telemetry.log.error("bus_closed", bus=self.name)
+        self.closed.set()
+
+
+def inbox_prefix(name: str) -> str:
+    """The private prefix of an identity's inboxes, as its permissions name it."""
+    assert f"_INBOX_{name}.>" in house.allowance(house.RESIDENTS[name], "default").subscribe
+    return f"_INBOX_{name}"
+
+
+def _message(message: nats.aio.msg.Msg) -> wire.Message:
+    return wire.Message(
+        subject=message.subject, reply=message.reply, data=message.data, headers=message.headers or {}
+    )
+
+
+__all__ = ["Bus", "refusals"]
