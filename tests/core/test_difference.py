@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigilcore import clock, difference, policy, trust
+from sigilcore import difference, policy, trust
 from sigilcore.records import system
 from tests import gateworld
 
@@ -124,9 +124,3 @@ def test_a_quorum_and_a_service_key_are_compared(sealed: gateworld.World) -> Non
 
 def lines_of(world: gateworld.World, payload: msgspec.Struct) -> list[tuple[str, Any, Any]]:
     return [tuple(line) for line in difference.of_change(world.state, payload)]
-
-
-def test_time_stays_text() -> None:
-    """Payloads are told in their own spelling."""
-    moment = clock.format_ms(0)
-    assert lines({"at": moment}, {"at": LATER}) == [("$.at", moment, LATER)]
