@@ -16,11 +16,12 @@ Where safety happens:
 
 import asyncio
 import collections
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 import msgspec
 import structlog
-from sigilcore import admission, checkpoint, clock, merkle, note, record, signing
+from sigilcore import admission, checkpoint, clock, faults, note, record, refusals, signing
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon, house
 from sigilcore.governance import Governance
@@ -30,6 +31,9 @@ from services.canon_writer import rules, tree
 from services.canon_writer.laws import Batch, Fenced, Head, Lost, Moved, Ref, Row, Store, StoreError, thing_of
 
 _log = structlog.get_logger("canon_writer")
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 Floor = Callable[[Head], Awaitable[str | None]]
 """Says why this head can't be the log's, or None."""
@@ -103,7 +107,7 @@ class Committer:
 
     async def append(self, request: canon.Append) -> canon.Appended:
         """Append one call's records; returns when they are durable."""
-        self._refuse_read_only()
+        self._refuse_stopped()
         size_bytes = sum(len(bytes(one.header)) + len(bytes(one.payload)) for one in request.records)
         if size_bytes > self._bounds.call_bytes:
             raise Refused(Code.BODY_TOO_LARGE, f"one call holds at most {self._bounds.call_bytes} bytes")
@@ -112,14 +116,14 @@ class Committer:
 
     async def bootstrap(self, request: canon.BootstrapAppend) -> canon.Appended:
         """Commit record 0; the same bytes again are answered with the same place."""
-        self._refuse_read_only()
+        self._refuse_stopped()
         checked = record.check(request.record)
         rules.check_token(request.token, checked.payload, self._deployment.bootstrap_token_hash)
         call = rules.open_call(canon.Append(records=(request.record,)), genesis=True)
         answer = await self._enqueue(call, len(checked.leaf) + len(checked.payload_bytes))
         refusal = answer.results[0].refusal
         if refusal is not None:
-            raise Refused(refusal.code, refusal.message, field=refusal.field, detail=refusal.detail)
+            raise refusals.raised(refusal)
         return answer
 
     def turn_read_only(self, reason: str) -> None:
@@ -217,10 +221,10 @@ class Committer:
         if not self.head.size:
             _fail(one.answer, _first_refusal(results))
             return
-        base = growth.appender.size - sum(len(level) for level in ()) if False else None
-        del base
+        places = rules.places(results)
+        old = tree.runs(seq for seq in places if seq < growth.base)
         proofs = []
-        for first, count in _split(tree.runs(rules.places(results)), growth.base):
+        for first, count in (*old, *tree.runs(seq for seq in places if seq >= growth.base)):
             if first >= growth.base:
                 path = growth.appender.range_path(first, count)
                 proofs.append(tree.range_proof(first, count, self.head.size, path))
@@ -291,7 +295,7 @@ class Committer:
         if full or self._waiting_bytes + size_bytes > self._bounds.waiting_bytes:
             raise Refused(Code.BUSY, "the writer's queue is full")
 
-    def _refuse_read_only(self) -> None:
+    def _refuse_stopped(self) -> None:
         if self.read_only is not None:
             raise Refused(Code.READ_ONLY, self.read_only)
         if self.fenced.is_set():
@@ -403,3 +407,48 @@ async def load_edge(
     if edge.frontier.root() != signed.root:
         raise Broken(f"the tree of {head.size} records isn't the one that the last checkpoint signs")
     return edge
+
+
+class _Recent(Generic[Key, Value]):
+    """A bounded memory of what was written last; the store is asked for the rest."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._table: collections.OrderedDict[Key, Value] = collections.OrderedDict()
+
+    def put(self, key: Key, value: Value) -> None:
+        self._table[key] = value
+        self._table.move_to_end(key)
+        if len(self._table) > self._most:
+            self._table.popitem(last=False)
+
+    def get(self, key: Key) -> Value | None:
+        return self._table.get(key)
+
+    def known(self, keys: Collection[Key]) -> dict[Key, Value]:
+        return {key: self._table[key] for key in keys if key in self._table}
+
+    def clear(self) -> None:
+        self._table.clear()
+
+
+def _recheck(row: Row) -> record.Checked:
+    """A stored record, as good as on the day it came; raises `faults.Corrupt`."""
+    try:
+        return record.check(row.signed())
+    except Refused as refused:
+        raise faults.Corrupt(f"the record at {row.seq} doesn't verify: {refused}") from refused
+
+
+def _first_refusal(results: Sequence[canon.AppendResult]) -> Refused:
+    """Before genesis there is no checkpoint to answer with, so the refusal is the answer."""
+    refusal = next((result.refusal for result in results if result.refusal is not None), None)
+    if refusal is None:
+        return Refused(Code.NOT_BOOTSTRAPPED, "the canon has no genesis yet")
+    return refusals.raised(refusal)
+
+
+def _fail(answer: asyncio.Future[canon.Appended], error: BaseException) -> None:
+    """Answer with a refusal or a fault, if anyone still waits."""
+    if not answer.done():
+        answer.set_exception(error)

@@ -263,6 +263,6 @@ def _all_refused(call: Call, index: int, refused: Refused) -> tuple[canon.Append
     )
 
 
-def new_seqs(results: Sequence[canon.AppendResult]) -> list[int]:
+def places(results: Sequence[canon.AppendResult]) -> list[int]:
     """The places that a receipt must prove."""
     return [result.seq for result in results if result.seq is not None]

@@ -52,12 +52,13 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
             partial.append(tuple(hashes))
             level += 1
         edge = Edge(frontier=appender.frontier(), partial=tuple(partial))
-        return Growth(edge=edge, tiles=tuple(full), appender=appender)
+        return Growth(base=self.size, edge=edge, tiles=tuple(full), appender=appender)
 
 
 class Growth(msgspec.Struct, frozen=True, kw_only=True):
     """An edge, the tiles filled on the way to it, and range proofs over its new leaves."""
 
+    base: int  # the size before
     edge: Edge
     tiles: tuple[Tile, ...]
     appender: merkle.Appender

@@ -22,12 +22,8 @@ from sigilcore.decision import ReasoningChain, Verdict
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 
-MAX_DECISIONS = 256
 MAX_BYTES = 900_000  # of the kind's 1 MiB
-MAX_WAITING = 4096
-MAX_TRIES = 4
-_CHAIN_BYTES = 2_048  # a chain without its scope, generously
-_PATTERN_BYTES = 6  # a character of a scope's pattern as JSON, at most
+MAX_TRIES = 4  # the law may move under a batch, but not for ever
 
 T = TypeVar("T")
 
@@ -40,14 +36,23 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Waiting(Generic[T]):
-    """A call that waits for its decision."""
+    """A call that waits for its decision; at most `bytes` of the record are its."""
 
-    __slots__ = ("answer", "call", "counted")
+    __slots__ = ("answer", "bytes", "call", "counted")
 
-    def __init__(self, call: T, answer: asyncio.Future[Decided]) -> None:
+    def __init__(self, call: T, size: int, answer: asyncio.Future[Decided]) -> None:
         self.call = call
+        self.bytes = size
         self.answer = answer
         self.counted = False
+
+    def settle(self, decided: Decided) -> None:
+        if not self.answer.done():
+            self.answer.set_result(decided)
+
+    def refuse(self, refusal: Refused) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(refusal)
 
 
 class Batches(Generic[T]):
@@ -66,21 +71,25 @@ class Batches(Generic[T]):
         catch_up: Callable[[], Awaitable[None]],
         worth_recording: Callable[[ReasoningChain], bool],
         fault: Callable[[Exception], None],
+        most: int,
+        most_waiting: int,
     ) -> None:
-        """Only what is passed here is ever called."""
+        """`most` decisions in a record, `most_waiting` calls in the queue."""
         self._judge = judge
         self._commit = commit
         self._catch_up = catch_up
         self._worth_recording = worth_recording
         self._fault = fault
+        self._most = most
+        self._most_waiting = most_waiting
         self._waiting: collections.deque[_Waiting[T]] = collections.deque()
         self._pump: asyncio.Task[None] | None = None
 
-    async def decide(self, call: T) -> Decided:
-        """A call's decision, committed. Raises `Refused`; then nothing was issued."""
-        if len(self._waiting) >= MAX_WAITING:
+    async def decide(self, call: T, size: int) -> Decided:
+        """A call's decision, committed; `size` bounds its chain's bytes. Raises `Refused`; then nothing was issued."""
+        if len(self._waiting) >= self._most_waiting:
             raise Refused(Code.GATE_FAULT, "too many calls wait for their decision")
-        waiting = _Waiting(call, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(call, size, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         if self._pump is None:
             self._pump = asyncio.create_task(self._run())
@@ -89,18 +98,25 @@ class Batches(Generic[T]):
     async def stop(self) -> None:
         """Wait until nothing is in flight."""
         while self._pump is not None:
-            await asyncio.shield(self._pump)
+            await asyncio.wait([self._pump])
 
     async def _run(self) -> None:
         try:
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(MAX_DECISIONS, len(self._waiting)))]
-                await self._settle(batch)
+                await self._settle(self._next())
         finally:
             self._pump = None
 
+    def _next(self) -> list[_Waiting[T]]:
+        batch = [self._waiting.popleft()]
+        room = MAX_BYTES - batch[0].bytes
+        while self._waiting and len(batch) < self._most and self._waiting[0].bytes <= room:
+            batch.append(self._waiting.popleft())
+            room -= batch[-1].bytes
+        return batch
+
     async def _settle(self, batch: list[_Waiting[T]]) -> None:
-        """Bring every call of the batch to its answer."""
+        """Bring every call of the batch to an answer, whatever happens."""
         left = batch
         try:
             for _ in range(MAX_TRIES):
@@ -110,14 +126,12 @@ class Batches(Generic[T]):
         except Exception as error:
             self._fault(error)
         finally:
-            for waiting in batch:
-                if waiting not in self._later:
-                    _fail(waiting, Refused(Code.GATE_FAULT, "the decision could not be recorded"))
+            for waiting in left:
+                waiting.refuse(Refused(Code.GATE_FAULT, "the decision could not be recorded"))
 
     async def _try(self, batch: list[_Waiting[T]]) -> list[_Waiting[T]]:
-        """Judge and commit once; returns the calls to judge again."""
-        judged, later = self._judged(batch)
-        self._waiting.extendleft(reversed(later))
+        """Judge and commit once; returns the calls that are to be judged again."""
+        judged = [(waiting, chain) for waiting in batch if (chain := self._judged(waiting)) is not None]
         if not judged:
             return []
         frozen = tuple(decision.freeze(chain) for _, chain in judged)
@@ -126,43 +140,30 @@ class Batches(Generic[T]):
         except Refused as refusal:
             if refusal.code is not Code.STALE_DECISION:
                 raise
-            await self._catch_up(min(chain.as_of for _, chain in judged))
+            await self._catch_up()
             return [waiting for waiting, _ in judged]
         for index, (waiting, chain) in enumerate(judged):
-            _answer(waiting, Decided(chain=chain, ref=decision.DecisionRef(record=record_id, index=index)))
+            waiting.settle(Decided(chain=chain, ref=decision.DecisionRef(record=record_id, index=index)))
         return []
 
-    def _judged(
-        self, batch: list[_Waiting[T]]
-    ) -> tuple[list[tuple[_Waiting[T], ReasoningChain]], list[_Waiting[T]]]:
-        """The calls to record with their chains, and those that no longer fit; the others are answered here."""
-        judged: list[tuple[_Waiting[T], ReasoningChain]] = []
-        room = MAX_BYTES
-        for position, waiting in enumerate(batch):
-            if waiting.answer.done():
-                continue
-            try:
-                chain = self._judge(waiting.call)
-            except Exception as error:
-                _fail(waiting, error)
-                continue
-            if chain.verdict is not Verdict.ALLOW and not waiting.counted:
-                if not self._worth_recording(chain):
-                    _answer(waiting, Decided(chain=chain, ref=None))
-                    continue
-                waiting.counted = True
-            room -= _CHAIN_BYTES + _PATTERN_BYTES * sum(len(pattern) + 3 for pattern in chain.scope)
-            if room < 0 and judged:
-                return judged, batch[position:]
-            judged.append((waiting, chain))
-        return judged, []
-
-
-def _answer(waiting: _Waiting[T], decided: Decided) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_result(decided)
-
-
-def _fail(waiting: _Waiting[T], error: Exception) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_exception(error)
+    def _judged(self, waiting: _Waiting[T]) -> ReasoningChain | None:
+        """The chain to record; None for a call that has its answer without a record."""
+        if waiting.answer.done():
+            return None
+        try:
+            chain = self._judge(waiting.call)
+        except Refused as refusal:
+            waiting.refuse(refusal)
+            return None
+        except Exception as error:
+            # One call that can't be judged takes nobody with it.
+            self._fault(error)
+            waiting.refuse(Refused(Code.GATE_FAULT, "the call could not be judged"))
+            return None
+        if chain.verdict is Verdict.ALLOW or waiting.counted:
+            return chain
+        if not self._worth_recording(chain):
+            waiting.settle(Decided(chain=chain, ref=None))
+            return None
+        waiting.counted = True
+        return chain

@@ -1,4 +1,4 @@
-"""Reads share: one Allow decision a session, command, target and way of proving, for up to a minute.
+"""Reads share: one Allow decision a session, command, target and way of proving, for a bounded time.
 
 It ends at once when anything that it stands on moves: the licence, the policy, the model, or the session.
 """
@@ -12,8 +12,6 @@ from sigilcore import clock, session
 from sigilcore.contracts.command import Command
 from sigilcore.decision import DecisionRef, ProofKind, ReasoningChain, Verdict
 from sigilcore.governance import Governance
-
-LONGEST_MS = 60_000
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,9 +31,10 @@ Key = tuple[str, str, str, str]
 class Shares:
     """The decisions that reads may share now."""
 
-    def __init__(self, limit: int) -> None:
-        """`limit` bounds what is held; the oldest goes first and costs a decision."""
+    def __init__(self, *, limit: int, longest_ms: int) -> None:
+        """`limit` bounds what is held, the oldest goes first and costs a decision; `longest_ms` how long one is shared."""
         self._limit = limit
+        self._longest_ms = longest_ms
         self._held: collections.OrderedDict[Key, Share] = collections.OrderedDict()
 
     def find(
@@ -71,7 +70,7 @@ class Shares:
             chain=chain,
             ref=ref,
             since_ms=since_ms,
-            until_ms=since_ms + LONGEST_MS,
+            until_ms=since_ms + self._longest_ms,
             licence_until_ms=clock.parse_ms(entry.table.expires_at),
             marks=marks,
         )

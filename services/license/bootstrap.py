@@ -12,9 +12,7 @@ The licence is bound to Root's key, so answering it again to the same key tells 
 """
 
 import hmac
-from typing import Annotated, Final
-
-import msgspec
+from typing import Final
 
 from services.license import rules
 from sigilcore import canonical, clock, difference, digest, drafts, ids, licence, policy, record, trust
@@ -23,9 +21,9 @@ from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
 from sigilcore.contracts.quorum import RootSigned
 from sigilcore.governance import Governance
-from sigilcore.record_types import PublicKey, RecordId
 from sigilcore.records import system
 from sigilcore.refusals import Code, Refused
+from sigilrun.settings_sections import DeploymentFile
 
 OLDEST_DRAFT_MS: Final = 86_400_000
 """A day to carry the draft to Root's key and back."""
@@ -49,15 +47,6 @@ CORPUS_LICENCES: Final = (
 """SPDX names whose texts may be imported and quoted with their source."""
 
 
-class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the operator's tools wrote when they made the keys: public, and pinned by genesis from then on."""
-
-    runtime_id: RecordId
-    tenant: Annotated[str, msgspec.Meta(pattern="^[a-z0-9-]{1,32}$")]
-    services: dict[str, PublicKey]
-    log: Annotated[str, msgspec.Meta(max_length=256, description="the log's verifier key (vkey)")]
-
-
 def token_hash(token: str) -> str:
     """What is kept of the one-time token."""
     return digest.sha256_hex(token.encode())
@@ -69,7 +58,7 @@ def check_token(token: str, expected_hash: str) -> None:
         raise Refused(Code.BOOTSTRAP_REFUSED, "not this deployment's bootstrap token", field="$.token")
 
 
-def genesis(request: wire.Bootstrap, deployment: Deployment, expected_hash: str) -> system.Genesis:
+def genesis(request: wire.Bootstrap, deployment: DeploymentFile, expected_hash: str) -> system.Genesis:
     """The payload of record 0 for this owner on this deployment."""
     rules.strong_key(request.root_key, "$.root_key")
     if request.root_key in deployment.services.values():

@@ -12,6 +12,7 @@ from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
 from sigilcore.refusals import Code, Refused
+from sigilrun.settings_sections import DeploymentFile
 from tests.gateworld import DAY_MS, NOW_MS, Person, World
 
 SMALL_ORDER = "01" + "00" * 31  # the neutral point: every signature by it is easily made
@@ -33,7 +34,7 @@ def refused(code: Code, field: str | None = None) -> Any:
             self.info = self.raises.__enter__()
             return self.info
 
-        def __exit__(self, *error: Any) -> Any:
+        def __exit__(self, *error: object) -> Any:
             caught = self.raises.__exit__(*error)
             if caught:
                 assert (self.info.value.code, self.info.value.field) == (code, field), str(self.info.value)
@@ -133,9 +134,7 @@ def test_a_mentor_licence_carries_roots_signature(world: World) -> None:
         table(world, request)
     draft = msgspec.convert(info.value.detail["draft"], licence.LicenceTable)
     signature = licence.root_sign(draft, world.root.signer)
-    again = msgspec.structs.replace(
-        request, id=draft.id, issued_at=draft.issued_at, root_signature=signature
-    )
+    again = msgspec.structs.replace(request, id=draft.id, issued_at=draft.issued_at, root_signature=signature)
     world.clock.advance(60_000)
     made = table(world, again)
     assert made == draft
@@ -311,7 +310,7 @@ class Founding:
     def __init__(self) -> None:
         self.root = signing.Ed25519Signer.generate()
         self.services = {name: signing.Ed25519Signer.generate() for name in house.SERVICE_KEYS}
-        self.deployment = bootstrap.Deployment(
+        self.deployment = DeploymentFile(
             runtime_id=ids.new(),
             tenant="default",
             services={name: signer.public_key.hex() for name, signer in self.services.items()},

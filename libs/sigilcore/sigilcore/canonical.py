@@ -1,14 +1,25 @@
-"""One road from a value to the bytes that are hashed or signed: RFC 8785 (JCS), I-JSON only.
+"""One road from a value to the bytes that are hashed or signed: RFC 8785 (JCS), I-JSON (RFC 7493) only.
 
-Two roads, one result. `rfc8785` is the reference. msgspec's sorted encoder, far faster, serves only values made of dict, list, str,
-bool, None and in-range int whose encoding holds no byte of 0xF0 or more (it orders keys by code point, which differs from JCS's UTF-16
-order only where characters beyond the BMP stand beside U+E000 to U+FFFF); everything else takes the slow road.
+- One value has one encoding, and what `encode` writes `decode` reads back equal.
+- What arrives signed must arrive canonical: `decode` reads it untyped, encodes it again and compares. That refuses duplicate keys, which
+  decoders take silently, with every other second spelling; only then does `convert` give it a type.
+- Only `NotCanonical` leaves this room, however hostile the bytes.
 
-Refused: NaN, infinities, integers beyond ±(2^53 − 1), lone surrogates, nesting deeper than 64, more than 1 MiB, anything that is not
-plain JSON data.
+Two roads, one result. The package `rfc8785` is the reference. msgspec's sorted encoder, forty times faster, serves only values without
+floats (it spells them otherwise) whose encoding holds no byte of 0xF0 or more: it orders keys by code point, JCS by UTF-16 code unit, and
+the two differ only where characters beyond the BMP stand beside U+E000 to U+FFFF. Left alone it would also write integers beyond 2^53,
+NaN as null, and bytes, sets, dates and Decimals, so the types are checked first on either road.
+
+Refused: NaN, infinities, numbers spelled as integers beyond ±(2^53 - 1), lone surrogates, nesting deeper than 64, more than `max_bytes`, and
+anything that is not exactly dict with text keys, list, tuple (an array; `msgspec.to_builtins` keeps the tuples of Structs), str, bool,
+None, int or float. RFC 8785 itself spells doubles from 2^53 up to 10^21 as integers; since such an integer is refused when it arrives, the
+double is refused when it leaves.
 """
 
 import json
+import math
+import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,127 +31,224 @@ MAX_INT = 2**53 - 1
 
 T = TypeVar("T")
 
+_MAX_INT_DIGITS = len(str(-MAX_INT))
+_LEAST_EXPONENT = 1e21  # ECMAScript writes smaller integral doubles without an exponent
+_MAX_NAME = 64
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BMP = bytes(range(0xF0))  # the bytes of UTF-8 that encode nothing beyond the BMP
+
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH}"
+_BIG_INTEGER = "an integer beyond ±(2^53 - 1)"
+_NOT_FINITE = "a number that is no finite double"
+_SURROGATE = "a lone surrogate"
+
 _fast = msgspec.json.Encoder(order="sorted")
 _decoder = msgspec.json.Decoder()
-_BMP = bytes(range(0xF0))  # the bytes of UTF-8 that encode nothing beyond the BMP
 
 
 class NotCanonical(ValueError):  # noqa: N818 - names what is wrong with the bytes
     """The value or bytes have no canonical form here; `path` is a JSON path, empty where it isn't known."""
 
     def __init__(self, reason: str, path: str = "") -> None:
-        """`reason` is for people; neither part repeats the value."""
+        """`reason` is for people and doesn't repeat the value; `path` is ASCII and names keys, shortened."""
         super().__init__(f"{reason} at {path}" if path else reason)
         self.reason = reason
         self.path = path
 
 
+class _Unfit(Exception):  # noqa: N818 - never leaves this module
+    """The walk met something; `_first_fault` says what and where."""
+
+
+class _Flaw:
+    """Stands in a parsed value where the JSON reader met something that no value can show, until the walk finds its path."""
+
+    def __init__(self, reason: str, key: str | None = None) -> None:
+        self.reason = reason
+        self.key = key
+
+
 def encode(value: object, *, max_bytes: int | None = MAX_BYTES) -> bytes:
-    """The canonical bytes of plain JSON data."""
+    """The canonical bytes of plain JSON data; raises `NotCanonical`."""
     try:
         data = _encode(value)
-    except (UnicodeEncodeError, rfc8785.CanonicalizationError) as error:
-        raise NotCanonical("a lone surrogate or a number that JSON can't hold") from error
-    if max_bytes is not None and len(data) > max_bytes:
-        raise NotCanonical(f"{len(data)} bytes, at most {max_bytes}")
+    except (_Unfit, UnicodeEncodeError, rfc8785.CanonicalizationError):
+        raise _refusal(value) from None
+    if max_bytes is not None:
+        _check_size(data, max_bytes)
     return data
 
 
 def of(struct: msgspec.Struct) -> bytes:
-    """The canonical bytes of a Struct."""
-    return encode(msgspec.to_builtins(struct))
+    """The canonical bytes of a Struct; a set becomes a sorted array, so that it too has one encoding."""
+    return encode(msgspec.to_builtins(struct, str_keys=True, order="deterministic"))
 
 
 def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
-    """Read bytes that must be canonical: decoded untyped, encoded again, compared (which also refuses duplicate keys)."""
-    if len(data) > max_bytes:
-        raise NotCanonical(f"{len(data)} bytes, at most {max_bytes}")
+    """Read bytes that must be canonical: decoded untyped, encoded again, compared; raises `NotCanonical`."""
+    _check_size(data, max_bytes)
     try:
         value = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise NotCanonical("not JSON") from error
-    if encode(value, max_bytes=max_bytes) != data:
+    except RecursionError:
+        raise NotCanonical(_TOO_DEEP) from None
+    if encode(value, max_bytes=None) != data:
         raise NotCanonical("not in canonical form (RFC 8785)")
     return value
 
 
 def convert(data: bytes, kind: type[T], *, max_bytes: int = MAX_BYTES) -> T:
-    """Read canonical bytes into a type; a value that doesn't fit names its path."""
+    """Read canonical bytes into a type; a value that doesn't fit is `NotCanonical` and names its path."""
     return typed(decode(data, max_bytes=max_bytes), kind)
 
 
 def typed(value: Any, kind: type[T]) -> T:
-    """Give plain data its type, strictly."""
+    """Give plain data its type, strictly; raises `NotCanonical`."""
     try:
-        return msgspec.convert(value, kind, strict=True)
+        return msgspec.convert(value, kind, strict=True, str_keys=True)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `")
-        raise NotCanonical(reason, path.rstrip("`") or "$") from error
+        raise NotCanonical(reason, path.removesuffix("`") or "$") from error
 
 
 def parse(data: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
-    """Read I-JSON that need not be canonical: duplicate keys, deep nesting, NaN, big integers and lone surrogates are refused."""
-    if len(data) > max_bytes:
-        raise NotCanonical(f"{len(data)} bytes, at most {max_bytes}")
+    """Read I-JSON that need not be canonical, for input that people or other programs wrote; raises `NotCanonical`."""
+    _check_size(data, max_bytes)
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
-    except NotCanonical:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise NotCanonical("not JSON") from error
-    encode(value, max_bytes=None)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_object, parse_int=_integer, parse_constant=_constant
+        )
+    except UnicodeDecodeError as error:
+        raise NotCanonical("not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise NotCanonical(f"not JSON: {error.msg}, line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise NotCanonical(_TOO_DEEP) from None
+    try:
+        _is_plain((value,), MAX_DEPTH + 1)
+        if b"\\u" in data:  # strict UTF-8 holds no surrogates, so only an escape can write one
+            _fast.encode(value)
+    except (_Unfit, UnicodeEncodeError):
+        raise _refusal(value) from None
     return value
 
 
+def _check_size(data: bytes, max_bytes: int) -> None:
+    if len(data) > max_bytes:
+        raise NotCanonical(f"{len(data)} bytes, at most {max_bytes}")
+
+
 def _encode(value: object) -> bytes:
-    if _walk(value, 0, "$"):
+    if _is_plain((value,), MAX_DEPTH + 1):
         data = _fast.encode(value)
         if data.isascii() or not data.translate(None, _BMP):
             return data
     return rfc8785.dumps(value)  # type: ignore[arg-type]
 
 
-def _walk(value: object, depth: int, path: str) -> bool:
-    """Check types, depth and ranges; True if the fast road may serve."""
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return True
-    if kind is int:
-        if -MAX_INT <= value <= MAX_INT:  # type: ignore[operator]
-            return True
-        raise NotCanonical("an integer beyond ±(2^53 - 1)", path)
-    if kind is dict:
-        if depth >= MAX_DEPTH:
-            raise NotCanonical(f"nested deeper than {MAX_DEPTH}", path)
-        fast = True
-        for key, item in value.items():  # type: ignore[attr-defined]
-            if type(key) is not str:
-                raise NotCanonical("a key that is no text", path)
-            inner = type(item)
-            if inner is not str and not _walk(item, depth + 1, path):
-                fast = False
-        return fast
-    if kind is list or kind is tuple:  # msgspec.to_builtins keeps the tuples of Structs
-        if depth >= MAX_DEPTH:
-            raise NotCanonical(f"nested deeper than {MAX_DEPTH}", path)
-        fast = True
-        for item in value:  # type: ignore[attr-defined]
-            if not _walk(item, depth + 1, path):
-                fast = False
-        return fast
-    if kind is float:
-        if value != value or value in {float("inf"), float("-inf")}:  # noqa: PLR0124 - NaN
-            raise NotCanonical("NaN or an infinity", path)
+def _is_plain(values: Iterable[object], room: int) -> bool:
+    """Check types, ranges and depth; True if the fast road may serve. Every byte we sign passes here, so it stays this bare."""
+    if not room:
+        raise _Unfit
+    plain = True
+    for value in values:
+        kind = type(value)
+        if kind is str or value is None or kind is bool:
+            continue
+        if kind is int:
+            if not -MAX_INT <= value <= MAX_INT:  # type: ignore[operator]
+                raise _Unfit
+        elif kind is dict:
+            for key in value:  # type: ignore[attr-defined]
+                if type(key) is not str:
+                    raise _Unfit
+            if not _is_plain(value.values(), room - 1):  # type: ignore[attr-defined]
+                plain = False
+        elif kind is list or kind is tuple:
+            if not _is_plain(value, room - 1):  # type: ignore[arg-type]
+                plain = False
+        elif kind is float and not _number_flaw(value):  # type: ignore[arg-type]
+            plain = False
+        else:
+            raise _Unfit
+    return plain
+
+
+def _number_flaw(number: float) -> str:
+    """What keeps a number out, or nothing."""
+    if not math.isfinite(number):
+        return _NOT_FINITE
+    if MAX_INT < abs(number) and (type(number) is int or abs(number) < _LEAST_EXPONENT):
+        return _BIG_INTEGER
+    return ""
+
+
+def _refusal(value: object) -> NotCanonical:
+    return _first_fault(value, "$", MAX_DEPTH) or NotCanonical("not plain JSON data")
+
+
+def _first_fault(value: object, path: str, room: int) -> NotCanonical | None:
+    """The first fault in the order of the value, with its path: the slow walk, taken only when something is wrong."""
+    if type(value) is dict or type(value) is list or type(value) is tuple:
+        if not room:
+            return NotCanonical(_TOO_DEEP, path)
+        members = value.items() if type(value) is dict else enumerate(value)
+        for key, item in members:
+            fault = _first_fault_of_member(key, item, path, room)
+            if fault:
+                return fault
+        return None
+    if type(value) is _Flaw:
+        return NotCanonical(value.reason, path if value.key is None else _member(path, value.key))
+    if type(value) is str:
+        return None if _is_unicode(value) else NotCanonical(_SURROGATE, path)
+    if type(value) is int or type(value) is float:
+        reason = _number_flaw(value)
+        return NotCanonical(reason, path) if reason else None
+    if value is None or type(value) is bool:
+        return None
+    return NotCanonical(f"{type(value).__name__} is not JSON", path)
+
+
+def _first_fault_of_member(key: object, item: object, path: str, room: int) -> NotCanonical | None:
+    if type(key) is int:
+        return _first_fault(item, f"{path}[{key}]", room - 1)
+    if type(key) is not str:
+        return NotCanonical("a key that is no text", path)
+    if not _is_unicode(key):
+        return NotCanonical(f"{_SURROGATE} in a key", _member(path, key))
+    return _first_fault(item, _member(path, key), room - 1)
+
+
+def _member(path: str, key: str) -> str:
+    short = key if len(key) <= _MAX_NAME else key[:_MAX_NAME] + "…"
+    return f"{path}.{short}" if _PLAIN_NAME.fullmatch(short) else f"{path}[{json.dumps(short)}]"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
         return False
-    raise NotCanonical(f"{kind.__name__} is not JSON", path)
+    return True
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise NotCanonical("a key stands twice")
-    return value
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    members = dict(pairs)
+    if len(members) == len(pairs):
+        return members
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            return _Flaw("a key stands twice", key)
+        seen.add(key)
+    raise AssertionError("fewer members than pairs, yet no key stands twice")
+
+
+def _integer(digits: str) -> Any:
+    return int(digits) if len(digits) <= _MAX_INT_DIGITS else _Flaw(_BIG_INTEGER)
 
 
 def _constant(_: str) -> Any:
-    raise NotCanonical("NaN or an infinity")
+    return _Flaw(_NOT_FINITE)

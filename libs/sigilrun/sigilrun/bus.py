@@ -23,11 +23,9 @@ from typing import Any, Self, TypeVar
 import msgspec
 import nats.aio.client
 import nats.aio.msg
-import nats.aio.subscription
 import nats.errors
 
-from sigilcore import faults, refusals
-from sigilcore.contracts import house
+from sigilcore import faults
 from sigilcore.contracts.command import Command
 from sigilcore.refusals import Code, Refused
 from sigilrun import answer, settings, stream, telemetry, wire
@@ -54,7 +52,9 @@ class Bus:
         self.closing = False
         self._client = nats.aio.client.Client()
         self._reconnected: list[Callable[[], None]] = []
-        self._waiting: dict[str, set[asyncio.Task[Any]]] = {}
+        self._inbox = ""
+        self._asked = 0
+        self._waiting: dict[str, tuple[str, asyncio.Future[wire.Message]]] = {}
 
     @classmethod
     async def connect(cls, options: settings.Bus, name: str, *, metrics: telemetry.Metrics | None = None) -> Self:
@@ -194,32 +194,25 @@ class Bus:
         """
         if not self._client.is_connected:
             raise Refused(Code.UNAVAILABLE, "the bus is not connected")
-        asking = asyncio.ensure_future(
-            self._client.request(subject, body, timeout=timeout_s, headers=dict(headers) if headers else None)
-        )
-        waiting = self._waiting.setdefault(subject, set())
-        waiting.add(asking)
+        if not self._inbox:
+            self._inbox = self._client.new_inbox()
+            await self.subscribe(f"{self._inbox}.*", self._on_reply)
+        self._asked += 1
+        reply, answered = f"{self._inbox}.{self._asked}", asyncio.get_running_loop().create_future()
+        self._waiting[reply] = (subject, answered)
         try:
-            return _message(await asking)
-        except nats.errors.NoRespondersError:
-            raise Refused(Code.UNAVAILABLE, f"nobody answers {subject}") from None
-        except nats.errors.TimeoutError:
+            await self.publish(subject, body, reply=reply, headers=headers)
+            async with asyncio.timeout(timeout_s):
+                message: wire.Message = await answered
+        except TimeoutError:
             raise Refused(
                 Code.UNAVAILABLE, f"no answer from {subject} in time", detail={"outcome": "unknown"}
             ) from None
-        except nats.errors.MaxPayloadError:
-            raise Refused(Code.BODY_TOO_LARGE, f"{len(body)} bytes don't fit the bus") from None
-        except nats.errors.Error as error:
-            raise Refused(Code.UNAVAILABLE, f"the bus: {type(error).__name__}") from error
-        except asyncio.CancelledError:
-            if asking.cancelled() and getattr(asking, "denied", False):
-                raise wire.Forbidden(subject) from None
-            asking.cancel()
-            raise
         finally:
-            waiting.discard(asking)
-            if not waiting:
-                self._waiting.pop(subject, None)
+            del self._waiting[reply]
+        if message.headers.get(wire.STATUS) == wire.NO_RESPONDERS and not message.data:
+            raise Refused(Code.UNAVAILABLE, f"nobody answers {subject}", detail={"outcome": "none"})
+        return message
 
     async def publish(
         self, subject: str, body: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
@@ -248,7 +241,7 @@ class Bus:
             # A connection that is gone hears nothing more anyway.
             with contextlib.suppress(nats.errors.Error):
                 if self._client.is_connected:
-                    await subscription.drain()
+                    await subscription.drain()  # type: ignore[no-untyped-call]
                 else:
                     await subscription.unsubscribe()
 
@@ -283,9 +276,14 @@ class Bus:
             telemetry.log.warning("bus_error", bus=self.name, error=f"{type(error).__name__}: {error}")
             return
         telemetry.log.error("bus_forbidden", bus=self.name, what=denied[1].lower(), subject=denied[2])
-        for asking in self._waiting.get(denied[2], ()):
-            asking.denied = True  # type: ignore[attr-defined]
-            asking.cancel()
+        for subject, answered in self._waiting.values():
+            if subject == denied[2] and not answered.done():
+                answered.set_exception(wire.Forbidden(subject))
+
+    async def _on_reply(self, message: wire.Message) -> None:
+        _, answered = self._waiting.get(message.subject, ("", None))
+        if answered is not None and not answered.done():
+            answered.set_result(message)
 
     async def _on_disconnected(self) -> None:
         if not self.closing:
@@ -303,16 +301,5 @@ class Bus:
         self.closed.set()
 
 
-def inbox_prefix(name: str) -> str:
-    """The private prefix of an identity's inboxes, as its permissions name it."""
-    assert f"_INBOX_{name}.>" in house.allowance(house.RESIDENTS[name], "default").subscribe
-    return f"_INBOX_{name}"
-
-
 def _message(message: nats.aio.msg.Msg) -> wire.Message:
-    return wire.Message(
-        subject=message.subject, reply=message.reply, data=message.data, headers=message.headers or {}
-    )
-
-
-__all__ = ["Bus", "refusals"]
+    return wire.Message(subject=message.subject, reply=message.reply, data=message.data, headers=message.headers or {})

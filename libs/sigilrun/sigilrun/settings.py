@@ -98,9 +98,7 @@ def load(path: Path, env: Mapping[str, str], *, resident: str = "", needs: Colle
     problems: list[str] = []
     document = _read_toml(path, problems)
     overrides = _overrides(env, problems)
-    for name in document:
-        if name not in SECTIONS:
-            problems.append(f"{path}: unknown section [{name}]")
+    problems += [f"{path}: unknown section [{name}]" for name in document if name not in SECTIONS]
     sections: dict[str, Any] = {}
     for name, kind in SECTIONS.items():
         table = document.get(name, {})
@@ -183,7 +181,9 @@ def _section(
             problems.append(f"{origin}: {values[key]} doesn't exist")
     for key, field in fields.items():
         if field.required and key not in given:
-            problems.append(f"[{name}] {key}: missing; set it in config.toml or as {PREFIX}{name.upper()}_{key.upper()}")
+            problems.append(
+                f"[{name}] {key}: missing; set it in config.toml or as {PREFIX}{name.upper()}_{key.upper()}"
+            )
     return kind(**values) if len(problems) == before else None
 
 

@@ -33,17 +33,20 @@ class Bus(Section, frozen=True, kw_only=True):
         int, _says("seconds a call waits; an append at ten times the aimed load takes below one", ge=1, le=120)
     ] = 5
     max_in_flight: Annotated[
-        int, _says("calls answered at once; beyond it BUSY, because who waits without a bound has failed", ge=1, le=65_536)
+        int,
+        _says("calls answered at once; beyond it BUSY, because who waits without a bound has failed", ge=1, le=65_536),
     ] = 512
     reserved_in_flight: Annotated[
-        int, _says("places beyond max_in_flight that only braking commands (revoke, withdraw, close) take", ge=0, le=4096)
+        int,
+        _says("places beyond max_in_flight that only braking commands (revoke, withdraw, close) take", ge=0, le=4096),
     ] = 32
     connect_timeout_s: Annotated[int, _says("seconds for one try to connect", ge=1, le=60)] = 2
     reconnect_wait_ms: Annotated[
         int, _says("milliseconds between tries; a restarted server is found within a quarter second", ge=10, le=10_000)
     ] = 250
     drain_timeout_s: Annotated[
-        int, _says("seconds that calls in flight have to end at stop; below a supervisor's patience of ten", ge=1, le=60)
+        int,
+        _says("seconds that calls in flight have to end at stop; below a supervisor's patience of ten", ge=1, le=60),
     ] = 8
 
 
@@ -66,8 +69,12 @@ class Canon(Section, frozen=True, kw_only=True):
         Path | None, _says("the largest size this writer ever signed, kept outside Postgres so that a rollback shows")
     ] = None
     bootstrap_token_hash_file: Annotated[Path | None, _says("hex SHA-256 of the one-time bootstrap token")] = None
-    max_rows: Annotated[int, _says("records of one commit; beyond 500 latency grows and throughput doesn't", ge=1, le=500)] = 500
-    max_queue: Annotated[int, _says("records waiting for a commit before BUSY; about a second's work", ge=1, le=1_000_000)] = 10_000
+    max_rows: Annotated[
+        int, _says("records of one commit; beyond 500 latency grows and throughput doesn't", ge=1, le=500)
+    ] = 500
+    max_queue: Annotated[
+        int, _says("records waiting for a commit before BUSY; about a second's work", ge=1, le=1_000_000)
+    ] = 10_000
     pool_size: Annotated[int, _says("connections of a reader; more than cores only queue elsewhere", ge=1, le=64)] = 4
     refill_batch: Annotated[int, _says("events published in one batch when the stream is refilled", ge=1, le=500)] = 500
 
@@ -83,7 +90,9 @@ class Gateway(Section, frozen=True, kw_only=True):
 
     host: Annotated[str, _says("address to listen on; TLS ends before it, so private")] = "127.0.0.1"
     port: Annotated[int, _says("port to listen on; 0 takes a free one", ge=0, le=65_535)] = 8080
-    cookie_secure: Annotated[bool, _says("send cookies over TLS only; false only where plain HTTP on loopback is all there is")] = True
+    cookie_secure: Annotated[
+        bool, _says("send cookies over TLS only; false only where plain HTTP on loopback is all there is")
+    ] = True
     body_limit_bytes: Annotated[
         int, _says("bytes of a request body; the largest document with its envelope fits", ge=1024, le=8_388_608)
     ] = 4_194_304
@@ -95,7 +104,8 @@ class Gateway(Section, frozen=True, kw_only=True):
     ] = 1200
     max_in_flight: Annotated[int, _says("requests answered at once; beyond it BUSY", ge=1, le=65_536)] = 256
     trusted_proxies: Annotated[
-        tuple[str, ...], _says("networks whose X-Forwarded-For is believed; none by default, since anyone can send one", max_length=32)
+        tuple[str, ...],
+        _says("networks whose X-Forwarded-For is believed; none by default, since anyone can send one", max_length=32),
     ] = ()
     static_dir: Annotated[Path | None, _says("the built page; none: only the API")] = None
 
@@ -123,10 +133,19 @@ class Service(Section, frozen=True, kw_only=True):
     instance: Annotated[
         str, _says("this instance's name; two processes of one service need two", pattern="^[a-z0-9-]{1,32}$")
     ] = "main"
-    beat_interval_s: Annotated[int, _says("seconds between beats while it writes; bounds what a cut tail can hide", ge=1, le=3600)] = 60
-    max_queued_audits: Annotated[int, _says("audit records waiting for their append before BUSY", ge=1, le=100_000)] = 4096
+    beat_interval_s: Annotated[
+        int, _says("seconds between beats while it writes; bounds what a cut tail can hide", ge=1, le=3600)
+    ] = 60
+    max_queued_audits: Annotated[int, _says("audit records waiting for their append before BUSY", ge=1, le=100_000)] = (
+        4096
+    )
     repage_interval_s: Annotated[
-        int, _says("seconds between looks at the canon beside the stream, so a silent stream hides nothing for longer", ge=1, le=600)
+        int,
+        _says(
+            "seconds between looks at the canon beside the stream, so a silent stream hides nothing for longer",
+            ge=1,
+            le=600,
+        ),
     ] = 30
 
 

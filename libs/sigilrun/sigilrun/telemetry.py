@@ -15,7 +15,7 @@ import logging
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import prometheus_client
@@ -135,7 +135,7 @@ def record_call(metrics: Metrics, *, command: str, outcome: str, seconds: float,
     say("call", command=command, outcome=outcome, ms=round(seconds * 1000, 2), caller=caller)
 
 
-def _with_trace_id(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+def _with_trace_id(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     trace_id = _trace_id.get()
     if trace_id:
         event.setdefault("trace_id", trace_id)

@@ -73,7 +73,7 @@ class Command(Generic[Req, Rep]):
     longest_run_s: int = 10
     scored: bool = True  # braking (revoke, withdraw, close) skips the trust score
     http: Http | None = None
-    example: dict[str, object] = dataclasses.field(default_factory=dict)
+    example: dict[str, object] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def subject(self) -> str:

@@ -1,0 +1,178 @@
+"""The canon in memory: a store that keeps the same laws as Postgres, and a whole canon on it for tests of the house.
+
+`MemoryCanon` runs the very committer and the very reading of the service; only durability, processes and the bus are missing.
+
+    canon = await MemoryCanon.start(signer=log_key, deployment=deployment, clock=clock)
+    await canon.bootstrap(contracts.BootstrapAppend(token=token, record=genesis))
+    receipt = await canon.append(contracts.Append(records=(signed,)))
+    page = await canon.reading.events(contracts.Events(first=0))
+    await canon.stop()
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from typing import Self
+
+import msgspec
+from sigilcore import clock, signing
+from sigilcore.admission import DecisionRow
+from sigilcore.contracts import canon
+
+from services.canon_writer import committer, reading, rules
+from services.canon_writer.laws import Batch, Fenced, Head, Moved, Query, Ref, Row, TileKey
+
+
+class Disk:
+    """What outlives a writer: several `MemoryStore`s may stand on one."""
+
+    def __init__(self) -> None:
+        """Nothing is written."""
+        self.epoch = 0
+        self.rows: list[Row] = []
+        self.ids: dict[str, Row] = {}
+        self.decisions: dict[Ref, DecisionRow] = {}
+        self.tiles: dict[TileKey, bytes] = {}
+        self.notes: dict[int, bytes] = {}
+
+
+class MemoryStore:
+    """A store on a `Disk`."""
+
+    def __init__(self, disk: Disk | None = None) -> None:
+        """On a fresh disk unless one is given."""
+        self.disk = disk or Disk()
+        self._epoch = 0
+
+    # Reading.
+
+    async def head(self) -> Head:
+        """The newest checkpoint and its size."""
+        size = len(self.disk.rows)
+        return Head(size=size, note=self.disk.notes.get(size, b""))
+
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """Rows in order of seq."""
+        chosen = (row for row in self.disk.rows[query.first : query.end] if _chosen(query, row))
+        return [row for row, _ in zip(chosen, range(query.limit), strict=False)]
+
+    async def by_ids(self, ids: Collection[str]) -> Sequence[Row]:
+        """The rows that these ids name."""
+        return [self.disk.ids[name] for name in ids if name in self.disk.ids]
+
+    async def by_hash(self, digest: bytes) -> Row | None:
+        """The row of this record hash."""
+        return next((row for row in self.disk.rows if row.hash == digest), None)
+
+    async def tiles(self, keys: Collection[TileKey]) -> dict[TileKey, bytes]:
+        """Those of these full tiles that there are."""
+        return {key: self.disk.tiles[key] for key in keys if key in self.disk.tiles}
+
+    async def notes(self, first: int, last: int) -> dict[int, bytes]:
+        """Checkpoints by size."""
+        return {size: note for size, note in self.disk.notes.items() if first <= size <= last}
+
+    # Writing.
+
+    async def open(self) -> None:
+        """Become the only writer; the one before is fenced."""
+        self.disk.epoch += 1
+        self._epoch = self.disk.epoch
+
+    async def governing(self) -> AsyncIterator[Row]:
+        """Every row that moves the fold."""
+        for row in self.disk.rows:
+            if row.governs:
+                yield row
+
+    async def chain_heads(self, authors: Collection[str]) -> dict[str, str]:
+        """The hash of each key's newest audit record."""
+        return {row.author: row.hash.hex() for row in self.disk.rows if row.space == "audit" and row.author in authors}
+
+    async def decisions(self, refs: Collection[Ref]) -> Sequence[DecisionRow]:
+        """The rows of these decisions."""
+        return [self.disk.decisions[ref] for ref in refs if ref in self.disk.decisions]
+
+    async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
+        """The hash of each thing's newest version."""
+        return {row.thing: row.hash.hex() for row in self.disk.rows if row.thing is not None and row.thing in things}
+
+    async def commit(self, batch: Batch) -> None:
+        """Check everything, then write everything; nothing waits in between."""
+        disk = self.disk
+        if self._epoch != disk.epoch:
+            raise Fenced(f"epoch {self._epoch} is over")
+        if batch.size != len(disk.rows):
+            raise Moved(f"the head is {len(disk.rows)}, not {batch.size}")
+        ids = [row.id for row in batch.rows]
+        if len(set(ids)) != len(ids) or any(name in disk.ids for name in ids):
+            raise Moved("an id is taken")
+        refs = [use.ref for use in batch.uses]
+        unused = all(ref in disk.decisions and disk.decisions[ref].used_by is None for ref in refs)
+        if len(set(refs)) != len(refs) or not unused:
+            raise Moved("a decision was used already")
+        disk.rows.extend(batch.rows)
+        disk.ids.update((row.id, row) for row in batch.rows)
+        disk.decisions.update(((row.record, row.index), row) for row in batch.decisions)
+        for use in batch.uses:
+            disk.decisions[use.ref] = msgspec.structs.replace(disk.decisions[use.ref], used_by=use.by)
+        disk.tiles.update(((tile.level, tile.index), tile.hashes) for tile in batch.tiles)
+        disk.notes[batch.size + len(batch.rows)] = batch.note
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+class MemoryCanon:
+    """Writer and readers of one tenant, without Postgres and NATS."""
+
+    def __init__(self, writer: committer.Committer, store: MemoryStore) -> None:
+        """Use `start`."""
+        self.writer = writer
+        self.store = store
+        self.reading = reading.Reading(store)
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        *,
+        signer: signing.Signer,
+        deployment: rules.Deployment,
+        clock: clock.Clock,
+        disk: Disk | None = None,
+        bounds: committer.Bounds | None = None,
+        on_commit: Callable[[committer.Committed], None] = lambda _: None,
+    ) -> Self:
+        """Load what is on the disk and begin to commit. `on_commit` hears each commit, as the publisher does."""
+        store = MemoryStore(disk)
+        writer = committer.Committer(
+            store, signer=signer, deployment=deployment, clock=clock, bounds=bounds, on_commit=on_commit
+        )
+        await writer.load()
+        made = cls(writer, store)
+        made._task = asyncio.create_task(writer.run())
+        return made
+
+    async def append(self, request: canon.Append) -> canon.Appended:
+        """`canon/append`."""
+        return await self.writer.append(request)
+
+    async def bootstrap(self, request: canon.BootstrapAppend) -> canon.Appended:
+        """`canon/bootstrap`."""
+        return await self.writer.bootstrap(request)
+
+    async def stop(self) -> None:
+        """End the loop; the disk stays."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _chosen(query: Query, row: Row) -> bool:
+    return (
+        (not query.kinds or row.kind in query.kinds)
+        and (not query.spaces or row.space in query.spaces)
+        and (query.subject is None or row.subject == query.subject)
+        and (query.since_ms is None or row.ts_ms >= query.since_ms)
+        and (query.until_ms is None or row.ts_ms < query.until_ms)
+    )

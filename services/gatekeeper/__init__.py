@@ -1,0 +1,1 @@
+"""The gatekeeper: sessions, and one recorded judgement for every call."""

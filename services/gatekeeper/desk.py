@@ -1,0 +1,139 @@
+"""The desk: every call of a caller comes here once, and leaves with a permit or a reason.
+
+The order of one call: who calls (`callers`) → is there such a command → too many calls → spend the proof → what the parameters are → a
+read decision to share, or a judgement and its record (`batches`) → permit.
+
+Commit point: the writer's commit of the `decision_batch`. Before it nothing was decided; after it a crash loses a permit, never a decision.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+
+from services.gatekeeper import rules
+from services.gatekeeper.batches import Batches
+from services.gatekeeper.callers import Callers
+from services.gatekeeper.limits import Limits
+from services.gatekeeper.rates import LastMinute
+from services.gatekeeper.shares import Shares
+from sigilcore import clock, decision, gate, ids, permit, session, signing
+from sigilcore.contracts import gatekeeper
+from sigilcore.decision import Verdict
+from sigilcore.governance import Governance
+from sigilcore.licence import Reason
+from sigilcore.records import audit
+from sigilcore.refusals import Code, Refused
+
+
+class Desk:
+    """Answers `authorize`."""
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        clock: clock.Clock,
+        signer: signing.Signer,
+        state: Callable[[], Governance],
+        callers: Callers,
+        commit: Callable[[audit.DecisionBatch], Awaitable[str]],
+        catch_up: Callable[[], Awaitable[None]],
+        fault: Callable[[Exception], None],
+    ) -> None:
+        """`state` gives the newest state; `signer` is the gatekeeper's service key; the rest as in `Batches`."""
+        self._limits = limits
+        self._clock = clock
+        self._signer = signer
+        self._state = state
+        self._callers = callers
+        self._fault = fault
+        self._calls = LastMinute(callers=limits.callers)
+        self._denials = LastMinute(callers=limits.callers)
+        self._shares = Shares(limit=limits.sessions, longest_ms=limits.share_ms)
+        self._batches: Batches[rules.Call] = Batches(
+            judge=self._judge,
+            commit=commit,
+            catch_up=catch_up,
+            worth_recording=self._worth_recording,
+            fault=fault,
+            most=limits.batch,
+            most_waiting=limits.waiting,
+        )
+
+    async def authorize(self, request: gatekeeper.Authorize) -> gatekeeper.Authorized:
+        """A permit; or the first reason why not, and a reason of the gate's own making is GATE_FAULT (law 5)."""
+        try:
+            async with asyncio.timeout(self._limits.answer_s):
+                return await self._authorize(request)
+        except Refused:
+            raise
+        except Exception as error:
+            self._fault(error)
+            raise Refused(Code.GATE_FAULT, "the gate could not decide; nothing was issued") from None
+
+    def calls_last_minute(self, licence_id: str) -> int:
+        """How often this licence called of late."""
+        return self._calls.count(licence_id, self._clock.now_ms())
+
+    async def stop(self) -> None:
+        """Wait for decisions in flight."""
+        await self._batches.stop()
+
+    async def _authorize(self, request: gatekeeper.Authorize) -> gatekeeper.Authorized:
+        state, now_ms, salt = self._state(), self._clock.now_ms(), secrets.token_bytes(16)
+        parameters = rules.parameter_bytes(request.parameters)
+        said = self._callers.session(state, request.session, now_ms)
+        proven = self._callers.prove(
+            state, said, proof=request.proof, command=request.command, parameters=parameters, now_ms=now_ms
+        )
+        command = rules.command_named(request.command)
+        calls = self._counted(said, command.scored, now_ms)
+        self._callers.spend(said, proven, now_ms)
+        call = rules.Call(
+            said=said,
+            proven=proven,
+            command=command,
+            observed=gate.observe(command, parameters, salt),
+            calls_last_minute=calls,
+        )
+        shared = self._shares.find(state, said, command, proven.kind, now_ms)
+        if shared is not None:
+            return self._permit(call, shared.chain, shared.ref, salt)
+        decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id))
+        if decided.chain.verdict is not Verdict.ALLOW or decided.ref is None:
+            raise gate.refusal_of(decided.chain, decided.ref)
+        self._shares.keep(self._state(), command, decided.chain, decided.ref)
+        return self._permit(call, decided.chain, decided.ref, salt)
+
+    def _counted(self, said: session.SessionToken, scored: bool, now_ms: int) -> int:
+        """Count the call; braking commands have room of their own beyond the limit."""
+        limit = self._limits.calls_per_minute + (0 if scored else self._limits.braking_reserve)
+        calls = self._calls.take(said.licence_id, now_ms, limit)
+        if calls is None:
+            wait_s = -(-self._calls.wait_ms(said.licence_id, now_ms) // 1000)
+            raise Refused(Code.RATE_LIMITED, f"over {limit} calls in a minute", detail={"retry_after_s": wait_s})
+        return calls
+
+    def _judge(self, call: rules.Call) -> decision.ReasoningChain:
+        """Judge by the newest state; a session that was closed or ended while the call waited gets no decision."""
+        state, now_ms = self._state(), self._clock.now_ms()
+        self._callers.check_open(state, call.said)
+        return gate.judge(state, rules.facts(state, call, now_ms=now_ms, chain_id=ids.new()))
+
+    def _worth_recording(self, chain: decision.ReasoningChain) -> bool:
+        limit = self._limits.recorded_denials
+        return self._denials.take(chain.audit.licence, self._clock.now_ms(), limit) is not None
+
+    def _permit(
+        self, call: rules.Call, chain: decision.ReasoningChain, ref: decision.DecisionRef, salt: bytes
+    ) -> gatekeeper.Authorized:
+        """Nothing is issued to a session that was closed, or under a licence that was revoked, while its decision was committed."""
+        state = self._state()
+        self._callers.check_open(state, call.said)
+        entry = state.issued(call.said.licence_id)
+        if entry is None or entry.revoked_seq is not None:
+            raise Refused(Code.LICENSE_INVALID, "the licence was revoked", detail={"reasons": [Reason.REVOKED]})
+        issued = rules.permit_for(
+            call, chain, ref, salt=salt, permit_id=secrets.token_hex(16), now_ms=self._clock.now_ms()
+        )
+        return gatekeeper.Authorized(permit=permit.seal(self._signer, issued), decision=ref, verdict=chain.verdict)

@@ -1,0 +1,221 @@
+"""The gatekeeper as a service: thin handlers over the desk, the logins and the state of the log, then the table."""
+
+import asyncio
+from typing import Any, Protocol
+
+import msgspec
+
+from services.gatekeeper import rules
+from services.gatekeeper.callers import Callers
+from services.gatekeeper.counters import Refusals
+from services.gatekeeper.desk import Desk
+from services.gatekeeper.limits import Limits
+from services.gatekeeper.logins import Logins
+from sigilcore import clock, permit, signing
+from sigilcore.contracts import gatekeeper as contract
+from sigilcore.contracts.common import Empty
+from sigilcore.governance import Governance
+from sigilcore.records import audit
+from sigilcore.refusals import Code, Refused
+from sigilrun import telemetry
+
+
+class Log(Protocol):
+    """What the gatekeeper needs of the canon."""
+
+    @property
+    def state(self) -> Governance:
+        """The newest state that was followed and verified."""
+
+    async def record(self, kind: str, payload: msgspec.Struct) -> str:
+        """Append one audit record; its id once it is committed and its receipt verified. Raises `Refused`."""
+
+    async def reach_head(self) -> None:
+        """Return when everything that stands in the log now has been followed."""
+
+
+class Call(Protocol):
+    """What the seam knows of a call that a permit admitted."""
+
+    @property
+    def bound(self) -> permit.Bound:
+        """The checked permit."""
+
+
+class Gatekeeper:
+    """Everything that the handlers share; `start` and `stop` around the time it answers."""
+
+    def __init__(self, *, limits: Limits, clock: clock.Clock, signer: signing.Signer, log: Log) -> None:
+        """`signer` is the gatekeeper's service key."""
+        started_ms = clock.now_ms()
+        self._limits = limits
+        self.clock = clock
+        self.log = log
+        self.refusals = Refusals(started_ms)
+        self._summaries: asyncio.Task[None] | None = None
+        callers = Callers(limits, started_ms)
+        self.desk = Desk(
+            limits=limits,
+            clock=clock,
+            signer=signer,
+            state=lambda: log.state,
+            callers=callers,
+            commit=self._commit,
+            catch_up=self._catch_up,
+            fault=_log_fault,
+        )
+        self.logins = Logins(
+            limits=limits,
+            clock=clock,
+            signer=signer,
+            state=lambda: log.state,
+            callers=callers,
+            record=log.record,
+            started_ms=started_ms,
+        )
+
+    @property
+    def state(self) -> Governance:
+        """The newest state of the log."""
+        return self.log.state
+
+    async def start(self) -> None:
+        """Begin to summarise what is refused without a record."""
+        self._summaries = asyncio.create_task(self._summarise_for_ever())
+
+    async def stop(self) -> None:
+        """Let decisions in flight end, then write the last summary."""
+        await self.desk.stop()
+        if self._summaries is not None:
+            self._summaries.cancel()
+            await asyncio.wait([self._summaries])
+        await self.summarise()
+
+    async def summarise(self) -> None:
+        """Write the counts since the last summary, if there are any; what can't be written now is told with the next."""
+        summary = self.refusals.take(self.clock.now_ms())
+        if summary is None:
+            return
+        try:
+            await self.log.record("refusal_summary", summary)
+        except Exception as error:
+            self.refusals.put_back(summary)
+            _log_fault(error)
+
+    def count(self, refusal: Refused) -> None:
+        """Count a refusal that has no record of its own."""
+        if "decision" not in (refusal.detail or {}):
+            self.refusals.add(refusal.code)
+
+    async def _commit(self, batch: audit.DecisionBatch) -> str:
+        return await self.log.record("decision_batch", batch)
+
+    async def _catch_up(self) -> None:
+        try:
+            async with asyncio.timeout(self._limits.catch_up_s):
+                await self.log.reach_head()
+        except (TimeoutError, Refused) as error:
+            _log_fault(error)
+
+    async def _summarise_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._limits.summary_s)
+            await self.summarise()
+
+
+def _log_fault(error: Exception) -> None:
+    telemetry.log.error("gate_fault", exc_info=error)
+
+
+async def challenge(service: Gatekeeper, request: Empty, call: Call) -> contract.Challenge:
+    """A nonce to open a session with."""
+    del request, call
+    return service.logins.challenge()
+
+
+async def open_session(service: Gatekeeper, request: contract.OpenSession, call: Call) -> contract.SessionView:
+    """Open a session."""
+    del call
+    try:
+        return await service.logins.open(request)
+    except Refused as refusal:
+        service.count(refusal)
+        raise
+
+
+async def close_session(service: Gatekeeper, request: contract.SessionCall, call: Call) -> Empty:
+    """Close a session."""
+    del call
+    try:
+        return await service.logins.close(request)
+    except Refused as refusal:
+        service.count(refusal)
+        raise
+
+
+async def authorize(service: Gatekeeper, request: contract.Authorize, call: Call) -> contract.Authorized:
+    """Ask the gate."""
+    del call
+    try:
+        return await service.desk.authorize(request)
+    except Refused as refusal:
+        service.count(refusal)
+        raise
+
+
+async def trust_check(service: Gatekeeper, request: contract.TrustCheck, call: Call) -> contract.TrustAnswer:
+    """Where the caller stands."""
+    caller = call.bound.permit
+    calls = service.desk.calls_last_minute(caller.licence_id)
+    return rules.trust_answer(service.state, caller.loa, request, calls)
+
+
+async def trust_status(service: Gatekeeper, request: Empty, call: Call) -> contract.TrustStatus:
+    """The model and policy in force."""
+    del request, call
+    return rules.trust_status(service.state)
+
+
+async def command_list(service: Gatekeeper, request: Empty, call: Call) -> contract.CommandList:
+    """What the caller may call (law 7)."""
+    del request
+    return rules.listed(service.state, call.bound.permit.licence_id, service.clock.now_ms())
+
+
+async def ping(service: Gatekeeper, request: Empty, call: Call) -> contract.Pong:
+    """Alive."""
+    del service, request
+    caller = call.bound.permit
+    return contract.Pong(owner_id=caller.owner_id, loa=caller.loa)
+
+
+async def system_info(service: Gatekeeper, request: Empty, call: Call) -> contract.SystemInfo:
+    """The deployment's fingerprints and state."""
+    del request, call
+    return rules.system_info(service.state)
+
+
+async def model_refresh(service: Gatekeeper, request: Empty, call: Call) -> contract.Reload:
+    """Follow the log to its head, and say which model is in force there."""
+    del request, call
+    try:
+        async with asyncio.timeout(contract.MODEL_REFRESH.longest_run_s / 2):
+            await service.log.reach_head()
+    except TimeoutError:
+        raise Refused(Code.UNAVAILABLE, "the gate could not follow the log to its head in time") from None
+    status = rules.trust_status(service.state)
+    return contract.Reload(model=status.model.version, as_of=status.as_of)
+
+
+HANDLERS: dict[Any, Any] = {
+    contract.CHALLENGE: challenge,
+    contract.OPEN: open_session,
+    contract.CLOSE: close_session,
+    contract.AUTHORIZE: authorize,
+    contract.TRUST_CHECK: trust_check,
+    contract.TRUST_STATUS: trust_status,
+    contract.COMMAND_LIST: command_list,
+    contract.PING: ping,
+    contract.SYSTEM_INFO: system_info,
+    contract.MODEL_REFRESH: model_refresh,
+}

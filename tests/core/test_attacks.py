@@ -1,0 +1,496 @@
+"""Attacks on the bytes and the ledger, each as its author would try it on the house in memory.
+
+Attacks that need a bus, a stream or a database are in tests/faults; those on the gate's doors in tests/services/test_gatekeeper.py.
+"""
+
+import os
+
+import msgspec
+import pytest
+
+from sigilcore import decision, digest, ids, licence, permit, record, signing
+from sigilcore.access import Loa
+from sigilcore.records import audit, system
+from sigilcore.refusals import Code, Refused
+from tests import oracle
+from tests.simulator import House, Person
+
+
+@pytest.fixture
+def house():
+    """A house with one operator; its ledger is re-verified after the attack, whatever the attack did."""
+    built = House()
+    built.operator = built.issue(Person("ada", keyed=False), Loa.OPERATOR)
+    yield built
+    oracle.check(built.placed(), built.checkpoint(), built.state.genesis_hash)
+
+
+def refused(code, action, *arguments, **named):
+    """The action is refused with exactly this code, and the log doesn't grow."""
+    with pytest.raises(Refused) as caught:
+        action(*arguments, **named)
+    assert caught.value.code is code, caught.value
+    return caught.value
+
+
+# Permits
+
+
+def test_forged_permit(house):
+    """A permit sealed by anyone but the gatekeeper opens nothing."""
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.PERMIT_INVALID, house.bound, granted, signer=signing.Ed25519Signer.generate())
+
+
+def test_permit_for_other_parameters(house):
+    """A permit is bound to the very bytes: one space more is another call."""
+    granted = house.granted(house.operator, "memory/write", b'{"key":"a","text":"b"}')
+    assert house.bound(granted, b'{"key":"a","text":"b"}').permit == granted
+    refused(Code.PERMIT_MISMATCH, house.bound, granted, b'{"key":"a", "text":"b"}')
+
+
+def test_permit_stretched_in_time(house):
+    """A permit is good for five seconds, and one that claims more is no permit."""
+    granted = house.granted(house.operator, "memory/write")
+    forever = msgspec.structs.replace(granted, not_after_ms=house.now_ms + 3_600_000)
+    refused(Code.PERMIT_INVALID, house.bound, forever)
+    house.clock.advance(permit.START_WINDOW_MS + 1)
+    refused(Code.PERMIT_EXPIRED, house.bound, granted)
+
+
+def test_permit_moved_to_another_deployment(house):
+    """A permit of another deployment, even with this gatekeeper's key, says nothing here."""
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.PERMIT_INVALID, house.bound, msgspec.structs.replace(granted, runtime_id=ids.new()))
+    refused(Code.PERMIT_INVALID, house.bound, msgspec.structs.replace(granted, tenant="other"))
+
+
+# Decisions and effects
+
+
+def test_one_decision_for_two_effects(house):
+    """A decision admits one append."""
+    granted = house.granted(house.operator, "memory/write")
+    house.place(house.memory(granted, "first"))
+    refused(Code.DECISION_USED, house.place, house.memory(granted, "second"))
+
+
+def test_effect_without_decision(house):
+    """An effect that links nothing, or a decision that was never committed, is no effect."""
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.DECISION_UNKNOWN, house.place, house.memory(granted, links=()))
+    invented = record.Link(label="decision", target=f"{ids.new()}.0")
+    refused(Code.DECISION_UNKNOWN, house.place, house.memory(granted, links=(invented,)))
+
+
+def test_effect_by_a_denial(house):
+    """A committed Deny admits nothing."""
+    guest = house.issue(Person("gus", keyed=False), Loa.GUEST)
+    granted = house.granted(house.operator, "memory/write")
+    denied = refused(Code.LOA_TOO_LOW, house.granted, guest, "memory/write")
+    link = record.Link(label="decision", target=denied.detail["decision"])
+    refused(Code.DECISION_UNKNOWN, house.place, house.memory(granted, links=(link,)))
+
+
+def test_effect_of_a_kind_its_command_does_not_write(house):
+    """memory/write writes memory, not licences: the license service can't borrow an operator's decision."""
+    granted = house.granted(house.operator, "memory/write")
+    table = msgspec.structs.replace(house.operator.table, id=ids.new(), loa=Loa.MENTOR)
+    request = decision.Request(command="memory/write", salt=granted.salt, digest=granted.digest, parameters="0" * 64)
+    payload = audit.LicenceIssued(
+        license=table,
+        content_hash=licence.content_hash(table),
+        seal_key_id=house.services["license"].key_id,
+        root_signature=None,
+        request=request,
+    )
+    link = record.Link(label="decision", target=granted.decision.link())
+    refused(Code.KIND_NOT_ALLOWED, house.append, "license_issued", payload, house.instances["license"], links=[link])
+
+
+def test_effect_for_another_owner(house):
+    """A decision for Ada writes nothing of Bob's."""
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.DECISION_MISMATCH, house.place, house.memory(granted, owner="bob"))
+
+
+def test_effect_with_another_digest(house):
+    """The effect must carry the digest that was decided on."""
+    granted = house.granted(house.operator, "memory/write")
+    request = decision.Request(
+        command="memory/write", salt=granted.salt, digest=digest.sha256_hex(b"else"), parameters="0" * 64
+    )
+    refused(Code.DECISION_MISMATCH, house.place, house.memory(granted, request=request))
+
+
+def test_effect_by_another_service(house):
+    """Only the service that owns the command writes for it."""
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.KEY_NOT_ALLOWED, house.place, house.memory(granted, signer=house.instances["quorum"]))
+
+
+def test_effect_long_after_its_decision(house):
+    """A decision that lies around goes stale."""
+    granted = house.granted(house.operator, "memory/write")
+    house.clock.advance(60_001)
+    refused(Code.DECISION_UNKNOWN, house.place, house.memory(granted))
+
+
+def test_decision_back_dated_past_a_revocation(house):
+    """An Allow judged before a revocation can't be committed after it."""
+    chain = house.judge(house.operator, "memory/write")
+    house.revoke(house.operator)
+    batch = audit.DecisionBatch(decisions=(decision.freeze(chain),))
+    refused(Code.STALE_DECISION, house.append, "decision_batch", batch, house.instances["gatekeeper"])
+
+
+def test_decision_changed_after_it_was_frozen(house):
+    """One changed word in a chain is found by its content hash."""
+    frozen = decision.freeze(house.judge(house.operator, "memory/write"))
+    bent = msgspec.structs.replace(frozen, chain=msgspec.structs.replace(frozen.chain, target="module"))
+    batch = audit.DecisionBatch(decisions=(bent,))
+    refused(Code.RECORD_INVALID, house.append, "decision_batch", batch, house.instances["gatekeeper"])
+
+
+def test_decision_by_a_service_that_is_not_the_gate(house):
+    """No other service decides."""
+    batch = audit.DecisionBatch(decisions=(decision.freeze(house.judge(house.operator, "memory/write")),))
+    refused(Code.KIND_NOT_ALLOWED, house.append, "decision_batch", batch, house.instances["knowledge"])
+
+
+# Licences
+
+
+def test_licence_signed_by_a_stranger(house):
+    """A seal by a key that the log doesn't know is no seal."""
+    document = licence.seal(house.operator.table, signing.Ed25519Signer.generate())
+    validation = licence.validate(licence.to_toml(document), house.state, house.now_ms)
+    assert validation.reasons == (licence.Reason.SEAL_KEY_UNKNOWN,)
+
+
+def test_licence_signed_by_the_true_seal_key_but_never_issued(house):
+    """A stolen seal key mints nothing that counts: the log never issued it."""
+    table = msgspec.structs.replace(house.operator.table, id=ids.new(), loa=Loa.MENTOR)
+    document = licence.seal(table, house.services["license"])
+    validation = licence.validate(licence.to_toml(document), house.state, house.now_ms)
+    assert validation.reasons == (licence.Reason.NEVER_ISSUED,)
+
+
+def test_licence_raised_under_an_issued_id(house):
+    """The true seal key and a true id, but another level: other content, so never issued."""
+    document = licence.seal(msgspec.structs.replace(house.operator.table, loa=Loa.MENTOR), house.services["license"])
+    validation = licence.validate(licence.to_toml(document), house.state, house.now_ms)
+    assert validation.reasons == (licence.Reason.NEVER_ISSUED,)
+
+
+def test_licence_with_one_changed_byte(house):
+    """The signature covers the content, not the TOML: a changed name breaks the seal, a comment doesn't."""
+    text = house.operator.toml
+    assert licence.validate("# hello\n" + text, house.state, house.now_ms).valid
+    bent = text.replace('name = "Ada"', 'name = "Eve"')
+    assert licence.validate(bent, house.state, house.now_ms).reasons == (licence.Reason.SEAL_BROKEN,)
+
+
+def test_mentor_licence_without_roots_own_signature(house):
+    """The license service alone can't make a mentor."""
+    person = Person("mallory")
+    request, link = house._permission("license/create")
+    table = msgspec.structs.replace(
+        house.operator.table,
+        id=ids.new(),
+        loa=Loa.MENTOR,
+        owner=licence.Owner(id="mallory", name="M", key=person.signer.public_key.hex()),
+    )
+    payload = audit.LicenceIssued(
+        license=table,
+        content_hash=licence.content_hash(table),
+        seal_key_id=house.services["license"].key_id,
+        root_signature=licence.root_sign(table, person.signer),
+        request=request,
+    )
+    refused(Code.SIGNATURE_INVALID, house.append, "license_issued", payload, house.instances["license"], links=[link])
+
+
+def test_second_root(house):
+    """Root is single for ever, whoever asks."""
+    request, link = house._permission("license/create")
+    table = msgspec.structs.replace(house.root.table, id=ids.new())
+    payload = audit.LicenceIssued(
+        license=table,
+        content_hash=licence.content_hash(table),
+        seal_key_id=house.services["license"].key_id,
+        root_signature=None,
+        request=request,
+    )
+    links = [link, record.Link(label="genesis", target=house.state.genesis_hash)]
+    refused(Code.ROOT_IS_SINGLE, house.append, "license_issued", payload, house.instances["license"], links=links)
+
+
+# The quorum
+
+
+def test_system_write_without_a_quorum(house):
+    """Law 4: Root alone changes nothing once there are witnesses, and one voice short is short."""
+    mentors = house.mentors(4)
+    house.seal(mentors, 3)
+    change = house.proposal("model_config", house.new_model())
+    short = refused(Code.QUORUM_NOT_SATISFIED, house.place, change)
+    assert (short.detail["have"], short.detail["need"]) == (0, 3)
+    refused(Code.QUORUM_NOT_SATISFIED, house.place, house.attested(change, *mentors[:2]))
+    house.place(house.attested(change, *mentors[:3]))
+
+
+def test_witness_signing_twice_under_two_names(house):
+    """One key has one name: under a second it is nobody's voice."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 2)
+    change = house.proposal("model_config", house.new_model())
+    twice = Person("mentor-2-again")
+    twice.signer = mentors[0].signer
+    refused(Code.WITNESS_UNKNOWN, house.place, house.attested(change, mentors[0], twice))
+
+
+def test_witness_listed_twice(house):
+    """The same voice twice is one voice, and a list that says otherwise is refused."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 2)
+    change = house.proposal("model_config", house.new_model())
+    refused(Code.RECORD_INVALID, house.place, house.attested(change, mentors[0], mentors[0]))
+
+
+def test_witness_under_another_witness_name(house):
+    """A voice counts with its own key only."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 2)
+    impostor = Person(mentors[1].owner_id)
+    refused(
+        Code.WITNESS_UNKNOWN,
+        house.place,
+        house.attested(house.proposal("model_config", house.new_model()), mentors[0], impostor),
+    )
+
+
+def test_witness_signature_over_other_bytes(house):
+    """A signature moved from another proposal doesn't verify."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 2)
+    other = house.proposal("model_config", house.new_model("other"))
+    change = house.proposal("model_config", house.new_model())
+    moved = [record.witness(other, mentor.owner_id, mentor.signer) for mentor in mentors[:2]]
+    refused(Code.SIGNATURE_INVALID, house.place, record.witnessed(change, moved))
+
+
+def test_root_as_witness(house):
+    """Root's key never counts: not as a voice, not enrolled, not under another name."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 2)
+    change = house.proposal("model_config", house.new_model())
+    refused(Code.ROOT_IS_NO_WITNESS, house.place, house.attested(change, mentors[0], house.root))
+    enrol = house.enrolment(mentors[0], house.root.signer, witness_id="zoe", action="add")
+    refused(Code.ROOT_IS_NO_WITNESS, house.place, house.attested(house.proposal("trusted_witness", enrol), *mentors))
+
+
+def test_same_principal_under_two_keys(house):
+    """A witness that is enrolled can't be enrolled again with a second key."""
+    mentors = house.mentors(3)
+    second = Person(mentors[0].owner_id)
+    enrol = house.enrolment(mentors[0], second.signer)
+    change = house.attested(house.proposal("trusted_witness", enrol), *mentors, second)
+    refused(Code.WITNESS_TAKEN, house.place, change)
+
+
+def test_one_key_for_two_principals(house):
+    """A key that has a role can't get another."""
+    mentors = house.mentors(2)
+    third = house.issue(Person("mentor-3"), Loa.MENTOR)
+    enrol = house.enrolment(third, mentors[0].signer)
+    refused(Code.WITNESS_TAKEN, house.place, house.attested(house.proposal("trusted_witness", enrol), *mentors))
+
+
+def test_witness_without_proof_of_possession(house):
+    """A joining key proves itself by a signature, or doesn't join."""
+    third = house.issue(Person("mentor-1"), Loa.MENTOR)
+    enrol = house.enrolment(third, signing.Ed25519Signer.generate())
+    refused(Code.QUORUM_NOT_SATISFIED, house.place, house.proposal("trusted_witness", enrol))
+
+
+def test_witness_without_a_mentor_licence(house):
+    """An operator is no witness."""
+    voice = Person("ada")
+    enrol = house.enrolment(house.operator, voice.signer)
+    refused(Code.LICENSE_INVALID, house.place, house.attested(house.proposal("trusted_witness", enrol), voice))
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 2), (2, 4), (4, 3), (5, 4)])
+def test_threshold_that_is_no_quorum(house, k, n):
+    """k above n, or not more than half of n, is refused: two quorums must meet."""
+    mentors = house.mentors(n)
+    change = house.proposal("quorum_policy", house.quorum_policy(k))
+    refused(Code.THRESHOLD_INVALID, house.place, house.attested(change, *mentors))
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_threshold_0(house, k):
+    """A threshold below one can't be expressed: the record itself is invalid."""
+    mentors = house.mentors(1)
+    change = house.proposal("quorum_policy", house.quorum_policy(k))
+    refused(Code.RECORD_INVALID, house.place, house.attested(change, *mentors))
+
+
+def test_seal_with_no_witnesses(house):
+    """Root alone can't seal the system with itself."""
+    refused(Code.THRESHOLD_INVALID, house.place, house.proposal("quorum_policy", house.quorum_policy(1)))
+
+
+def test_override_that_lowers_the_quorum(house):
+    """A kind's own k only raises."""
+    mentors = house.mentors(4)
+    change = house.proposal("quorum_policy", house.quorum_policy(3, kinds={"model_config": 2}))
+    refused(Code.THRESHOLD_INVALID, house.place, house.attested(change, *mentors))
+
+
+def test_witnesses_removed_below_the_quorum(house):
+    """A registry that can't reach k any more is refused."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 3)
+    gone = house.enrolment(mentors[0], mentors[0].signer, action="revoke")
+    refused(Code.THRESHOLD_INVALID, house.place, house.attested(house.proposal("trusted_witness", gone), *mentors))
+
+
+def test_policy_change_judged_by_the_set_after_it(house):
+    """Lowering k needs the k before it."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 3)
+    change = house.proposal("quorum_policy", house.quorum_policy(2))
+    refused(Code.QUORUM_NOT_SATISFIED, house.place, house.attested(change, *mentors[:2]))
+
+
+def test_two_proposals_on_one_head(house):
+    """The second to commit is stale: attestations don't carry over."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 2)
+    first = house.attested(house.proposal("model_config", house.new_model("first")), *mentors[:2])
+    second = house.attested(house.proposal("model_config", house.new_model("second")), *mentors[:2])
+    house.place(first)
+    stale = refused(Code.STALE_PREV, house.place, second)
+    assert stale.detail["head"] == house.state.system_head
+
+
+def test_proposal_committed_after_it_expired(house):
+    """Attested in time, committed too late: refused."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 2)
+    payload = msgspec.structs.replace(house.new_model(), expires_at=house.later(60_000))
+    change = house.attested(house.proposal("model_config", payload), *mentors[:2])
+    house.clock.advance(60_000)
+    refused(Code.PROPOSAL_EXPIRED, house.place, change)
+
+
+def test_model_before_the_seal(house):
+    """Until sealed, the system takes witnesses and the quorum policy only."""
+    refused(Code.NOT_SEALED, house.place, house.proposal("model_config", house.new_model()))
+
+
+def test_policy_that_lowers_a_rung(house):
+    """A policy may raise a rung and never lower it."""
+    mentors = house.mentors(1)
+    house.seal(mentors, 1)
+    lowered = system.AccessPolicyChange(
+        policy=msgspec.structs.replace(house.state.policy, version="low", rungs={"license/create": Loa.OPERATOR}),
+        expires_at=house.later(),
+    )
+    change = house.attested(house.proposal("access_policy", lowered), *mentors)
+    refused(Code.RECORD_INVALID, house.place, change)
+
+
+# Records
+
+
+def test_record_re_signed_with_a_key_of_its_own(house):
+    """A key found in a record proves nothing: the log doesn't let it speak."""
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.KEY_NOT_ALLOWED, house.place, house.memory(granted, signer=signing.Ed25519Signer.generate()))
+
+
+def test_service_key_where_an_instance_key_belongs(house):
+    """A service's long-lived key signs introductions only."""
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.KEY_NOT_ALLOWED, house.place, house.memory(granted, signer=house.services["knowledge"]))
+
+
+def test_instance_introduced_by_another_service(house):
+    """knowledge can't introduce an instance of the gatekeeper."""
+    payload = audit.InstanceOpened(
+        service="gatekeeper",
+        instance="x",
+        key=signing.Ed25519Signer.generate().public_key.hex(),
+        settings_digest="0" * 64,
+    )
+    refused(Code.KEY_NOT_ALLOWED, house.append, "instance_opened", payload, house.services["knowledge"])
+
+
+def test_ended_instance_writes_nothing(house):
+    """A key that was replaced has no voice after its end, and keeps its past."""
+    old = house.instances["knowledge"]
+    house.instances["knowledge"] = signing.Ed25519Signer.generate()
+    payload = audit.InstanceOpened(
+        service="knowledge",
+        instance="1",
+        key=house.instances["knowledge"].public_key.hex(),
+        settings_digest="0" * 64,
+    )
+    house.append("instance_opened", payload, house.services["knowledge"])
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.KEY_NOT_ALLOWED, house.place, house.memory(granted, signer=old))
+    house.place(house.memory(granted))
+
+
+def test_small_order_key_enrolled(house):
+    """A small-order public key, for which anyone can sign, is refused where it is enrolled."""
+    mentor = house.issue(Person("mentor-1"), Loa.MENTOR)
+    neutral = (1).to_bytes(32, "little").hex()
+    enrol = msgspec.structs.replace(house.enrolment(mentor, mentor.signer), key=neutral)
+    refused(Code.WEAK_KEY, house.place, house.proposal("trusted_witness", enrol))
+
+
+def test_audit_chain_with_a_hole(house):
+    """An instance's chain can't skip a record."""
+    batch = audit.DecisionBatch(decisions=(decision.freeze(house.judge(house.operator, "ping")),))
+    gatekeeper = house.instances["gatekeeper"]
+    refused(Code.STALE_PREV, house.append, "decision_batch", batch, gatekeeper, prev=None)
+
+
+def test_thing_with_a_forked_past(house):
+    """A new version of a thing continues its newest version."""
+    house.remember(house.operator)
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.STALE_PREV, house.place, house.memory(granted, prev=None))
+
+
+def test_payload_swapped_under_its_header(house):
+    """Another payload, or the same with another salt, is not what was signed."""
+    signed = house.memory(house.granted(house.operator, "memory/write"))
+    other = house.memory(house.granted(house.operator, "memory/write"), text="else")
+    refused(Code.RECORD_INVALID, record.check, msgspec.structs.replace(signed, payload=other.payload))
+    refused(Code.RECORD_INVALID, record.check, msgspec.structs.replace(signed, salt=os.urandom(16).hex()))
+
+
+def test_header_in_another_spelling(house):
+    """The same header with one space, or a key given twice, is not canonical and is refused."""
+    signed = house.memory(house.granted(house.operator, "memory/write"))
+    header = bytes(signed.header)
+    spaced = header.replace(b'"core":', b'"core": ', 1)
+    doubled = b'{"core":{},' + header[1:]
+    for bent in (spaced, doubled):
+        refused(Code.RECORD_INVALID, record.check, msgspec.structs.replace(signed, header=msgspec.Raw(bent)))
+
+
+def test_signature_replayed_as_another_kind_of_document(house):
+    """A signature over a record's bytes with another DSSE type is not the record's signature."""
+    signed = house.memory(house.granted(house.operator, "memory/write"))
+    header, core_bytes = record.open_header(bytes(signed.header))
+    moved = signing.sign_typed(house.instances["knowledge"], signing.LICENSE, core_bytes)
+    bent = msgspec.structs.replace(header, sig=signing.signature_text(moved))
+    with pytest.raises(Refused) as caught:
+        record.verify_author(bent, core_bytes, house.instances["knowledge"].public_key)
+    assert caught.value.code is Code.SIGNATURE_INVALID
