@@ -32,7 +32,7 @@ class Callers:
         self._proofs = OnceOnly(window_ms=session.PROOF_WINDOW_MS, limit=limits.proofs, started_ms=started_ms)
         self._closed: dict[str, int] = {}
 
-    def session(self, state: Governance, token: str, now_ms: int) -> session.SessionToken:
+    def open_session(self, state: Governance, token: str, now_ms: int) -> session.SessionToken:
         """The open session that a token names."""
         said = self._tokens.read(token, sessions.gate_key(state))
         sessions.check_deployment(state, said, now_ms)

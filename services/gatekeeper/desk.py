@@ -82,7 +82,7 @@ class Desk:
     async def _authorize(self, request: gatekeeper.Authorize) -> gatekeeper.Authorized:
         state, now_ms, salt = self._state(), self._clock.now_ms(), secrets.token_bytes(16)
         parameters = rules.parameter_bytes(request.parameters)
-        said = self._callers.session(state, request.session, now_ms)
+        said = self._callers.open_session(state, request.session, now_ms)
         proven = self._callers.prove(
             state, said, proof=request.proof, command=request.command, parameters=parameters, now_ms=now_ms
         )

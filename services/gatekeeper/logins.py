@@ -82,7 +82,7 @@ class Logins:
     async def close(self, request: gatekeeper.SessionCall) -> Empty:
         """Close a session; its proof signs the command `session/close` with the parameters `{}`."""
         state, now_ms = self._state(), self._clock.now_ms()
-        said = self._callers.session(state, request.session, now_ms)
+        said = self._callers.open_session(state, request.session, now_ms)
         proven = self._callers.prove(
             state,
             said,

@@ -3,7 +3,6 @@
 The judgement itself is `sigilcore.gate`, since the offline replay judges with it too; sessions and proofs are in `sessions`.
 """
 
-import functools
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,6 +19,10 @@ from sigilcore.refusals import Code, Refused
 
 _CHAIN_BYTES = 2_048  # a chain's canonical bytes without its scope and ids, generously
 _PATTERN_BYTES = 8  # a character of a scope's pattern in canonical bytes, generously
+
+_SCHEMAS: dict[str, dict[str, Any]] = {
+    name: msgspec.json.schema(command.request) for name, command in catalogue.COMMANDS.items()
+}
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,13 +136,8 @@ def _view(state: Governance, command: Command[Any, Any]) -> gatekeeper.CommandVi
         summary=command.summary,
         rung=_rung(state, command),
         needs_owner=command.needs_owner,
-        request=_schema(command.request),
+        request=_SCHEMAS[command.name],
     )
-
-
-@functools.cache
-def _schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    return msgspec.json.schema(struct)
 
 
 def trust_answer(

@@ -177,11 +177,11 @@ def _is_plain(values: Iterable[object], room: int) -> bool:
 
 def _number_flaw(number: float) -> str:
     """What keeps a number out, or nothing."""
+    if type(number) is int:
+        return "" if -MAX_INT <= number <= MAX_INT else _BIG_INTEGER
     if not math.isfinite(number):
         return _NOT_FINITE
-    if MAX_INT < abs(number) and (type(number) is int or abs(number) < _LEAST_EXPONENT):
-        return _BIG_INTEGER
-    return ""
+    return _BIG_INTEGER if MAX_INT < abs(number) < _LEAST_EXPONENT else ""
 
 
 def _refusal(value: object) -> NotCanonical:
@@ -190,35 +190,32 @@ def _refusal(value: object) -> NotCanonical:
 
 def _first_fault(value: object, path: str, room: int) -> NotCanonical | None:
     """The first fault in the order of the value, with its path: the slow walk, taken only when something is wrong."""
-    if type(value) is dict or type(value) is list or type(value) is tuple:
-        if not room:
-            return NotCanonical(_TOO_DEEP, path)
-        members = value.items() if type(value) is dict else enumerate(value)
-        for key, item in members:
-            fault = _first_fault_of_member(key, item, path, room)
-            if fault:
-                return fault
+    if value is None or type(value) is bool:
         return None
-    if type(value) is _Flaw:
-        return NotCanonical(value.reason, path if value.key is None else _member(path, value.key))
     if type(value) is str:
         return None if _is_unicode(value) else NotCanonical(_SURROGATE, path)
     if type(value) is int or type(value) is float:
         reason = _number_flaw(value)
         return NotCanonical(reason, path) if reason else None
-    if value is None or type(value) is bool:
-        return None
-    return NotCanonical(f"{type(value).__name__} is not JSON", path)
+    if type(value) is _Flaw:
+        return NotCanonical(value.reason, path if value.key is None else _member(path, value.key))
+    if type(value) is not dict and type(value) is not list and type(value) is not tuple:
+        return NotCanonical(f"{type(value).__name__} is not JSON", path)
+    if not room:
+        return NotCanonical(_TOO_DEEP, path)
+    if type(value) is dict:
+        faults = (_fault_of_member(key, item, path, room - 1) for key, item in value.items())
+    else:
+        faults = (_first_fault(item, f"{path}[{index}]", room - 1) for index, item in enumerate(value))
+    return next(filter(None, faults), None)
 
 
-def _first_fault_of_member(key: object, item: object, path: str, room: int) -> NotCanonical | None:
-    if type(key) is int:
-        return _first_fault(item, f"{path}[{key}]", room - 1)
+def _fault_of_member(key: object, item: object, path: str, room: int) -> NotCanonical | None:
     if type(key) is not str:
         return NotCanonical("a key that is no text", path)
     if not _is_unicode(key):
         return NotCanonical(f"{_SURROGATE} in a key", _member(path, key))
-    return _first_fault(item, _member(path, key), room - 1)
+    return _first_fault(item, _member(path, key), room)
 
 
 def _member(path: str, key: str) -> str:

@@ -1,27 +1,39 @@
-"""Time: RFC 3339 in UTC with milliseconds and `Z`, one spelling; integers of milliseconds inside."""
+"""Time: RFC 3339 in UTC with milliseconds and `Z`, one spelling; integers of milliseconds inside.
+
+`format_ms` and `parse_ms` are each other's inverse on the years 1970 to 9999 and refuse all else. Leap seconds (`:60`) have no place in
+a count of milliseconds and are refused too.
+"""
 
 import datetime as dt
 import re
 import time
 from typing import Protocol
 
-_FORM = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z", re.ASCII)
+_FORM = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS = dt.timedelta(milliseconds=1)
 
+LAST_MS = (dt.datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=dt.UTC) - _EPOCH) // _MS
+
 
 def format_ms(ms: int) -> str:
-    """Milliseconds since 1970 as text."""
-    moment = _EPOCH + ms * _MS
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
+    """Milliseconds since 1970 as text; raises ValueError outside the years 1970 to 9999."""
+    if not 0 <= ms <= LAST_MS:
+        raise ValueError("a time outside the years 1970 to 9999")
+    return (_EPOCH + ms * _MS).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def parse_ms(text: str) -> int:
-    """Text as milliseconds since 1970; raises ValueError for any other spelling or a day that doesn't exist."""
+    """Text as milliseconds since 1970; raises ValueError for any other spelling or a moment that doesn't exist."""
     if _FORM.fullmatch(text) is None:
         raise ValueError("not RFC 3339 UTC with milliseconds and Z")
-    moment = dt.datetime.fromisoformat(text)
-    return (moment - _EPOCH) // _MS
+    try:
+        ms = (dt.datetime.fromisoformat(text) - _EPOCH) // _MS
+    except ValueError:
+        raise ValueError("no such day or time of day") from None
+    if format_ms(ms) != text:  # later Pythons read 24:00 as the next day
+        raise ValueError("no such day or time of day")
+    return ms
 
 
 class Clock(Protocol):

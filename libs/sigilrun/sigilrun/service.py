@@ -201,9 +201,7 @@ async def running(
         follower = author = None
         if declared.follows:
             pinned = _pinned(state_dir)
-            follower = Follower(
-                bus, deployed, pinned=pinned, repage_interval_s=options.service.repage_interval_s
-            )
+            follower = Follower(bus, deployed, pinned=pinned, repage_interval_s=options.service.repage_interval_s)
         if signer is not None and follower is not None:
             author = Author(bus, signer, follower, options, resident=resident, clock=ticking)
         parts = Parts(

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -47,6 +47,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     # Database roles; the first owns the database.
     roles: tuple[str, ...]
     make_processes: Callable[[Addresses], Sequence[ProcessSpec]]
+    # Runs to its end once the database is there, before any of the processes: migrations.
+    prepare: Callable[[Addresses], Awaitable[None]] | None = None
     database: str = "sigil"
     extensions: tuple[str, ...] = ("vector",)
     # Asked for by number, refused if taken; None keeps or chooses one.
@@ -113,6 +115,8 @@ class Stack:
         await postgres.create_database(
             store, plan.database, owner=plan.roles[0], roles=roles, extensions=plan.extensions
         )
+        if plan.prepare is not None:
+            await plan.prepare(self.addresses)
         await self.supervisor.start(tuple(plan.make_processes(self.addresses)))
 
 
