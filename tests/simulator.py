@@ -27,10 +27,12 @@ from sigilcore import (
     record,
     session,
     signing,
+    tlog_proof,
     trust,
+    verify,
 )
 from sigilcore.access import Loa
-from sigilcore.contracts import catalogue, house
+from sigilcore.contracts import canon, catalogue, house
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.governance import Governance
 from sigilcore.records import audit, system, user
@@ -491,13 +493,17 @@ class House:
         """So many mentors, each with a witness key of its own, in the registry."""
         registered: list[Person] = []
         for number in range(1, count + 1):
-            mentor = self.issue(Person(f"mentor-{number}"), Loa.MENTOR)
-            voice = Person(mentor.owner_id)
-            voice.table = mentor.table
-            change = self.proposal("trusted_witness", self.enrolment(mentor, voice.signer))
-            self.place(self.attested(change, *registered, voice))
-            registered.append(voice)
+            registered.append(self.enrol(f"mentor-{number}", registered))
         return registered
+
+    def enrol(self, owner_id: str, voices: list[Person]) -> Person:
+        """One more mentor becomes a witness, by these voices and its own proof of possession."""
+        mentor = self.issue(Person(owner_id), Loa.MENTOR)
+        voice = Person(owner_id)
+        voice.table = mentor.table
+        change = self.proposal("trusted_witness", self.enrolment(mentor, voice.signer))
+        self.place(self.attested(change, *voices, voice))
+        return voice
 
     def quorum_policy(self, k: int, **changes: Any) -> system.QuorumPolicy:
         """The payload that seals."""
@@ -519,3 +525,33 @@ class House:
         """A model_config payload."""
         model = msgspec.structs.replace(trust.DEFAULT_MODEL, version=version, **changes)
         return system.ModelConfig(model=model, expires_at=self.later())
+
+    # Reading
+
+    def bundle(self, record_id: str) -> canon.Bundle:
+        """What `canon/proof` answers: the record, its tlog-proof, genesis, and what lets its author's key speak."""
+        leaves = [merkle.leaf_hash(bytes(signed.header)) for signed in self.log]
+        index = next(seq for seq, signed in enumerate(self.log) if record.check(signed).core.id == record_id)
+        wanted = record.check(self.log[index])
+        path = merkle.inclusion_path(index, leaves)
+        return canon.Bundle(
+            format="sigil-bundle/1",
+            record=plain(self.log[index]),
+            proof=tlog_proof.format(index, path, self.checkpoint()).decode(),
+            genesis=plain(self.log[0]),
+            evidence=tuple(
+                plain(signed)
+                for signed in self.log[1:index]
+                if verify.introduces(record.check(signed), wanted.header.key_id)
+                or (wanted.core.space == "system" and record.check(signed).core.space == "system")
+            ),
+        )
+
+
+def plain(signed: record.SignedRecord) -> dict[str, Any]:
+    """A record as JSON values."""
+    return {
+        "header": msgspec.json.decode(signed.header),
+        "payload": msgspec.json.decode(signed.payload),
+        "salt": signed.salt,
+    }

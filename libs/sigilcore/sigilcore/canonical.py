@@ -10,10 +10,10 @@ floats (it spells them otherwise) whose encoding holds no byte of 0xF0 or more: 
 the two differ only where characters beyond the BMP stand beside U+E000 to U+FFFF. Left alone it would also write integers beyond 2^53,
 NaN as null, and bytes, sets, dates and Decimals, so the types are checked first on either road.
 
-Refused: NaN, infinities, numbers spelled as integers beyond ±(2^53 - 1), lone surrogates, nesting deeper than 64, more than `max_bytes`, and
-anything that is not exactly dict with text keys, list, tuple (an array; `msgspec.to_builtins` keeps the tuples of Structs), str, bool,
-None, int or float. RFC 8785 itself spells doubles from 2^53 up to 10^21 as integers; since such an integer is refused when it arrives, the
-double is refused when it leaves.
+Refused: NaN, infinities, numbers spelled as integers beyond ±(2^53 - 1), lone surrogates, nesting deeper than 64, more than `max_bytes`,
+and anything that is not exactly dict with text keys, list, tuple (an array: `msgspec.to_builtins` keeps the tuples of Structs), str,
+bool, None, int or float. RFC 8785 itself spells doubles from 2^53 up to 10^21 as integers; since such an integer is refused when it
+arrives, the double is refused when it leaves.
 """
 
 import json
@@ -122,7 +122,9 @@ def parse(data: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
     except UnicodeDecodeError as error:
         raise NotCanonical("not UTF-8") from error
     except json.JSONDecodeError as error:
-        raise NotCanonical(f"not JSON: {error.msg}, line {error.lineno} column {error.colno}") from None
+        raise NotCanonical(
+            f"not JSON: {error.msg.removesuffix(' at')}, line {error.lineno} column {error.colno}"
+        ) from None
     except RecursionError:
         raise NotCanonical(_TOO_DEEP) from None
     try:

@@ -1,11 +1,15 @@
-"""Record ids: UUIDv7 (RFC 9562), lower case, one spelling."""
+"""Record ids: UUIDv7 (RFC 9562), lower case, one spelling.
+
+Ids made from one idempotency key are derived, so that a retry after a crash writes the same ids again. A derived id sorts beside its
+parent: the 48 bits of time are the parent's.
+"""
 
 import hashlib
 import re
 
 import uuid_utils
 
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def new() -> str:
@@ -19,10 +23,11 @@ def is_id(text: str) -> bool:
 
 
 def derive(parent: str, label: str) -> str:
-    """An id made from another and a label: the parent's time, the rest from SHA-256, so a retry derives the same."""
+    """An id made from another and a label: the parent's time, the other 74 bits from SHA-256; raises ValueError for a bad parent."""
     if not is_id(parent):
         raise ValueError("the parent is not a UUIDv7")
-    time = parent.replace("-", "")[:12]
-    rest = hashlib.sha256(f"{parent}/{label}".encode()).hexdigest()
+    rest = hashlib.sha256(
+        f"{parent}/{label}".encode()
+    ).hexdigest()  # the parent has a fixed length, so the join is unambiguous
     variant = "89ab"[int(rest[3], 16) & 3]
-    return f"{time[:8]}-{time[8:]}-7{rest[:3]}-{variant}{rest[4:7]}-{rest[7:19]}"
+    return f"{parent[:13]}-7{rest[:3]}-{variant}{rest[4:7]}-{rest[7:19]}"

@@ -1,7 +1,8 @@
 """One signing function: Ed25519 over the DSSE pre-authentication encoding, with a payload type for each kind of document.
 
 The type is signed, so no signature can be replayed as another kind of document. Public keys are checked where they are enrolled: the
-verifying constructors of the libraries take small-order and non-canonical points, `check_public_key` does not.
+verifying constructors of the libraries take small-order and non-canonical points, `check_public_key` does not. `verify` answers every
+malformed key or signature with False; nothing a stranger sends makes it raise.
 """
 
 import base64
@@ -25,6 +26,10 @@ PERMIT = "application/vnd.sigil.permit.v1+json"
 NONCE = "application/vnd.sigil.nonce.v1+json"
 GRANT = "application/vnd.sigil.grant.v1+json"
 SEED = "application/vnd.sigil.seed.v1+json"
+
+SEED_BYTES = 32
+PUBLIC_KEY_BYTES = 32
+SIGNATURE_BYTES = 64
 
 
 class WeakKey(ValueError):  # noqa: N818 - names what is wrong with the key
@@ -57,8 +62,8 @@ class Ed25519Signer:
 
     @classmethod
     def generate(cls) -> "Ed25519Signer":
-        """A signer with a fresh key."""
-        return cls(nacl.utils.random(32))
+        """A signer with a fresh key that dies with it: the seed can't be read back, so what must be kept starts from a seed."""
+        return cls(nacl.utils.random(SEED_BYTES))
 
     @property
     def public_key(self) -> bytes:
@@ -86,8 +91,8 @@ def key_id(public: bytes) -> str:
 
 def check_public_key(public: bytes) -> bytes:
     """The key, if it is a canonical point of the prime-order group; raises `WeakKey`."""
-    if len(public) != 32:
-        raise WeakKey("a public key has 32 bytes")
+    if len(public) != PUBLIC_KEY_BYTES:
+        raise WeakKey(f"a public key has {PUBLIC_KEY_BYTES} bytes")
     if not nacl.bindings.crypto_core_ed25519_is_valid_point(public):
         raise WeakKey("not a canonical point of the prime-order group")
     return public
@@ -95,7 +100,7 @@ def check_public_key(public: bytes) -> bytes:
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:
     """True if the signature is good; False for anything else, however malformed."""
-    if len(public) != 32 or len(signature) != 64:
+    if len(public) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     try:
         nacl.bindings.crypto_sign_open(signature + message, public)

@@ -18,7 +18,8 @@ Invariants:
 
 import asyncio
 import contextlib
-import importlib.util
+import json
+import secrets
 import sys
 import urllib.error
 import urllib.request
@@ -32,8 +33,8 @@ import tomli_w
 from sigilcore import canonical, digest, ids, note
 from sigilcore.contracts import canon, catalogue, house
 from sigilrun import keys, settings
-from sigilrun.embedded import binaries, nats, spawn, stack, supervisor
-from sigilrun.embedded.errors import EmbeddedError, StartFailed
+from sigilrun.embedded import nats, spawn, stack, supervisor
+from sigilrun.embedded.errors import StartFailed
 from sigilrun.embedded.folder import DataFolder, write_private
 
 TENANT: Final = "default"
@@ -43,9 +44,14 @@ MIGRATE: Final = "services.canon_writer.migrate"
 MIGRATE_TIMEOUT_S: Final = 60.0
 READY_TIMEOUT_S: Final = 45.0
 WATCH_S: Final = 0.5
-PAGE: Final = Path("ui/dist")
+FACE: Final = "gateway"
+KNOWS_TOKEN_HASH: Final = (canon.WRITER, "license")
+PAGE: Final = Path(__file__).resolve().parents[3] / "ui" / "dist"
 
 BUS_IDENTITIES: Final = (*house.RESIDENTS.values(), house.SUBSCRIBER, house.OPERATOR)
+
+
+Tell = Callable[["Ready"], None]
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,9 +122,7 @@ def _deploy(folder: DataFolder, layout: Layout) -> None:
     if PAYLOAD_KEY not in have:
         store.generate_aead(PAYLOAD_KEY)
     runtime_id = ids.new()
-    log_key = note.VerifierKey.of(
-        house.origin(runtime_id, TENANT), note.ED25519, store.public(house.LOG_KEY)
-    )
+    log_key = note.VerifierKey.of(house.origin(runtime_id, TENANT), note.ED25519, store.public(house.LOG_KEY))
     deployed = settings.DeploymentFile(
         runtime_id=runtime_id,
         tenant=TENANT,
@@ -133,7 +137,196 @@ def _token(layout: Layout) -> str:
     """The one-time token; its hash is written first, so that no token is ever shown that the writer doesn't know."""
     with contextlib.suppress(FileNotFoundError):
         return layout.token.read_text("ascii").strip()
-    token = ids.new().replace("-", "")[:0] + _random_token()
+    token = secrets.token_urlsafe(32)
     write_private(layout.token_hash, digest.sha256_hex(token.encode()).encode() + b"\n")
     write_private(layout.token, token.encode() + b"\n")
     return token
+
+
+def write_config(layout: Layout, addresses: stack.Addresses) -> None:
+    """The operator's settings, once; what is in there afterwards is theirs."""
+    if layout.config.exists():
+        return
+    document = {
+        "bus": {"url": addresses.nats_url, "nkey_seed_file": "keys/nkey_{resident}"},
+        "deployment": {"file": layout.deployment.name},
+        "service": {"state_dir": "services/{resident}"},
+        # Plain HTTP on loopback is all that an embedded house has; a proxy that ends TLS sets this to true.
+        "gateway": {"host": "127.0.0.1", "cookie_secure": False},
+        "telemetry": {"level": "info", "json": True},
+    }
+    write_private(layout.config, tomli_w.dumps(document).encode())
+
+
+# Processes
+
+
+def processes(
+    folder: DataFolder, addresses: stack.Addresses, overrides: Mapping[str, str]
+) -> tuple[supervisor.ProcessSpec, ...]:
+    """All residents, side by side: each waits for what it needs by itself."""
+    layout = Layout(folder.path)
+    write_config(layout, addresses)
+    return tuple(_process(resident, folder, layout, addresses, overrides) for resident in house.RESIDENTS.values())
+
+
+def _process(
+    resident: house.Resident,
+    folder: DataFolder,
+    layout: Layout,
+    addresses: stack.Addresses,
+    overrides: Mapping[str, str],
+) -> supervisor.ProcessSpec:
+    is_face = resident.name == FACE
+    return supervisor.ProcessSpec(
+        name=resident.name,
+        argv=_python(resident.module),
+        env={**environment(resident, layout, addresses), **overrides},
+        log=folder.logs / f"{resident.name}.log",
+        cwd=folder.service(resident.name),
+        ready=(lambda: is_ready(addresses.address)) if is_face else None,
+        ready_timeout_s=READY_TIMEOUT_S,
+    )
+
+
+def environment(resident: house.Resident, layout: Layout, addresses: stack.Addresses) -> dict[str, str]:
+    """All that one process is told: where its settings are, and the files that it may open."""
+    told = {**spawn.base_env(), "SIGIL_CONFIG": str(layout.config), "SIGIL_BUS_URL": addresses.nats_url}
+    if resident.key:
+        told |= _keystore(layout)
+    if resident.store is not None and resident.store.startswith("postgres:"):
+        told |= _database(layout, addresses, resident.name)
+    if resident.name == canon.WRITER:
+        told["SIGIL_CANON_HIGH_WATER_FILE"] = str(layout.data / "services" / resident.name / "high_water")
+    if resident.name in KNOWS_TOKEN_HASH:
+        told["SIGIL_CANON_BOOTSTRAP_TOKEN_HASH_FILE"] = str(layout.token_hash)
+    if resident.name == FACE:
+        told["SIGIL_GATEWAY_PORT"] = str(addresses.api_port)
+        if PAGE.is_dir():
+            told["SIGIL_GATEWAY_STATIC_DIR"] = str(PAGE)
+    return told
+
+
+def _keystore(layout: Layout) -> dict[str, str]:
+    return {
+        "SIGIL_KEYSTORE_PATH": str(layout.keystore),
+        "SIGIL_KEYSTORE_PASSPHRASE_FILE": str(layout.passphrase),
+    }
+
+
+def _database(layout: Layout, addresses: stack.Addresses, role: str) -> dict[str, str]:
+    return {
+        "SIGIL_CANON_HOST": addresses.postgres_host,
+        "SIGIL_CANON_PORT": str(addresses.postgres_port),
+        "SIGIL_CANON_DATABASE": addresses.database,
+        "SIGIL_CANON_USER": role,
+        "SIGIL_CANON_PASSWORD_FILE": str(layout.role_password(role)),
+    }
+
+
+def _python(module: str) -> tuple[str, ...]:
+    # -P: a file in the working folder is no module.
+    return (sys.executable, "-P", "-m", module)
+
+
+async def migrate(folder: DataFolder, addresses: stack.Addresses) -> None:
+    """Bring the database to this program's tables, as their owner; safe to run again.
+
+    Raises:
+        StartFailed: it couldn't; the message ends with the log.
+
+    """
+    layout = Layout(folder.path)
+    write_config(layout, addresses)
+    log = folder.logs / "migrate.log"
+    writer = house.RESIDENTS[canon.WRITER]
+    env = {
+        **spawn.base_env(),
+        "SIGIL_CONFIG": str(layout.config),
+        "SIGIL_BUS_URL": addresses.nats_url,
+        **_database(layout, addresses, ROLES[0]),
+    }
+    code = await spawn.run(
+        _python(MIGRATE), env=env, log=log, cwd=folder.service(writer.name), timeout_s=MIGRATE_TIMEOUT_S
+    )
+    if code != 0:
+        raise StartFailed(f"the migration ended with {code}; its log {log} ends:\n{supervisor.log_tail(log)}")
+
+
+# Running
+
+
+async def run(data: Path, *, port: int | None, tell: Tell, overrides: Mapping[str, str] | None = None) -> None:
+    """Run the house on a data folder until a signal; `tell` is called once, when it answers.
+
+    Raises:
+        EmbeddedError: the data is in use, a port is taken, a server or a process doesn't start.
+        KeystoreError: the keystore of an earlier run can't be opened.
+
+    """
+    held: list[DataFolder] = []
+    watches: list[asyncio.Task[None]] = []
+
+    def bus_users(folder: DataFolder) -> tuple[nats.BusUser, ...]:
+        held.append(folder)
+        return furnish(folder)
+
+    def started(running: stack.Stack) -> None:
+        watches.append(asyncio.create_task(_announce(running, tell), name="announce"))
+
+    plan = stack.Plan(
+        bus_users=bus_users,
+        roles=ROLES,
+        prepare=lambda addresses: migrate(held[0], addresses),
+        make_processes=lambda addresses: processes(held[0], addresses, overrides or {}),
+        extensions=(),
+        port=port,
+    )
+    try:
+        await stack.run_stack(data, plan, started)
+    finally:
+        for watch in watches:
+            watch.cancel()
+        await asyncio.gather(*watches, return_exceptions=True)
+
+
+async def _announce(running: stack.Stack, tell: Tell) -> None:
+    """Say ready; forget the bootstrap token in run.json as soon as Root exists."""
+    address, layout = running.addresses.address, Layout(running.folder.path)
+    bootstrapped = await is_bootstrapped(address)
+    if bootstrapped:
+        running.folder.update(bootstrap_token=None)
+    tell(Ready(address=address, bootstrap_token_file=None if bootstrapped else layout.token))
+    while not bootstrapped:
+        await asyncio.sleep(WATCH_S)
+        bootstrapped = await is_bootstrapped(address)
+    running.folder.update(bootstrap_token=None)
+
+
+async def is_ready(address: str) -> bool:
+    """True if the face says that everything behind it answers."""
+    status, _ = await asyncio.to_thread(_ask, urllib.request.Request(f"{address}/readyz"))  # noqa: S310 - our own address
+    return status == 200
+
+
+async def is_bootstrapped(address: str) -> bool:
+    """True once Root exists; False while nobody can say."""
+    asked = urllib.request.Request(  # noqa: S310 - our own address
+        f"{address}/api/commands/{canon.CHECKPOINT.name}",
+        data=b"{}",
+        headers={"content-type": "application/json"},
+        method="POST",
+    )
+    status, body = await asyncio.to_thread(_ask, asked)
+    return status == 200 and json.loads(body).get("bootstrapped") is True
+
+
+def _ask(asked: urllib.request.Request) -> tuple[int, bytes]:
+    """Status and body; 0 when nobody answers. The supervisor needs no HTTP library for two questions."""
+    try:
+        with urllib.request.urlopen(asked, timeout=2) as answer:  # noqa: S310 - our own address
+            return answer.status, answer.read(65_536)
+    except urllib.error.HTTPError as error:
+        return error.code, b""
+    except OSError:
+        return 0, b""

@@ -47,6 +47,7 @@ from sigilrun.author import Author
 from sigilrun.bus import Bus
 from sigilrun.follow import Follower, WrongCanon
 from sigilrun.replay import ReplayMemory
+from sigilrun.settings_sections import DeploymentFile
 
 BEFORE_GENESIS = frozenset({"license/bootstrap", "canon/bootstrap", "log/checkpoint", "canon/events"})
 # A request's body; a call's records with their envelope are the largest.
@@ -61,7 +62,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
     resident: str
     settings: settings.Settings
-    deployment: settings.DeploymentFile
+    deployment: DeploymentFile
     bus: Bus
     clock: clock.Clock
     metrics: telemetry.Metrics
@@ -84,7 +85,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
         return self.author
 
     @property
-    def signing(self) -> signing.Signer:
+    def own_signer(self) -> signing.Signer:
         """The service key of a resident that has one."""
         assert self.signer is not None
         return self.signer

@@ -175,11 +175,13 @@ class Events(Message, frozen=True, kw_only=True):
 
 
 class EventPage(Message, frozen=True, kw_only=True):
-    """Placed records in order; `head` is the log's size when read; `next` the seq to ask from."""
+    """Placed records in order; `head` is the log's size when read; `next` the seq to ask from. `checkpoint`: the newest signed
+    checkpoint whose size is above `first` and at most `next`, for who recomputes the tree; null when there is none in the page."""
 
     items: tuple[PlacedRecord, ...]
     head: int
     next: int
+    checkpoint: str | None = None
 
 
 class Refill(Message, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ class Resident:
     key: bool = True
     store: str | None = None  # "postgres:writer", "postgres:reader", "sqlite"
     module: str = ""
+    looks: bool = False  # may ask everyone's health: $SRV
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
                 asks=(*(command.name for command in catalogue.public()), "gate/refusals"),
                 key=False,
                 module="services.gateway",
+                looks=True,
             ),
         )
     }
@@ -72,7 +74,9 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
 
 # Not processes of ours: a downstream subscriber that reads the change stream, and the operator's own tools on this machine.
 SUBSCRIBER = Resident(name="subscriber", asks=("log/checkpoint",), follows=True, key=False)
-OPERATOR = Resident(name="operator", asks=("canon/refill", "canon/events", "log/checkpoint"), follows=True, key=False)
+OPERATOR = Resident(
+    name="operator", asks=("canon/refill", "canon/events", "log/checkpoint"), follows=True, key=False, looks=True
+)
 
 # The keys in the keystore: one a service that signs, `writer` for checkpoints only.
 SERVICE_KEYS = tuple(
@@ -104,7 +108,7 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
     name = stream(tenant)
     publish = [*asked]
     subscribe = [*answered, inbox]
-    if answered:
+    if resident.module:
         subscribe += [
             "$SRV.PING",
             "$SRV.INFO",
@@ -112,16 +116,17 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
             f"$SRV.*.{resident.name}",
             f"$SRV.*.{resident.name}.>",
         ]
+    if resident.looks:
+        publish += [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".*", ".*.*")]
     if resident.follows:
-        # Consumers are ephemeral or durable under the resident's own name; a position of one's own is the authority, not the consumer's.
+        # Consumers are ephemeral, acknowledge nothing, and have names of 128 random bits: a wildcard matches whole tokens only, so what
+        # keeps one follower from another's consumer is that it can't learn its name (no CONSUMER.LIST or NAMES).
         publish += [
             f"$JS.API.STREAM.INFO.{name}",
-            f"$JS.API.CONSUMER.CREATE.{name}.{resident.name}-*",
-            f"$JS.API.CONSUMER.CREATE.{name}.{resident.name}-*.>",
-            f"$JS.API.CONSUMER.INFO.{name}.{resident.name}-*",
-            f"$JS.API.CONSUMER.DELETE.{name}.{resident.name}-*",
-            f"$JS.API.CONSUMER.MSG.NEXT.{name}.{resident.name}-*",
-            f"$JS.ACK.{name}.{resident.name}-*.>",
+            f"$JS.API.CONSUMER.CREATE.{name}.*",
+            f"$JS.API.CONSUMER.CREATE.{name}.*.>",
+            f"$JS.API.CONSUMER.DELETE.{name}.*",
+            f"$JS.API.CONSUMER.MSG.NEXT.{name}.*",
         ]
     if resident.name == canon.WRITER:
         publish += [

@@ -1,0 +1,369 @@
+"""What the canon shows, to whom, and how it knows that it is true.
+
+Invariants:
+
+- Nothing is shown unproven: the record's own bytes must agree (`record.check`), they must be what the row says, and its leaf must stand
+  at its place in the tree of a checkpoint that the log's key signed. What fails is reported at its position, never skipped.
+- Nobody below root reads another person's `user` records, and `audit` needs a mentor, except what is about the reader. What may not be
+  seen is answered exactly like what isn't there.
+- One answer has a bound: rows, bytes, and rows looked at.
+
+`events` is the exception to the first: it serves folds, which check every record, and the tree of each batch, themselves.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from sigilcore import checkpoint, clock, digest, merkle, note, record, tiles, tlog_proof
+from sigilcore.access import Loa
+from sigilcore.contracts import canon
+from sigilcore.decision import parse_ref
+from sigilcore.governance import Governance
+from sigilcore.note import encode_base64
+from sigilcore.records import audit
+from sigilcore.refusals import Code, Refused
+
+from services.canon_writer import tree
+from services.canon_writer.laws import Head, Query, Row, Shelf
+
+ANSWER_BYTES = 4 * 1024 * 1024  # half of what the bus carries
+LOOK_AT = 200_000  # rows that one page without an index looks at; a third of a second
+PROVEN_TILES = 1_024  # of 8 KiB: the leaves of a quarter million records
+_NOWHERE = Refused(Code.NOT_FOUND, "no such record")
+
+
+class Viewer(msgspec.Struct, frozen=True, kw_only=True):
+    """Who reads: the permit's owner and level."""
+
+    owner: str
+    loa: Loa
+
+
+class Reading:
+    """The readers' commands over a shelf. `state` is the fold of what governs, `log_key` the deployment's own."""
+
+    def __init__(self, shelf: Shelf, state: Callable[[], Governance], log_key: note.VerifierKey) -> None:
+        self._shelf = shelf
+        self._state = state
+        self._tiles = tree.Tiles(shelf)
+        self._proven = _Proven(shelf, self._tiles, log_key)
+
+    # One record.
+
+    async def get(self, viewer: Viewer, request: canon.Get) -> canon.RecordView:
+        """`canon/get`."""
+        asked = [one for one in (request.id, request.hash, request.seq) if one is not None]
+        if len(asked) != 1:
+            raise Refused(Code.BAD_INPUT, "ask by exactly one of id, hash and seq", field="$")
+        head = await self._reached(request.wait_for)
+        if request.seq is not None and request.seq >= head.size:
+            raise Refused(Code.BEYOND_HEAD, f"the log has {head.size} records", field="$.seq")
+        row = await self._find(request)
+        if row is None or not _sees(viewer, row):
+            raise _NOWHERE
+        return _view(row, await self._checked(row))
+
+    async def audit_get(self, viewer: Viewer, request: canon.AuditGet) -> canon.RecordView:
+        """`audit/get`: an audit record, or one decision of a batch."""
+        await self._reached(request.wait_for)
+        ref = parse_ref(request.id)
+        name = request.id if ref is None else ref.record
+        row = await self._by_id(name)
+        if row is None or row.space != "audit":
+            raise _NOWHERE
+        if ref is None:
+            if not (_sees(viewer, row) or row.subject == viewer.owner):
+                raise _NOWHERE
+            return _view(row, await self._checked(row))
+        return await self._decision(viewer, row, ref.index)
+
+    async def _decision(self, viewer: Viewer, row: Row, index: int) -> canon.RecordView:
+        """One decision, under its batch's header; without salt, since it isn't the whole payload."""
+        batch = msgspec.json.decode(row.payload, type=audit.DecisionBatch) if row.kind == "decision_batch" else None
+        if batch is None or index >= len(batch.decisions):
+            raise _NOWHERE
+        frozen = batch.decisions[index]
+        if not (viewer.loa.includes(Loa.MENTOR) or frozen.chain.audit.owner == viewer.owner):
+            raise _NOWHERE
+        checked = await self._checked(row)
+        shown = _view(row, checked)
+        return msgspec.structs.replace(shown, payload=msgspec.to_builtins(frozen), salt=None)
+
+    async def proof(self, viewer: Viewer, request: canon.Prove) -> canon.Bundle:
+        """`canon/proof`: all that an offline verifier needs."""
+        row = await self._by_id(request.id)
+        about_viewer = row is not None and row.space == "audit" and row.subject == viewer.owner
+        if row is None or not (_sees(viewer, row) or about_viewer):
+            raise _NOWHERE
+        checked = await self._checked(row)
+        head = await self._shelf.head()
+        path = await self._tiles.inclusion_path(row.seq, head.size)
+        genesis = await self._at(0)
+        evidence = [await self._at(seq) for seq in await self._introductions(row)]
+        return canon.Bundle(
+            format="sigil-bundle/1",
+            record=_plain(row, checked),
+            proof=tlog_proof.format(row.seq, path, head.note).decode(),
+            genesis=_plain(genesis, await self._checked(genesis)),
+            evidence=tuple([_plain(one, await self._checked(one)) for one in evidence]),
+        )
+
+    async def _introductions(self, row: Row) -> list[int]:
+        """The positions that let the row's author speak there, in order: instance, service, witnesses, licence."""
+        if row.seq == 0:
+            return []
+        if row.space == "system":
+            return await self._system_before(row.seq)
+        entry = self._state().key(row.author)
+        if entry is None:
+            issued = [
+                one.issued_seq
+                for one in self._state().licences.values()
+                if one.table.owner.key is not None
+                and digest.sha256_hex(bytes.fromhex(one.table.owner.key))[:32] == row.author
+                and one.issued_seq < row.seq
+            ]
+            if not issued:
+                return []
+            licence = await self._at(max(issued))
+            return [*await self._introductions(licence), licence.seq]
+        if entry.since_seq == 0:
+            return []
+        if entry.role == "service":
+            return await self._system_before(row.seq)
+        opened = await self._at(entry.since_seq)
+        return [*await self._introductions(opened), opened.seq]
+
+    async def _system_before(self, end: int) -> list[int]:
+        rows = await self._shelf.rows(Query(first=1, end=end, limit=10_000, spaces=("system",)))
+        return [row.seq for row in rows]
+
+    # Pages.
+
+    async def records(self, viewer: Viewer, request: canon.ListRecords) -> canon.RecordPage:
+        """`canon/list`: an observer sees the system's records and its own; a mentor audit too; root everything."""
+        spaces = ("user", "system", "audit") if viewer.loa.includes(Loa.MENTOR) else ("user", "system")
+        return await self._page(viewer, request, spaces)
+
+    async def audits(self, viewer: Viewer, request: canon.ListRecords) -> canon.RecordPage:
+        """`audit/list`."""
+        return await self._page(viewer, request, ("audit",))
+
+    async def _page(self, viewer: Viewer, request: canon.ListRecords, spaces: tuple[str, ...]) -> canon.RecordPage:
+        head = await self._reached(request.wait_for)
+        wanted = tuple(space for space in spaces if request.space in {None, space})
+        first = _cursor(request.cursor)
+        indexed = request.kind is not None or request.subject is not None
+        query = Query(
+            first=first,
+            end=head.size if indexed else min(head.size, first + LOOK_AT),
+            limit=request.limit,
+            max_bytes=ANSWER_BYTES,
+            kinds=() if request.kind is None else (request.kind,),
+            spaces=wanted,
+            subject=request.subject,
+            owner=None if viewer.loa is Loa.ROOT else viewer.owner,
+            since_ms=_moment(request.since, "$.since"),
+            until_ms=_moment(request.until, "$.until"),
+        )
+        rows = await self._shelf.rows(query) if wanted else []
+        items, corrupt = [], []
+        for row in rows:
+            try:
+                items.append(_view(row, await self._checked(row)))
+            except Refused as refused:
+                corrupt.append(canon.CorruptAt(seq=row.seq, reason=refused.message))
+        after = _after(query, rows) if wanted else head.size
+        cursor = None if after >= head.size else str(after)
+        return canon.RecordPage(items=tuple(items), corrupt=tuple(corrupt), cursor=cursor)
+
+    async def events(self, request: canon.Events) -> canon.EventPage:
+        """`canon/events`: the very records of the change stream."""
+        head = await self._shelf.head()
+        if request.first > head.size:
+            raise Refused(Code.BEYOND_HEAD, f"the log has {head.size} records", field="$.first")
+        query = Query(
+            first=request.first,
+            end=head.size,
+            limit=request.limit,
+            max_bytes=ANSWER_BYTES,
+            kinds=request.kinds,
+        )
+        rows = await self._shelf.rows(query)
+        return canon.EventPage(items=tuple(row.placed() for row in rows), head=head.size, next=_after(query, rows))
+
+    # The log.
+
+    async def checkpoint(self) -> canon.Checkpoint:
+        """`log/checkpoint`."""
+        head, state = await self._shelf.head(), self._state()
+        return canon.Checkpoint(note=head.note.decode(), sealed=state.sealed, bootstrapped=head.size > 0)
+
+    async def consistency(self, request: canon.Consistency) -> canon.ConsistencyProof:
+        """`canon/consistency`."""
+        head = await self._shelf.head()
+        new = head.size if request.new is None else request.new
+        if new > head.size or request.old > new:
+            raise Refused(Code.BEYOND_HEAD, f"sizes go up to {head.size}, the old one up to the new one")
+        path = await self._tiles.consistency(request.old, new)
+        return canon.ConsistencyProof(old=request.old, new=new, hashes=tuple(map(encode_base64, path)))
+
+    async def tile(self, request: canon.LogPart) -> canon.LogBytes:
+        """`log/tile`: a hash tile of any size up to the head."""
+        level, index, width = _parse(request.path)
+        head = await self._shelf.head()
+        if not isinstance(level, int) or width > tiles.width_at(level, index, head.size):
+            raise Refused(Code.NOT_FOUND, "the log has no such tile")
+        return canon.LogBytes(body=await self._tiles.read(level, index, width))
+
+    async def entries(self, request: canon.LogPart) -> canon.LogBytes:
+        """`log/entries`: a bundle of sealed headers."""
+        level, index, width = _parse(request.path)
+        head = await self._shelf.head()
+        if level != tiles.ENTRIES or width > tiles.width_at(0, index, head.size):
+            raise Refused(Code.NOT_FOUND, "the log has no such entry bundle")
+        headers = await self._shelf.headers(index * tiles.WIDTH, index * tiles.WIDTH + width)
+        return canon.LogBytes(body=tiles.entry_bundle(headers))
+
+    # Shared.
+
+    async def _reached(self, wait_for: int | None) -> Head:
+        """The head; a reader of Postgres has what its caller wrote, so there is nothing to wait for."""
+        head = await self._shelf.head()
+        if wait_for is not None and wait_for >= head.size:
+            raise Refused(Code.BEYOND_HEAD, f"the log has {head.size} records", field="$.wait_for")
+        return head
+
+    async def _find(self, request: canon.Get) -> Row | None:
+        if request.id is not None:
+            return await self._by_id(request.id)
+        if request.hash is not None:
+            return await self._shelf.by_hash(bytes.fromhex(request.hash))
+        assert request.seq is not None
+        return await self._at(request.seq)
+
+    async def _by_id(self, name: str) -> Row | None:
+        rows = await self._shelf.by_ids({name})
+        return rows[0] if rows else None
+
+    async def _at(self, seq: int) -> Row:
+        rows = await self._shelf.rows(Query(first=seq, end=seq + 1, limit=1))
+        if not rows:
+            raise Refused(Code.CORRUPT_RECORD, f"there is no record at {seq}", detail={"seq": seq})
+        return rows[0]
+
+    async def _checked(self, row: Row) -> record.Checked:
+        """The record, proven; raises `Refused` with `CORRUPT_RECORD`."""
+        try:
+            checked = record.check(row.signed())
+        except Refused as refused:
+            raise _corrupt(row.seq, f"its bytes don't agree: {refused.message}") from refused
+        core = checked.core
+        if (core.id, core.kind, core.space, checked.header.hash) != (row.id, row.kind, row.space, row.hash.hex()):
+            raise _corrupt(row.seq, "its bytes are another record's")
+        if not await self._proven.holds(row.seq, merkle.leaf_hash(row.header)):
+            raise _corrupt(row.seq, "its leaf is not in the signed tree")
+        return checked
+
+
+class _Proven:
+    """Leaves by their tile, each tile proven once against a signed checkpoint. A proven leaf never changes."""
+
+    def __init__(self, shelf: Shelf, tiles_of: tree.Tiles, log_key: note.VerifierKey) -> None:
+        self._shelf = shelf
+        self._tiles = tiles_of
+        self._log_key = log_key
+        self._leaves: OrderedDict[int, tuple[bytes, ...]] = OrderedDict()
+
+    async def holds(self, seq: int, leaf: bytes) -> bool:
+        """True if this leaf stands at this place of the signed tree."""
+        index, at = divmod(seq, tiles.WIDTH)
+        if at >= len(self._leaves.get(index, ())):
+            proven = await self._prove(index)
+            if proven is None:
+                return False
+            self._leaves[index] = proven
+        self._leaves.move_to_end(index)
+        while len(self._leaves) > PROVEN_TILES:
+            self._leaves.popitem(last=False)
+        leaves = self._leaves[index]
+        return at < len(leaves) and leaves[at] == leaf
+
+    async def _prove(self, index: int) -> tuple[bytes, ...] | None:
+        """The tile's leaves at the newest checkpoint, if they lead to its root."""
+        head = await self._shelf.head()
+        first = index * tiles.WIDTH
+        width = tiles.width_at(0, index, head.size)
+        try:
+            signed = checkpoint.open_signed(head.note, self._log_key)
+            leaves = await self._tiles.leaf_hashes(first, width, head.size)
+            path = await self._tiles.range_path(first, width, head.size)
+        except (note.NoteError, ValueError):
+            return None
+        if signed.size != head.size or not merkle.verify_range(leaves, first, head.size, path, signed.root):
+            return None
+        return tuple(leaves)
+
+
+def _sees(viewer: Viewer, row: Row) -> bool:
+    """Whether this row exists for this reader."""
+    if viewer.loa is Loa.ROOT:
+        return True
+    if row.space == "user":
+        return row.subject == viewer.owner
+    return row.space == "system" or viewer.loa.includes(Loa.MENTOR)
+
+
+def _view(row: Row, checked: record.Checked) -> canon.RecordView:
+    plain = _plain(row, checked)
+    return canon.RecordView(seq=row.seq, header=plain["header"], payload=plain["payload"], salt=plain["salt"])
+
+
+def _plain(row: Row, checked: record.Checked) -> dict[str, Any]:
+    return {
+        "seq": row.seq,
+        "header": msgspec.json.decode(checked.leaf),
+        "payload": msgspec.json.decode(checked.payload_bytes),
+        "salt": checked.salt.hex(),
+    }
+
+
+def _corrupt(seq: int, reason: str) -> Refused:
+    return Refused(Code.CORRUPT_RECORD, reason, detail={"seq": seq})
+
+
+def _after(query: Query, rows: Sequence[Row]) -> int:
+    """Where the next page begins: after the last row, or after all that were looked at."""
+    if not rows:
+        return query.end
+    if len(rows) == query.limit:
+        return rows[-1].seq + 1
+    taken = sum(len(row.header) + len(row.payload) for row in rows)
+    return rows[-1].seq + 1 if query.max_bytes is not None and taken >= query.max_bytes else query.end
+
+
+def _cursor(text: str | None) -> int:
+    if text is None:
+        return 0
+    try:
+        return note.parse_decimal(text)
+    except note.NoteError:
+        raise Refused(Code.BAD_INPUT, "not a cursor of ours", field="$.cursor") from None
+
+
+def _moment(text: str | None, field: str) -> int | None:
+    if text is None:
+        return None
+    try:
+        return clock.parse_ms(text)
+    except ValueError as error:
+        raise Refused(Code.BAD_INPUT, str(error), field=field) from error
+
+
+def _parse(path: str) -> tuple[tiles.Level, int, int]:
+    try:
+        return tiles.parse_path(path)
+    except tiles.TileError:
+        raise Refused(Code.NOT_FOUND, "the log has no such part") from None
