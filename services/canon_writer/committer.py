@@ -21,16 +21,17 @@ from typing import Generic, TypeVar
 
 import msgspec
 import structlog
+
+from services.canon_writer import rules, tree
+from services.canon_writer.laws import Batch, Broken, Fenced, Head, Lost, Moved, Ref, Row, Store, StoreError, thing_of
 from sigilcore import admission, checkpoint, clock, faults, note, record, refusals, signing
-from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon, house
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
 
-from services.canon_writer import rules, tree
-from services.canon_writer.laws import Batch, Fenced, Head, Lost, Moved, Ref, Row, Store, StoreError, thing_of
-
 _log = structlog.get_logger("canon_writer")
+
+_UNKNOWN = {"outcome": "unknown"}
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -91,7 +92,7 @@ class Committer:
         self._deployment = deployment
         self._clock = clock
         self._bounds = bounds or Bounds()
-        self._floors = tuple(floors)
+        self._floors = list(floors)
         self._on_commit = on_commit
         self._edge = tree.Edge()
         self._tiles = tree.Tiles(store)
@@ -100,7 +101,7 @@ class Committer:
         self._waiting_records = 0
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
-        self._decisions: _Recent[Ref, DecisionRow] = _Recent(self._bounds.recent)
+        self._decisions: _Recent[Ref, admission.DecisionRow] = _Recent(self._bounds.recent)
         self._heads: _Recent[bytes, str] = _Recent(self._bounds.recent)
 
     # What callers ask.
@@ -126,6 +127,10 @@ class Committer:
             raise refusals.raised(refusal)
         return answer
 
+    def never_below(self, floor: Floor) -> None:
+        """Ask one more witness of the past at each load."""
+        self._floors.append(floor)
+
     def turn_read_only(self, reason: str) -> None:
         """Write nothing any more; only an operator and a new start end this."""
         if self.read_only is None:
@@ -137,16 +142,15 @@ class Committer:
 
     async def load(self) -> None:
         """Become the writer and load the fold; raises `Lost`, and `Fenced` if the right to write is gone."""
-        await self._store.open()
-        head = await self._store.head()
         self._decisions.clear()
         self._heads.clear()
         self._tiles = tree.Tiles(self._store)
         try:
+            await self._store.open()
+            head = await self._store.head()
             state = await load_state(self._store)
-            edge = await load_edge(self._tiles, head, state, self._log_key(state))
+            edge = await load_edge(self._tiles, head, state)
         except Broken as broken:
-            self.head = head
             self.turn_read_only(str(broken))
             return
         self.state, self._edge, self.head = state, edge, head
@@ -165,7 +169,7 @@ class Committer:
             try:
                 await self._commit(batch)
             except Fenced as error:
-                self._stop_for_good(batch, str(error))
+                self.stop_for_good(str(error), batch)
             except (Lost, Moved) as error:
                 _log.warning("commit_unknown", error=str(error), calls=len(batch))
                 self._put_back(batch)
@@ -207,16 +211,14 @@ class Committer:
         for row in draft.decisions:
             self._decisions.put((row.record, row.index), row)
         for use in draft.uses:
-            if (row := self._decisions.get(use.ref)) is not None:
-                self._decisions.put(use.ref, msgspec.structs.replace(row, used_by=use.by))
+            if (used := self._decisions.get(use.ref)) is not None:
+                self._decisions.put(use.ref, msgspec.structs.replace(used, used_by=use.by))
         for stored in draft.rows:
             if stored.thing is not None:
                 self._heads.put(stored.thing, stored.hash.hex())
         self._on_commit(Committed(rows=tuple(draft.rows), size=edge.size, note=signed))
 
-    async def _answer(
-        self, one: _Waiting, results: tuple[canon.AppendResult, ...], growth: tree.Growth
-    ) -> None:
+    async def _answer(self, one: _Waiting, results: tuple[canon.AppendResult, ...], growth: tree.Growth) -> None:
         """The receipt: every place with its proof at the head. Proofs of older places are read from the tiles."""
         if not self.head.size:
             _fail(one.answer, _first_refusal(results))
@@ -227,9 +229,9 @@ class Committer:
         for first, count in (*old, *tree.runs(seq for seq in places if seq >= growth.base)):
             if first >= growth.base:
                 path = growth.appender.range_path(first, count)
-                proofs.append(tree.range_proof(first, count, self.head.size, path))
             else:
-                proofs.append(await self._tiles.range_proof(first, count, self.head.size))
+                path = await self._tiles.range_path(first, count, self.head.size)
+            proofs.append(tree.range_proof(first, count, self.head.size, path))
         if not one.answer.done():
             one.answer.set_result(
                 canon.Appended(results=results, checkpoint=self.head.note.decode(), proofs=tuple(proofs))
@@ -299,7 +301,7 @@ class Committer:
         if self.read_only is not None:
             raise Refused(Code.READ_ONLY, self.read_only)
         if self.fenced.is_set():
-            raise Refused(Code.UNAVAILABLE, "another writer has taken over")
+            raise Refused(Code.UNAVAILABLE, "another writer has taken over", detail={"outcome": "none"})
 
     def _refuse_waiting(self, refused: Refused) -> None:
         for one in self._take_all():
@@ -319,7 +321,7 @@ class Committer:
             try:
                 await self.load()
             except Fenced as error:
-                self._stop_for_good((), str(error))
+                self.stop_for_good(str(error))
                 return
             except StoreError as error:
                 _log.warning("store_down", error=str(error), retry_s=delay_s)
@@ -333,7 +335,9 @@ class Committer:
     def _expire(self) -> None:
         """Nobody waits without a bound. Their records may or may not stand: only the same bytes, sent again, tell."""
         now = asyncio.get_running_loop().time()
-        late = Refused(Code.UNAVAILABLE, "the store didn't answer in time; send the same records again")
+        late = Refused(
+            Code.UNAVAILABLE, "the store didn't answer in time; send the same records again", detail=_UNKNOWN
+        )
         keep = []
         for one in self._take_all():
             if one.until <= now:
@@ -342,11 +346,13 @@ class Committer:
                 keep.append(one)
         self._put_back(keep)
 
-    def _stop_for_good(self, batch: Sequence[_Waiting], reason: str) -> None:
+    def stop_for_good(self, reason: str, batch: Sequence[_Waiting] = ()) -> None:
         _log.critical("fenced", reason=reason)
         self.fenced.set()
         self._put_back(batch)
-        self._refuse_waiting(Refused(Code.UNAVAILABLE, "another writer has taken over; send the same records again"))
+        self._refuse_waiting(
+            Refused(Code.UNAVAILABLE, "another writer has taken over; send the same records again", detail=_UNKNOWN)
+        )
 
     async def _check_floors(self, head: Head) -> None:
         if head.size < self._highest:
@@ -361,13 +367,6 @@ class Committer:
     def _sign(self, edge: tree.Edge) -> bytes:
         origin = house.origin(self.state.runtime_id, self.state.tenant)
         return checkpoint.sign(checkpoint.Checkpoint(origin, edge.size, edge.frontier.root()), self._signer)
-
-    def _log_key(self, state: Governance) -> note.VerifierKey | None:
-        return note.VerifierKey.parse(state.log_key) if state.bootstrapped else None
-
-
-class Broken(Exception):  # noqa: N818 - says what the evidence is
-    """The stored log doesn't agree with itself."""
 
 
 async def load_state(store: Store) -> Governance:
@@ -389,16 +388,14 @@ async def load_state(store: Store) -> Governance:
     return state
 
 
-async def load_edge(
-    tiles_of: tree.Tiles, head: Head, state: Governance, log_key: note.VerifierKey | None
-) -> tree.Edge:
+async def load_edge(tiles_of: tree.Tiles, head: Head, state: Governance) -> tree.Edge:
     """The tree's edge, proven against the last signed checkpoint. Raises `Broken`."""
     if head.size == 0:
         return tree.Edge()
-    if log_key is None:
+    if not state.bootstrapped:
         raise Broken("there are records and no genesis")
     try:
-        signed = checkpoint.open_signed(head.note, log_key)
+        signed = checkpoint.open_signed(head.note, note.VerifierKey.parse(state.log_key))
         edge = await tiles_of.edge(head.size)
     except (note.NoteError, ValueError) as error:
         raise Broken(f"the last checkpoint or its tiles can't be read: {error}") from error

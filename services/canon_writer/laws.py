@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Protocol
 
 import msgspec
+
 from sigilcore import clock, digest, record
 from sigilcore.admission import DecisionRow
 from sigilcore.records import audit
@@ -32,16 +33,20 @@ class StoreError(Exception):
     """A store could not do as asked."""
 
 
-class Fenced(StoreError):
+class Fenced(StoreError):  # noqa: N818 - names what happened
     """Another writer has taken over; this one never writes again."""
 
 
-class Moved(StoreError):
+class Moved(StoreError):  # noqa: N818 - names what happened
     """The store isn't where the writer thought; nothing was written."""
 
 
-class Lost(StoreError):
+class Lost(StoreError):  # noqa: N818 - names what happened
     """The connection was lost; whether the batch was committed is unknown."""
+
+
+class Broken(StoreError):  # noqa: N818 - names what is found
+    """The stored log doesn't agree with itself: evidence, to be looked at and not written to."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,11 +114,14 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """Which rows: from `first` on, up to and without `end`, in order of seq. Only the named kinds, subject and times, if any."""
+    """Which rows: from `first` on, up to and without `end`, in order of seq, at most `limit` and, after the first row, at most about
+    `max_bytes`. Only those of the named kinds, spaces, subject and times, if any are named; with `owner`, of `user` rows only its own."""
 
     first: int
     end: int
     limit: int
+    max_bytes: int | None = None
+    owner: str | None = None
     kinds: tuple[str, ...] = ()
     spaces: tuple[str, ...] = ()
     subject: str | None = None
@@ -128,7 +136,10 @@ class Shelf(Protocol):
         """The newest checkpoint and its size; size 0 and no note before genesis."""
 
     async def rows(self, query: Query) -> Sequence[Row]:
-        """Rows in order of seq, at most `limit`."""
+        """The chosen rows."""
+
+    async def headers(self, first: int, end: int) -> Sequence[bytes]:
+        """The sealed headers in [first, end), fewer if the log ends before."""
 
     async def by_ids(self, ids: Collection[str]) -> Sequence[Row]:
         """The rows that these ids name."""

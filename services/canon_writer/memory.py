@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from typing import Self
 
 import msgspec
-from sigilcore import clock, signing
-from sigilcore.admission import DecisionRow
-from sigilcore.contracts import canon
 
 from services.canon_writer import committer, reading, rules
 from services.canon_writer.laws import Batch, Fenced, Head, Moved, Query, Ref, Row, TileKey
+from sigilcore import clock, note, signing
+from sigilcore.admission import DecisionRow
+from sigilcore.contracts import canon
 
 
 class Disk:
@@ -52,8 +52,20 @@ class MemoryStore:
 
     async def rows(self, query: Query) -> Sequence[Row]:
         """Rows in order of seq."""
-        chosen = (row for row in self.disk.rows[query.first : query.end] if _chosen(query, row))
-        return [row for row, _ in zip(chosen, range(query.limit), strict=False)]
+        rows: list[Row] = []
+        size_bytes = 0
+        for row in self.disk.rows[query.first : query.end]:
+            full = query.max_bytes is not None and size_bytes >= query.max_bytes
+            if len(rows) == query.limit or full:
+                break
+            if _chosen(query, row):
+                rows.append(row)
+                size_bytes += len(row.header) + len(row.payload)
+        return rows
+
+    async def headers(self, first: int, end: int) -> Sequence[bytes]:
+        """The sealed headers of a run."""
+        return [row.header for row in self.disk.rows[first:end]]
 
     async def by_ids(self, ids: Collection[str]) -> Sequence[Row]:
         """The rows that these ids name."""
@@ -125,11 +137,11 @@ class MemoryStore:
 class MemoryCanon:
     """Writer and readers of one tenant, without Postgres and NATS."""
 
-    def __init__(self, writer: committer.Committer, store: MemoryStore) -> None:
+    def __init__(self, writer: committer.Committer, store: MemoryStore, log_key: note.VerifierKey) -> None:
         """Use `start`."""
         self.writer = writer
         self.store = store
-        self.reading = reading.Reading(store)
+        self.reading = reading.Reading(store, lambda: writer.state, log_key)
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
@@ -149,7 +161,7 @@ class MemoryCanon:
             store, signer=signer, deployment=deployment, clock=clock, bounds=bounds, on_commit=on_commit
         )
         await writer.load()
-        made = cls(writer, store)
+        made = cls(writer, store, note.VerifierKey.parse(deployment.log))
         made._task = asyncio.create_task(writer.run())
         return made
 
@@ -172,6 +184,7 @@ def _chosen(query: Query, row: Row) -> bool:
     return (
         (not query.kinds or row.kind in query.kinds)
         and (not query.spaces or row.space in query.spaces)
+        and (query.owner is None or row.space != "user" or row.subject == query.owner)
         and (query.subject is None or row.subject == query.subject)
         and (query.since_ms is None or row.ts_ms >= query.since_ms)
         and (query.until_ms is None or row.ts_ms < query.until_ms)

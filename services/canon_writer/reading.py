@@ -3,7 +3,8 @@
 Invariants:
 
 - Nothing is shown unproven: the record's own bytes must agree (`record.check`), they must be what the row says, and its leaf must stand
-  at its place in the tree of a checkpoint that the log's key signed. What fails is reported at its position, never skipped.
+  at its place in the tree of a checkpoint that the log's key signed. Where a neighbour's damage keeps the tree from telling, the
+  signatures of author and witnesses must. What fails is reported at its position, never skipped.
 - Nobody below root reads another person's `user` records, and `audit` needs a mentor, except what is about the reader. What may not be
   seen is answered exactly like what isn't there.
 - One answer has a bound: rows, bytes, and rows looked at.
@@ -16,17 +17,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
-from sigilcore import checkpoint, clock, digest, merkle, note, record, tiles, tlog_proof
-from sigilcore.access import Loa
-from sigilcore.contracts import canon
-from sigilcore.decision import parse_ref
-from sigilcore.governance import Governance
-from sigilcore.note import encode_base64
-from sigilcore.records import audit
-from sigilcore.refusals import Code, Refused
 
 from services.canon_writer import tree
 from services.canon_writer.laws import Head, Query, Row, Shelf
+from sigilcore import checkpoint, clock, merkle, note, record, signing, tiles, tlog_proof
+from sigilcore.access import Loa
+from sigilcore.contracts import canon
+from sigilcore.decision import parse_ref
+from sigilcore.governance import Governance, IssuedLicence
+from sigilcore.note import encode_base64
+from sigilcore.records import audit
+from sigilcore.refusals import Code, Refused
 
 ANSWER_BYTES = 4 * 1024 * 1024  # half of what the bus carries
 LOOK_AT = 200_000  # rows that one page without an index looks at; a third of a second
@@ -99,7 +100,7 @@ class Reading:
             raise _NOWHERE
         checked = await self._checked(row)
         head = await self._shelf.head()
-        path = await self._tiles.inclusion_path(row.seq, head.size)
+        path = await self._tiles.range_path(row.seq, 1, head.size)
         genesis = await self._at(0)
         evidence = [await self._at(seq) for seq in await self._introductions(row)]
         return canon.Bundle(
@@ -118,13 +119,7 @@ class Reading:
             return await self._system_before(row.seq)
         entry = self._state().key(row.author)
         if entry is None:
-            issued = [
-                one.issued_seq
-                for one in self._state().licences.values()
-                if one.table.owner.key is not None
-                and digest.sha256_hex(bytes.fromhex(one.table.owner.key))[:32] == row.author
-                and one.issued_seq < row.seq
-            ]
+            issued = [one.issued_seq for one in _licences_of(self._state(), row.author) if one.issued_seq < row.seq]
             if not issued:
                 return []
             licence = await self._at(max(issued))
@@ -263,9 +258,24 @@ class Reading:
         core = checked.core
         if (core.id, core.kind, core.space, checked.header.hash) != (row.id, row.kind, row.space, row.hash.hex()):
             raise _corrupt(row.seq, "its bytes are another record's")
-        if not await self._proven.holds(row.seq, merkle.leaf_hash(row.header)):
+        standing = await self._proven.standing(row.seq, merkle.leaf_hash(row.header))
+        if standing is False or (standing is None and not self._signed(checked)):
             raise _corrupt(row.seq, "its leaf is not in the signed tree")
         return checked
+
+    def _signed(self, checked: record.Checked) -> bool:
+        """Whether all that signed it did so with keys of theirs. Asked when a neighbour's damage hides what the tree says of it."""
+        state = self._state()
+        entry = state.key(checked.header.key_id)
+        public = entry.public if entry is not None else _person_key(state, checked.header.key_id)
+        try:
+            record.verify_author(checked.header, checked.core_bytes, public or b"")
+        except Refused:
+            return False
+        witnesses = [(one, state.key(one.key_id)) for one in checked.header.witnesses]
+        return all(
+            key is not None and record.verify_witness(one, checked.core_bytes, key.public) for one, key in witnesses
+        )
 
 
 class _Proven:
@@ -277,13 +287,13 @@ class _Proven:
         self._log_key = log_key
         self._leaves: OrderedDict[int, tuple[bytes, ...]] = OrderedDict()
 
-    async def holds(self, seq: int, leaf: bytes) -> bool:
-        """True if this leaf stands at this place of the signed tree."""
+    async def standing(self, seq: int, leaf: bytes) -> bool | None:
+        """Whether this leaf stands at this place of the signed tree; None if damage near it keeps the tree from telling."""
         index, at = divmod(seq, tiles.WIDTH)
         if at >= len(self._leaves.get(index, ())):
             proven = await self._prove(index)
             if proven is None:
-                return False
+                return None
             self._leaves[index] = proven
         self._leaves.move_to_end(index)
         while len(self._leaves) > PROVEN_TILES:
@@ -314,6 +324,18 @@ def _sees(viewer: Viewer, row: Row) -> bool:
     if row.space == "user":
         return row.subject == viewer.owner
     return row.space == "system" or viewer.loa.includes(Loa.MENTOR)
+
+
+def _licences_of(state: Governance, key_id: str) -> list[IssuedLicence]:
+    """The licences that name this key as their owner's."""
+    keyed = [(one, one.table.owner.key) for one in state.licences.values()]
+    return [one for one, key in keyed if key is not None and signing.key_id(bytes.fromhex(key)) == key_id]
+
+
+def _person_key(state: Governance, key_id: str) -> bytes | None:
+    """The public key of a person whom a licence names."""
+    keys = [one.table.owner.key for one in _licences_of(state, key_id)]
+    return bytes.fromhex(keys[0]) if keys and keys[0] is not None else None
 
 
 def _view(row: Row, checked: record.Checked) -> canon.RecordView:

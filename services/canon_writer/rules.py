@@ -11,22 +11,26 @@ Decided here, for each call:
 3. Admission against the state of the log (`admission.admit`), with the decision that its link or its call names.
 4. A call with `audit` or `system` records stands or falls whole: the record at fault is refused by its reason, the others by
    `BATCH_REFUSED`, which names it. In a call of `user` records only, a bad one is refused alone.
-5. A decision admits one call: its effects, all of them, once.
+5. A decision admits one call: its effects, one after the other without anything between, once. So who replays the log can tell.
+6. Time: a record's `ts` stands for the writer's clock when the log is judged again, so it may not lie ahead of it, and a decision batch
+   bears the time of its decisions.
 """
 
 import hmac
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from sigilcore import admission, digest, merkle, record
+
+from services.canon_writer.laws import Ref, Row, Use, row_of, thing_of
+from sigilcore import admission, clock, digest, ids, merkle, record
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
 from sigilcore.decision import DecisionRef
 from sigilcore.governance import Governance
-from sigilcore.records import system
+from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
 
-from services.canon_writer.laws import Ref, Row, Use, row_of, thing_of
+MAX_SUBJECT_BYTES = 512
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,11 +86,11 @@ def open_call(request: canon.Append, *, genesis: bool = False) -> Call:
 
 def ref_of(call: Call, checked: record.Checked) -> Ref | None:
     """The decision that a record stands on: the one it links, else the one its call names."""
-    if checked.core.link("decision") is not None:
-        linked = admission.decision_ref(checked)
-    else:
-        linked = call.decision
-    return None if linked is None else (linked.record, linked.index)
+    links_one = checked.core.link("decision") is not None
+    linked = admission.decision_ref(checked) if links_one else call.decision
+    if linked is None or not ids.is_id(linked.record):
+        return None
+    return linked.record, linked.index
 
 
 def check_token(token: str, payload: object, token_hash: str) -> None:
@@ -130,7 +134,7 @@ class Draft:
     def take(self, call: Call) -> tuple[canon.AppendResult, ...]:
         """Place what may stand; one result a record, in the call's order."""
         if call.genesis or not call.whole:
-            uses: dict[Ref, str] = {}
+            uses: dict[Ref, int] = {}
             return tuple(self._alone(call, one, name, uses) for one, name in zip(call.records, call.ids, strict=True))
         return self._together(call)
 
@@ -139,9 +143,7 @@ class Draft:
         """The head after what was placed."""
         return self._base + len(self.rows)
 
-    def _alone(
-        self, call: Call, one: record.Checked | Refused, name: str, uses: dict[Ref, str]
-    ) -> canon.AppendResult:
+    def _alone(self, call: Call, one: record.Checked | Refused, name: str, uses: dict[Ref, int]) -> canon.AppendResult:
         try:
             return self._place(call, one, uses)
         except Refused as refused:
@@ -150,7 +152,7 @@ class Draft:
     def _together(self, call: Call) -> tuple[canon.AppendResult, ...]:
         mark = len(self.rows), len(self.decisions), len(self.uses)
         heads = dict(self._heads) if any(one.core.space == "user" for one in call.checked) else None
-        uses: dict[Ref, str] = {}
+        uses: dict[Ref, int] = {}
         results: list[canon.AppendResult] = []
         try:
             with self._state.tentative():
@@ -160,7 +162,7 @@ class Draft:
             return _all_refused(call, len(results), refused)
         return tuple(results)
 
-    def _undo(self, mark: tuple[int, int, int], heads: dict[bytes, str] | None, uses: dict[Ref, str]) -> None:
+    def _undo(self, mark: tuple[int, int, int], heads: dict[bytes, str] | None, uses: dict[Ref, int]) -> None:
         rows, decisions, marks = mark
         for row in self.rows[rows:]:
             del self._known[row.id]
@@ -170,7 +172,7 @@ class Draft:
             self._heads = heads
         del self.rows[rows:], self.leaves[rows:], self.decisions[decisions:], self.uses[marks:]
 
-    def _place(self, call: Call, one: record.Checked | Refused, uses: dict[Ref, str]) -> canon.AppendResult:
+    def _place(self, call: Call, one: record.Checked | Refused, uses: dict[Ref, int]) -> canon.AppendResult:
         """One record: its first place again, or a new one at the head."""
         if isinstance(one, Refused):
             raise one
@@ -186,7 +188,7 @@ class Draft:
             self._heads[thing] = one.header.hash
         self.rows.append(row_of(one, seq))
         self.leaves.append(merkle.leaf_hash(one.leaf))
-        self.decisions.extend(admission.decisions_of(one, seq))
+        self.decisions.extend(_storable(row) for row in admission.decisions_of(one, seq))
         return canon.AppendResult(id=one.core.id, seq=seq, hash=one.header.hash)
 
     def _again(self, call: Call, existing: Known, one: record.Checked) -> canon.AppendResult:
@@ -206,22 +208,27 @@ class Draft:
             raise Refused(Code.KEY_NOT_ALLOWED, "the log doesn't let this key speak now", field="$.header.key_id")
         record.verify_author(one.header, one.core_bytes, entry.public)
 
-    def _admit(self, call: Call, one: record.Checked, thing: bytes | None, uses: dict[Ref, str]) -> None:
+    def _admit(self, call: Call, one: record.Checked, thing: bytes | None, uses: dict[Ref, int]) -> None:
         if call.genesis:
             self._admit_genesis(one)
             return
         ref = ref_of(call, one) if one.kind.effect else None
         decided = None if ref is None else self._decided(ref, uses)
+        _check_columns(one)
+        _check_time(one, self._now_ms)
         head = None if thing is None else self._heads.get(thing) or self._found.thing_heads.get(thing)
         admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head)
-        if ref is not None and decided is not None and decided.used_by is None and ref not in uses:
-            uses[ref] = self._used[ref] = one.core.id
+        if ref is None or decided is None or decided.used_by is not None:
+            return
+        if ref not in uses:
+            self._used[ref] = one.core.id
             self.uses.append(Use(ref=ref, by=one.core.id))
+        uses[ref] = self.size
 
-    def _decided(self, ref: Ref, uses: dict[Ref, str]) -> DecisionRow | None:
-        """The decision as this call finds it: used, if another call of this draft has used it."""
+    def _decided(self, ref: Ref, uses: dict[Ref, int]) -> DecisionRow | None:
+        """The decision as this record finds it: used, unless the record before it used it in the same call."""
         row = self._found.decisions.get(ref)
-        if row is not None and ref in self._used and ref not in uses:
+        if row is not None and ref in self._used and uses.get(ref) != self.size - 1:
             return msgspec.structs.replace(row, used_by=self._used[ref])
         return row
 
@@ -230,6 +237,38 @@ class Draft:
             raise Refused(Code.ALREADY_BOOTSTRAPPED, "the canon has its genesis")
         admission.check_genesis(one)
         check_deployment(one.payload, self._deployment)
+
+
+def _check_time(one: record.Checked, now_ms: int) -> None:
+    ts_ms = clock.parse_ms(one.core.ts)
+    if ts_ms - now_ms > admission.DECISION_SKEW_MS:
+        raise Refused(Code.RECORD_INVALID, "ts lies ahead of the writer's clock", field="$.header.core.ts")
+    if isinstance(one.payload, audit.DecisionBatch):
+        for index, frozen in enumerate(one.payload.decisions):
+            if abs(ts_ms - _moment(frozen.chain.audit.ts)) > admission.DECISION_SKEW_MS:
+                field = f"$.payload.decisions[{index}].chain.audit.ts"
+                raise Refused(Code.STALE_DECISION, "judged at another time than its batch says", field=field)
+
+
+def _check_columns(one: record.Checked) -> None:
+    """What is stored beside the bytes must fit its column, or one record would keep a whole batch from being written."""
+    subject = one.kind.subject(one.payload)
+    if len(subject.encode()) > MAX_SUBJECT_BYTES or "\x00" in subject:
+        raise Refused(Code.RECORD_INVALID, f"a subject has at most {MAX_SUBJECT_BYTES} bytes, none of them zero")
+    if isinstance(one.payload, audit.LicenceIssued) and not ids.is_id(one.payload.license.id):
+        raise Refused(Code.RECORD_INVALID, "a licence's id is a UUIDv7", field="$.payload.license.id")
+
+
+def _storable(row: DecisionRow) -> DecisionRow:
+    """An effect that no record's id can be names no record."""
+    return row if row.effect is None or ids.is_id(row.effect) else msgspec.structs.replace(row, effect=None)
+
+
+def _moment(text: str) -> int:
+    try:
+        return clock.parse_ms(text)
+    except ValueError as error:
+        raise Refused(Code.RECORD_INVALID, "not RFC 3339 UTC milliseconds", field="$.payload") from error
 
 
 def _checked(signed: record.SignedRecord) -> record.Checked | Refused:

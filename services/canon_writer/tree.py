@@ -11,11 +11,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 import msgspec
+
+from services.canon_writer.laws import Shelf, Tile, TileKey
 from sigilcore import merkle, tiles
 from sigilcore.contracts import canon
 from sigilcore.note import encode_base64
-
-from services.canon_writer.laws import Query, Shelf, Tile, TileKey
 
 KEPT_TILES = 512  # of 8 KiB
 KEPT_ROOTS = 65_536  # of 32 bytes
@@ -81,7 +81,7 @@ class Tiles:
         wanted = [(level, index, width) for level, index, width in tiles.tiles_of(size) if width < tiles.WIDTH]
         found = await self._read_all(wanted)
         depth = max(1, -(-size.bit_length() // 8))
-        partial = [()] * depth
+        partial: list[tuple[bytes, ...]] = [()] * depth
         for level, index, width in wanted:
             partial[level] = _hashes(found[level, index], width)
         peaks = [peak for level in reversed(partial) for peak in merkle.EMPTY.extend(level).peaks]
@@ -89,14 +89,14 @@ class Tiles:
 
     async def tree(self, spans: Iterable[merkle.Span], size: int) -> tiles.TileTree:
         """A tree that can answer for these subtrees at this size."""
-        wanted = {key for span in spans for part in merkle.peak_spans(*span) for key in [_tile_of(part)]}
+        wanted = {_tile_of(part) for span in spans for part in merkle.peak_spans(*span)}
         found = await self._read_all([(*key, tiles.width_at(*key, size)) for key in wanted])
         return tiles.TileTree(lambda level, index, _: found[level, index], size)
 
-    async def range_proof(self, first: int, count: int, size: int) -> canon.RangeProof:
+    async def range_path(self, first: int, count: int, size: int) -> list[bytes]:
         """The range proof of a run of leaves at a published size."""
         tree = await self.tree(merkle.range_spans(first, count, size), size)
-        return range_proof(first, count, size, tree.range_path(first, count, size))
+        return tree.range_path(first, count, size)
 
     async def consistency(self, old: int, new: int) -> list[bytes]:
         """The consistency proof between two published sizes."""
@@ -125,10 +125,10 @@ class Tiles:
 
     async def _from_headers(self, index: int, width: int) -> bytes:
         first = index * tiles.WIDTH
-        rows = await self._shelf.rows(Query(first=first, end=first + width, limit=width))
-        if [row.seq for row in rows] != list(range(first, first + width)):
+        headers = await self._shelf.headers(first, first + width)
+        if len(headers) != width:
             raise tiles.TileError(f"the log has no {width} leaves from {first}")
-        return b"".join(merkle.leaf_hash(row.header) for row in rows)
+        return b"".join(map(merkle.leaf_hash, headers))
 
     async def _from_below(self, level: int, index: int, width: int) -> bytes:
         first = index * tiles.WIDTH

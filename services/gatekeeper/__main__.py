@@ -16,7 +16,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Gatekeeper]:
     gatekeeper = Gatekeeper(
         limits=Limits.of(parts.settings.gate),
         clock=parts.clock,
-        signer=parts.signing,
+        signer=parts.own_signer,
         log=FollowedLog(parts),
     )
     await gatekeeper.start()

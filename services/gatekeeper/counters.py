@@ -1,10 +1,13 @@
 """What is refused without a record of its own, counted by code: one summary a minute, so that no flood fills the log."""
 
 import collections
+from collections.abc import Mapping
 
 from sigilcore import clock
 from sigilcore.records import audit
-from sigilcore.refusals import Code
+from sigilcore.refusals import Code, Refused
+
+MOST = 2**53 - 1  # what a JSON integer holds
 
 
 class Refusals:
@@ -19,6 +22,13 @@ class Refusals:
         """Count one."""
         self._counts[code] += 1
 
+    def merge(self, counts: Mapping[str, int]) -> None:
+        """Join what a face refused before the gate; nothing is taken if a code is unknown or a count beyond all reason."""
+        for name, count in counts.items():
+            if name not in Code.__members__ or count > MOST:
+                raise Refused(Code.BAD_INPUT, "a refusal's code and a possible count", field=f"$.counts.{name}")
+        self._counts.update({Code(name): count for name, count in counts.items()})
+
     def take(self, now_ms: int) -> audit.RefusalSummary | None:
         """The summary up to now, and begin anew; None if there is nothing to tell."""
         since_ms, self._since_ms = self._since_ms, max(self._since_ms, now_ms)
@@ -28,7 +38,7 @@ class Refusals:
         return audit.RefusalSummary(
             since=clock.format_ms(since_ms),
             until=clock.format_ms(max(since_ms, now_ms)),
-            counts={code.value: count for code, count in sorted(counts.items())},
+            counts={code.value: min(count, MOST) for code, count in sorted(counts.items())},
         )
 
     def put_back(self, summary: audit.RefusalSummary) -> None:

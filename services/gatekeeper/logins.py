@@ -12,7 +12,7 @@ from services.gatekeeper.callers import Callers
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.rates import LastMinute
 from services.gatekeeper.replay import OnceOnly, Use
-from sigilcore import clock, envelope, ids, session, signing
+from sigilcore import clock, envelope, ids, licence, session, signing
 from sigilcore.contracts import gatekeeper
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
@@ -34,15 +34,17 @@ class Logins:
         state: Callable[[], Governance],
         callers: Callers,
         record: Record,
+        catch_up: Callable[[], Awaitable[None]],
         started_ms: int,
     ) -> None:
-        """`record` appends one audit record of this kind; `signer` is the gatekeeper's service key."""
+        """`record` appends one audit record of this kind; `signer` is the gatekeeper's service key; `catch_up` as in `Batches`."""
         self._limits = limits
         self._clock = clock
         self._signer = signer
         self._state = state
         self._callers = callers
         self._record = record
+        self._catch_up = catch_up
         self._nonces = OnceOnly(window_ms=session.NONCE_MS, limit=limits.nonces, started_ms=started_ms)
         self._opened = LastMinute(callers=limits.callers)
 
@@ -54,7 +56,7 @@ class Logins:
         """Open a session with a licence."""
         state, now_ms = self._state(), self._clock.now_ms()
         nonce = sessions.read_nonce(state, request.nonce, now_ms)
-        said, table = sessions.admit(state, request, ids.new(), now_ms)
+        said, table = await self._admit(request, now_ms)
         if self._nonces.use(nonce.nonce, nonce.issued_ms, now_ms) is not Use.FRESH:
             raise Refused(
                 Code.NONCE_INVALID, "the nonce was used, or is older than this gate's memory", field="$.nonce"
@@ -78,6 +80,18 @@ class Logins:
             bearer=said.session_key is None,
             not_after_ms=said.not_after_ms,
         )
+
+    async def _admit(
+        self, request: gatekeeper.OpenSession, now_ms: int
+    ) -> tuple[session.SessionToken, licence.LicenceTable]:
+        """A licence with a good seal that isn't in the state may have been issued a moment ago: look at the log's head before saying no."""
+        try:
+            return sessions.admit(self._state(), request, ids.new(), now_ms)
+        except Refused as refusal:
+            if licence.Reason.NEVER_ISSUED not in (refusal.detail or {}).get("reasons", ()):
+                raise
+        await self._catch_up()
+        return sessions.admit(self._state(), request, ids.new(), now_ms)
 
     async def close(self, request: gatekeeper.SessionCall) -> Empty:
         """Close a session; its proof signs the command `session/close` with the parameters `{}`."""

@@ -71,6 +71,7 @@ class Gatekeeper:
             state=lambda: log.state,
             callers=callers,
             record=log.record,
+            catch_up=self._catch_up,
             started_ms=started_ms,
         )
 
@@ -207,6 +208,13 @@ async def model_refresh(service: Gatekeeper, request: Empty, call: Call) -> cont
     return contract.Reload(model=status.model.version, as_of=status.as_of)
 
 
+async def report(service: Gatekeeper, request: contract.RefusalCounts, call: Call) -> Empty:
+    """What a face refused before the gate; told with the next summary."""
+    del call
+    service.refusals.merge(request.counts)
+    return Empty()
+
+
 HANDLERS: dict[Any, Any] = {
     contract.CHALLENGE: challenge,
     contract.OPEN: open_session,
@@ -218,4 +226,5 @@ HANDLERS: dict[Any, Any] = {
     contract.PING: ping,
     contract.SYSTEM_INFO: system_info,
     contract.MODEL_REFRESH: model_refresh,
+    contract.REPORT: report,
 }

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import digest, envelope, licence, session, signing
+from sigilcore import clock, digest, envelope, licence, session, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.decision import ProofKind
@@ -76,7 +76,7 @@ def admit(
         )
     if request.session_key is not None:
         _strong(request.session_key)
-    end_ms = _end(request.not_after_ms, now_ms)
+    end_ms = min(_end(request.not_after_ms, now_ms), clock.parse_ms(table.expires_at))
     token = session.SessionToken(
         session_id=session_id,
         runtime_id=state.runtime_id,

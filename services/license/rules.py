@@ -154,9 +154,9 @@ def check_revocable(state: Governance, asked: str) -> IssuedLicence:
     return entry
 
 
-def same_call(asked: decision.Request, written: decision.Request | None) -> bool:
-    """True if the record on the log was written for this very call."""
-    return written is not None and (asked.command, asked.parameters) == (written.command, written.parameters)
+def revocation(request: wire.RevokeLicense, asked: decision.Request) -> audit.LicenceRevoked:
+    """What the log keeps of a revocation."""
+    return audit.LicenceRevoked(license_id=request.license_id, reason=request.reason, request=asked)
 
 
 def validation(found: licence.Validation) -> wire.LicenseValidation:

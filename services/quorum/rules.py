@@ -16,7 +16,20 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from services.quorum.proposals import MAX_VOICES, Book, Proposal
-from sigilcore import admission, canonical, clock, difference, drafts, licence, record, records, signing, trust
+from sigilcore import (
+    admission,
+    canonical,
+    clock,
+    decision,
+    difference,
+    drafts,
+    ids,
+    licence,
+    record,
+    records,
+    signing,
+    trust,
+)
 from sigilcore.access import Loa
 from sigilcore.contracts import quorum as wire
 from sigilcore.contracts.license import Draft
@@ -33,6 +46,7 @@ PASSING: Final = frozenset(
 """Refusals of a commit that may heal; any other ends the proposal."""
 
 T = TypeVar("T")
+Asked = system.TrustedWitness | system.ModelConfig
 Outcome = Literal["committed", "expired", "withdrawn", "stale", "refused"]
 
 
@@ -134,7 +148,7 @@ def model_payload(upload: wire.UploadModel, *, expires_at: str) -> system.ModelC
     return system.ModelConfig(model=_typed(plain, trust.TrustModel, "$"), expires_at=expires_at)
 
 
-def check_asked(asked: system.TrustedWitness | system.ModelConfig, checked: record.Checked) -> None:
+def check_asked(asked: Asked, checked: record.Checked) -> None:
     """A record that comes back with a request holds exactly the asked change; only its time to expire is its own."""
     signed = checked.payload
     if type(signed) is not type(asked):
@@ -170,6 +184,13 @@ def proposable(state: Governance, parts: wire.RootSigned, now_ms: int) -> record
         raise Refused(Code.RECORD_INVALID, "another tenant's record", field="$.record.core.tenant")
     admission.precheck_system(state, checked, now_ms)
     return checked
+
+
+def same_call(known: Proposal, asked: decision.Request) -> Proposal:
+    """The proposal that this id names, if the very same call opened it."""
+    if (known.request.command, known.request.parameters) != (asked.command, asked.parameters):
+        raise Refused(Code.ID_TAKEN, "this id names another proposal", field="$.id")
+    return known
 
 
 # Tally and state
@@ -289,6 +310,11 @@ def attestation(
         sig=asked.signature,
         counted=counted,
     )
+
+
+def voice_id(voice: audit.ProposalAttested) -> str:
+    """The id of the record of a voice, so that one voice is written once."""
+    return ids.derive(voice.proposal_id, f"{'voice' if voice.counted else 'proof'}/{voice.witness_id}")
 
 
 def _signs(public: bytes, proposal: Proposal, sig: bytes) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sigilcore import difference, policy, trust
 from sigilcore.records import system
-from tests import gateworld
+from tests import simulator
 
 LATER = "2030-01-01T00:00:00.000Z"
 
@@ -70,14 +70,14 @@ def test_lines_read_as_written(old: Any, new: Any, told: list[tuple[str, Any, An
 
 
 @pytest.fixture(scope="module")
-def sealed() -> gateworld.World:
+def sealed() -> simulator.House:
     """A house with one witness and a policy."""
-    world = gateworld.World()
+    world = simulator.House()
     world.change_policy(rate_limit=60)
     return world
 
 
-def test_a_model_is_compared_with_the_one_in_force(sealed: gateworld.World) -> None:
+def test_a_model_is_compared_with_the_one_in_force(sealed: simulator.House) -> None:
     """Only what moves is told, and that the change itself expires."""
     model = msgspec.structs.replace(trust.DEFAULT_MODEL, bias=1)
     told = difference.of_change(sealed.state, system.ModelConfig(model=model, expires_at=LATER))
@@ -87,7 +87,7 @@ def test_a_model_is_compared_with_the_one_in_force(sealed: gateworld.World) -> N
     ]
 
 
-def test_a_policy_is_compared_with_the_one_in_force(sealed: gateworld.World) -> None:
+def test_a_policy_is_compared_with_the_one_in_force(sealed: simulator.House) -> None:
     """A rung that is raised shows its command."""
     changed = policy.AccessPolicy(version="changed", rate_limit=60, rungs={"memory/write": "mentor"})
     told = difference.of_change(sealed.state, system.AccessPolicyChange(policy=changed, expires_at=LATER))
@@ -95,7 +95,7 @@ def test_a_policy_is_compared_with_the_one_in_force(sealed: gateworld.World) -> 
     assert len(told) == 2
 
 
-def test_a_witness_is_compared_with_the_registry(sealed: gateworld.World) -> None:
+def test_a_witness_is_compared_with_the_registry(sealed: simulator.House) -> None:
     """A rotation shows the old key and the new one; the name that stays is not told."""
     entry = sealed.state.witnesses["witness"]
     payload = system.TrustedWitness(
@@ -107,7 +107,7 @@ def test_a_witness_is_compared_with_the_registry(sealed: gateworld.World) -> Non
     assert told.keys() == {"$.action", "$.expires_at", "$.key", "$.licence_id"}
 
 
-def test_a_quorum_and_a_service_key_are_compared(sealed: gateworld.World) -> None:
+def test_a_quorum_and_a_service_key_are_compared(sealed: simulator.House) -> None:
     """The threshold's old value and a service's old key are told; what was never there is told as null."""
     assert sealed.state.quorum is not None
     raised = msgspec.structs.replace(sealed.state.quorum, k=2)
@@ -122,5 +122,5 @@ def test_a_quorum_and_a_service_key_are_compared(sealed: gateworld.World) -> Non
     assert ("$.service", None, "mentor") in fresh
 
 
-def lines_of(world: gateworld.World, payload: msgspec.Struct) -> list[tuple[str, Any, Any]]:
+def lines_of(world: simulator.House, payload: msgspec.Struct) -> list[tuple[str, Any, Any]]:
     return [tuple(line) for line in difference.of_change(world.state, payload)]

@@ -10,18 +10,18 @@ from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.decision import Verdict
 from sigilcore.refusals import Code, Refused
-from tests.gateworld import DAY_MS, Person, World
+from tests.simulator import DAY_MS, House, Person
 
 WRITE = catalogue.COMMANDS["memory/write"]
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> House:
+    return House()
 
 
 @pytest.fixture
-def ada(world: World) -> Person:
+def ada(world: House) -> Person:
     return world.issue(Person("ada"), Loa.OPERATOR)
 
 
@@ -231,7 +231,7 @@ def forged(chain: decision.ReasoningChain, **changes) -> decision.ReasoningChain
     return msgspec.structs.replace(chain, **changes)
 
 
-def differs(world: World, chain: decision.ReasoningChain) -> bool:
+def differs(world: House, chain: decision.ReasoningChain) -> bool:
     return bool(gate.recompute(world.state, chain, catalogue.COMMANDS.get(chain.command)))
 
 
@@ -255,6 +255,27 @@ def test_a_flattering_score_is_found(world, ada):
     ]
     for scored in flattered:
         assert differs(world, forged(chain, trust=scored))
+
+
+@pytest.mark.parametrize("feature", ["action", "target", "loa"])
+def test_a_consistent_lie_about_a_feature_is_found(world, ada, feature):
+    """Features and logit that agree with each other, and not with the declaration or the licence, are found."""
+    chain = world.judge(ada, "memory/write")
+    features = msgspec.structs.replace(chain.trust.features, **{feature: 1})
+    logit = trust.logit(trust.DEFAULT_MODEL, features)
+    scored = msgspec.structs.replace(chain.trust, features=features, logit=logit, allowed=logit >= 0)
+    verdict = Verdict.ALLOW if scored.allowed else Verdict.DENY
+    differences = gate.recompute(world.state, forged(chain, trust=scored, verdict=verdict), WRITE)
+    assert any(line.startswith(f"trust.features.{feature}") for line in differences)
+
+
+def test_a_keyless_mentor_proves_nothing(world):
+    """Even if the log held such a licence, a bearer would reach operator at most."""
+    ivy = world.issue(Person("ivy"), Loa.MENTOR)
+    entry = world.state.licences[ivy.licence_id]
+    keyless = msgspec.structs.replace(entry.table, owner=msgspec.structs.replace(entry.table.owner, key=None))
+    world.state.licences[ivy.licence_id] = msgspec.structs.replace(entry, table=keyless)
+    assert code(world.judge(ivy, "audit/list", proof="bearer", keyed=False)) is Code.PROOF_MISSING
 
 
 def test_an_allow_that_a_revocation_had_overtaken_is_found(world, ada):

@@ -7,22 +7,22 @@ import msgspec
 import pytest
 
 from services.license import bootstrap, rules
-from sigilcore import canonical, clock, decision, drafts, ids, licence, record, signing
+from sigilcore import canonical, clock, drafts, ids, licence, record, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
 from sigilcore.refusals import Code, Refused
 from sigilrun.settings_sections import DeploymentFile
-from tests.gateworld import DAY_MS, NOW_MS, Person, World
+from tests.simulator import DAY_MS, NOW_MS, House, Person
 
 SMALL_ORDER = "01" + "00" * 31  # the neutral point: every signature by it is easily made
 TOKEN = "correct horse"
 
 
 @pytest.fixture
-def world() -> World:
+def world() -> House:
     """A house with Root's licence."""
-    return World()
+    return House()
 
 
 def refused(code: Code, field: str | None = None) -> Any:
@@ -54,14 +54,14 @@ def asked(**changes: Any) -> wire.CreateLicense:
     return wire.CreateLicense(**(fields | changes))
 
 
-def table(world: World, request: wire.CreateLicense) -> licence.LicenceTable:
+def table(world: House, request: wire.CreateLicense) -> licence.LicenceTable:
     return rules.table(world.state, request, licence_id=rules.licence_id(request), now_ms=world.now_ms)
 
 
 # Issuing
 
 
-def test_an_operator_gets_everything_that_the_level_allows(world: World) -> None:
+def test_an_operator_gets_everything_that_the_level_allows(world: House) -> None:
     """Without a scope the licence names all; the bindings are the log's, not the caller's."""
     made = table(world, asked())
     assert made.scope == ("*",)
@@ -72,12 +72,12 @@ def test_an_operator_gets_everything_that_the_level_allows(world: World) -> None
     assert not made.key_bound
 
 
-def test_an_empty_scope_stays_empty(world: World) -> None:
+def test_an_empty_scope_stays_empty(world: House) -> None:
     """A licence that names nothing is not turned into one that names all."""
     assert table(world, asked(scope=())).scope == ()
 
 
-def test_nobody_makes_a_second_root(world: World) -> None:
+def test_nobody_makes_a_second_root(world: House) -> None:
     """Not even with Root's own key and signature."""
     with refused(Code.ROOT_IS_SINGLE, "$.loa"):
         table(world, asked(loa=Loa.ROOT, owner_key=world.root.signer.public_key.hex()))
@@ -102,13 +102,13 @@ def test_nobody_makes_a_second_root(world: World) -> None:
         ({"root_signature": signing.signature_text(bytes(64))}, Code.BAD_INPUT, "$.root_signature"),
     ],
 )
-def test_what_is_not_issued(world: World, changes: dict[str, Any], code: Code, field: str) -> None:
+def test_what_is_not_issued(world: House, changes: dict[str, Any], code: Code, field: str) -> None:
     """Each defect has a refusal of its own that names the field."""
     with refused(code, field):
         table(world, asked(**changes))
 
 
-def test_a_licence_may_last_ten_years_to_the_millisecond(world: World) -> None:
+def test_a_licence_may_last_ten_years_to_the_millisecond(world: House) -> None:
     """The bound itself is allowed."""
     latest = clock.format_ms(NOW_MS + rules.LONGEST_LIFE_MS)
     assert table(world, asked(expires_at=latest)).expires_at == latest
@@ -119,7 +119,7 @@ def mentor(**changes: Any) -> wire.CreateLicense:
     return asked(**({"loa": Loa.MENTOR, "owner_id": "mia", "owner_name": "Mia", "owner_key": key} | changes))
 
 
-def test_a_mentor_is_not_root(world: World) -> None:
+def test_a_mentor_is_not_root(world: House) -> None:
     """Root's key and Root's name stay Root's, so that Root can't become its own witness."""
     with refused(Code.ROOT_IS_SINGLE, "$.owner_key"):
         table(world, mentor(owner_key=world.root.signer.public_key.hex()))
@@ -127,7 +127,7 @@ def test_a_mentor_is_not_root(world: World) -> None:
         table(world, mentor(owner_id="root"))
 
 
-def test_a_mentor_licence_carries_roots_signature(world: World) -> None:
+def test_a_mentor_licence_carries_roots_signature(world: House) -> None:
     """The refusal holds the very table to sign; repeated with its id, time and signature it is issued, and the log takes it."""
     request = mentor()
     with refused(Code.ROOT_SIGNATURE_NEEDED, "$.root_signature") as info:
@@ -152,7 +152,7 @@ def test_a_mentor_licence_carries_roots_signature(world: World) -> None:
         {"id": ids.new()},
     ],
 )
-def test_roots_signature_is_for_that_table_only(world: World, changes: dict[str, Any]) -> None:
+def test_roots_signature_is_for_that_table_only(world: House, changes: dict[str, Any]) -> None:
     """A signature made for one mentor licence issues no other."""
     request = mentor(id=ids.new(), issued_at=clock.format_ms(NOW_MS))
     with refused(Code.ROOT_SIGNATURE_NEEDED, "$.root_signature") as info:
@@ -163,7 +163,7 @@ def test_roots_signature_is_for_that_table_only(world: World, changes: dict[str,
         table(world, msgspec.structs.replace(request, root_signature=signature, **changes))
 
 
-def test_a_seal_is_no_root_signature(world: World) -> None:
+def test_a_seal_is_no_root_signature(world: House) -> None:
     """The seal key signs the same bytes as another type of document, and a stolen one mints no mentor."""
     request = mentor(id=ids.new(), issued_at=clock.format_ms(NOW_MS))
     with refused(Code.ROOT_SIGNATURE_NEEDED, "$.root_signature") as info:
@@ -175,7 +175,7 @@ def test_a_seal_is_no_root_signature(world: World) -> None:
             table(world, msgspec.structs.replace(request, root_signature=sealed))
 
 
-def issue(world: World, made: licence.LicenceTable, root_signature: str | None = None) -> record.Checked:
+def issue(world: House, made: licence.LicenceTable, root_signature: str | None = None) -> record.Checked:
     """Write what the service would write."""
     request, link = world._permission("license/create")
     payload = rules.issuance(
@@ -187,7 +187,7 @@ def issue(world: World, made: licence.LicenceTable, root_signature: str | None =
     return world.append("license_issued", payload, world.instances["license"], links=[link])
 
 
-def test_the_log_never_holds_a_seal(world: World) -> None:
+def test_the_log_never_holds_a_seal(world: House) -> None:
     """A bearer document can't be put together from its record."""
     made = table(world, asked())
     sealed = licence.seal(made, world.services["license"])
@@ -205,20 +205,10 @@ def test_one_licence_has_one_issuing_record() -> None:
     assert ids.is_id(rules.issuance_id(name))
 
 
-def test_a_repeated_call_is_known_by_its_parameters() -> None:
-    """Salt and digest differ between two calls with one body; command and parameters don't."""
-    first = decision.Request(command="license/create", salt="00" * 16, digest="11" * 32, parameters="22" * 32)
-    again = msgspec.structs.replace(first, salt="33" * 16, digest="44" * 32)
-    assert rules.same_call(again, first)
-    assert not rules.same_call(msgspec.structs.replace(first, parameters="55" * 32), first)
-    assert not rules.same_call(msgspec.structs.replace(first, command="license/revoke"), first)
-    assert not rules.same_call(first, None)
-
-
 # Revoking, listing, validating
 
 
-def test_revoking_names_why_not(world: World) -> None:
+def test_revoking_names_why_not(world: House) -> None:
     """Unknown, Root's own, and revoked already are three answers."""
     ada = world.issue(Person("ada"), Loa.OPERATOR)
     with refused(Code.LICENSE_NOT_FOUND, "$.license_id"):
@@ -232,7 +222,7 @@ def test_revoking_names_why_not(world: World) -> None:
     assert info.value.detail == {"seq": world.state.licences[ada.licence_id].revoked_seq}
 
 
-def test_pages_hold_every_licence_once(world: World) -> None:
+def test_pages_hold_every_licence_once(world: House) -> None:
     """Following the cursor shows all licences in order of issue, and ends."""
     people = [world.issue(Person(f"p{index}"), Loa.OBSERVER) for index in range(6)]
     seen, cursor, pages = [], None, 0
@@ -249,19 +239,19 @@ def test_pages_hold_every_licence_once(world: World) -> None:
 
 def test_a_full_last_page_ends() -> None:
     """No empty page follows a page that happens to be full."""
-    world = World()
+    world = House()
     world.issue(Person("ada"), Loa.OBSERVER)
     assert rules.page(world.state, cursor=None, limit=2).cursor is None
 
 
 @pytest.mark.parametrize("cursor", ["", "-1", "1_0", "٣", "1.0", "9" * 17])
-def test_a_forged_cursor_is_bad_input(world: World, cursor: str) -> None:
+def test_a_forged_cursor_is_bad_input(world: House, cursor: str) -> None:
     """A cursor is a decimal seq, nothing that int() would also take."""
     with refused(Code.BAD_INPUT, "$.cursor"):
         rules.page(world.state, cursor=cursor, limit=2)
 
 
-def test_a_list_shows_no_seal_and_no_key(world: World) -> None:
+def test_a_list_shows_no_seal_and_no_key(world: House) -> None:
     """What is listed tells the level and the end, never what could be presented."""
     ada = world.issue(Person("ada"), Loa.OPERATOR)
     world.revoke(ada)
@@ -271,7 +261,7 @@ def test_a_list_shows_no_seal_and_no_key(world: World) -> None:
     assert ada.signer.public_key.hex().encode() not in msgspec.json.encode(item)
 
 
-def test_validation_tells_what_the_log_knows(world: World) -> None:
+def test_validation_tells_what_the_log_knows(world: House) -> None:
     """A valid licence is told whole; an expired or revoked one still says whose it was."""
     ada = world.issue(Person("ada", keyed=False), Loa.OPERATOR)
     good = told(world, ada.toml)
@@ -281,7 +271,7 @@ def test_validation_tells_what_the_log_knows(world: World) -> None:
     assert (ended.valid, ended.reasons, ended.owner_name) == (False, (licence.Reason.REVOKED,), "Ada")
 
 
-def test_validation_repeats_no_claim_of_a_forgery(world: World) -> None:
+def test_validation_repeats_no_claim_of_a_forgery(world: House) -> None:
     """A document that the log doesn't know is not echoed as if it said something."""
     ada = world.issue(Person("ada"), Loa.OPERATOR)
     document = licence.parse(ada.toml)
@@ -297,7 +287,7 @@ def test_validation_repeats_no_claim_of_a_forgery(world: World) -> None:
         assert answer.owner_id is None
 
 
-def told(world: World, text: str) -> wire.LicenseValidation:
+def told(world: House, text: str) -> wire.LicenseValidation:
     return rules.validation(licence.validate(text, world.state, world.now_ms))
 
 

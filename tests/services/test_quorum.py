@@ -12,14 +12,15 @@ from sigilcore.access import Loa
 from sigilcore.contracts import quorum as wire
 from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
-from tests.gateworld import DAY_MS, NOW_MS, Person, World
+from tests import simulator
+from tests.simulator import DAY_MS, NOW_MS, Person
 
 LATER = clock.format_ms(NOW_MS + DAY_MS)
 REQUEST = decision.Request(command="quorum/propose", salt="00" * 16, digest="11" * 32, parameters="22" * 32)
 SMALL_ORDER = "01" + "00" * 31
 
 
-class House(World):
+class House(simulator.House):
     """A house whose log also folds into a book of proposals."""
 
     def __init__(self, mentors: int = 0, *, sealed: bool = False) -> None:
@@ -31,10 +32,9 @@ class House(World):
         if sealed:
             self.pass_(self.propose(self.quorum(k=mentors // 2 + 1)))
 
-    def place(self, signed: record.SignedRecord) -> record.Checked:
-        checked = super().place(signed)
+    def _commit(self, signed: record.SignedRecord, checked: record.Checked) -> None:
+        super()._commit(signed, checked)
         self.book.apply(len(self.log) - 1, checked)
-        return checked
 
     # What Root does
 

@@ -128,18 +128,18 @@ def _author(bundle: Bundle, checked: record.Checked, genesis: record.Checked, he
     for seq, plain in enumerate(bundle.evidence, start=1):
         step = record.check(signed(plain))
         if step.core.space == "system":
-            _check_quorum(state, step)
+            check_quorum(state, step)
         else:
             admission.admit_governing(state, step)
         state.apply(seq, step)
     if checked.core.space == "system":
-        have = _check_quorum(state, checked)
+        have = check_quorum(state, checked)
         held.append(f"Root and {len(have)} of {state.need(checked.core.kind)} witnesses: {', '.join(sorted(have))}")
         return bytes.fromhex(state.root.key)
     return _speaker(state, checked, held)
 
 
-def _check_quorum(state: governance.Governance, checked: record.Checked) -> set[str]:
+def check_quorum(state: governance.Governance, checked: record.Checked) -> set[str]:
     """Root, the chain of system records, and the voices, by the witnesses and threshold before it."""
     record.verify_author(checked.header, checked.core_bytes, bytes.fromhex(state.root.key))
     if checked.core.prev != state.system_head:

@@ -39,12 +39,16 @@ _PAST = frozenset({Code.KEY_NOT_ALLOWED, Code.STALE_PREV})
 
 
 class UserDraft(msgspec.Struct, frozen=True, kw_only=True):
-    """One user record to write: its payload, its id (the idempotency key), the hash of the thing's version before."""
+    """One user record to write: its payload, its id (the idempotency key), the hash of the thing's version before.
+
+    `after`: the version before is this earlier draft of the same call, whose hash nobody knows until it is signed.
+    """
 
     kind: str
     payload: msgspec.Struct
     id: str
     prev: str | None
+    after: int | None = None
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +93,7 @@ class Author:
     ) -> None:
         """`signer` is the service's key; the instance key is made here and lives in memory only."""
         self.lost = asyncio.Event()  # set when the log lets this instance speak no more
+        self.introduced = asyncio.Event()  # set once `audit` works
         self._bus = bus
         self._signer = signer
         self._follower = follower
@@ -99,7 +104,7 @@ class Author:
         self._tenant = options.deployed.tenant
         self._log_key = note.VerifierKey.parse(options.deployed.log)
         self._key = signing.Ed25519Signer.generate()
-        self._introduced = False
+        self._introduced = asyncio.Event()
         self._head: str | None = None
         self._written = 0
         self._beaten = 0
@@ -134,13 +139,18 @@ class Author:
             head = (result.refusal.detail or {}).get("head")
         placed = _place(result)
         await self._follower.wait_for(placed.seq + 1, timeout_s=10.0)
-        if not self._introduced:
-            self._introduced = True
+        if not self._introduced.is_set():
+            self._introduced.set()
             self._tasks = [
                 asyncio.create_task(self._write(), name="author"),
                 asyncio.create_task(self._beat(), name="beat"),
             ]
+            self.introduced.set()
         return placed
+
+    async def wait_introduced(self) -> None:
+        """Return once `audit` works."""
+        await self._introduced.wait()
 
     async def audit(
         self,
@@ -158,7 +168,7 @@ class Author:
             Refused: the writer's refusal; BUSY; UNAVAILABLE when there was no answer in time (the record may still be written).
 
         """
-        if not self._introduced or self.lost.is_set():
+        if not self._introduced.is_set() or self.lost.is_set():
             raise Refused(Code.UNAVAILABLE, f"{self._resident} may not write yet")
         if len(self._queue) >= self._options.service.max_queued_audits:
             raise Refused(Code.BUSY, f"{len(self._queue)} records wait for their place")
@@ -176,10 +186,12 @@ class Author:
 
         """
         links = _links((), decision)
-        signed = [
-            self._build(draft.kind, draft.payload, draft.id, "user", self._key, links=links, prev=draft.prev)
-            for draft in drafts
-        ]
+        signed: list[record.SignedRecord] = []
+        for draft in drafts:
+            prev = draft.prev if draft.after is None else _sent(signed[draft.after]).hash
+            signed.append(
+                self._build(draft.kind, draft.payload, draft.id, "user", self._key, links=links, prev=prev)
+            )
         return await self.append_signed(signed, decision=decision, timeout_s=timeout_s)
 
     async def system(self, signed: record.SignedRecord, *, timeout_s: float | None = None) -> common.Placed:
@@ -204,7 +216,7 @@ class Author:
 
     async def close(self) -> None:
         """Write what waits, say that this instance ends, stop. Bounded by the drain time-out."""
-        if self._introduced and not self.lost.is_set():
+        if self._introduced.is_set() and not self.lost.is_set():
             try:
                 async with asyncio.timeout(self._options.bus.drain_timeout_s / 2):
                     payload = audit.InstanceBeat(records=self._written + len(self._queue), closing=True)

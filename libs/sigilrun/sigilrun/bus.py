@@ -273,11 +273,14 @@ class Bus:
     async def _on_error(self, error: Exception) -> None:
         denied = _DENIED.search(str(error))
         if denied is None:
-            telemetry.log.warning("bus_error", bus=self.name, error=f"{type(error).__name__}: {error}")
+            # While a server is away every try fails alike; that it is away was said once.
+            say = telemetry.log.warning if self._client.is_connected else telemetry.log.debug
+            say("bus_error", bus=self.name, error=f"{type(error).__name__}: {error}")
             return
         telemetry.log.error("bus_forbidden", bus=self.name, what=denied[1].lower(), subject=denied[2])
         for subject, answered in self._waiting.values():
-            if subject == denied[2] and not answered.done():
+            # The client hands the server's words on in lower case.
+            if subject.lower() == denied[2].lower() and not answered.done():
                 answered.set_exception(wire.Forbidden(subject))
 
     async def _on_reply(self, message: wire.Message) -> None:

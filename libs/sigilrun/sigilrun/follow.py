@@ -29,7 +29,8 @@ from sigilrun.settings import DeploymentFile
 GOVERNING = tuple(kind.tag for kind in records.REGISTRY.values() if kind.governs)
 PAGE = 500
 # A call that waits for a position looks at the canon itself when the stream was this quiet.
-IMPATIENT_S = 0.05
+IMPATIENT_S = 0.01
+QUIET_S = 0.5
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 2.0
 
@@ -97,8 +98,8 @@ class Follower:
                     moved = self._moved
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(moved.wait(), IMPATIENT_S)
-                    if self.position < size and not moved.is_set():
-                        await self._page_all()
+                    if not moved.is_set():
+                        await self._page_all(size)
         except TimeoutError:
             raise Refused(
                 Code.NOT_YET, f"seen {self.position} of {size} records", detail={"position": self.position}
@@ -153,25 +154,27 @@ class Follower:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._repage_interval_s
         try:
-            # The consumer exists before the canon is read once more, so that nothing falls between page and stream.
-            arrived = await feed.fetch(PAGE, 0)
-            await self._page_all()
+            opened = 0
             while not self._repage.is_set() and loop.time() < until:
+                arrived = await feed.fetch(PAGE, QUIET_S if opened else 0)
+                if feed.opened != opened:
+                    # A new consumer: the canon is read once more after it exists, so that nothing falls between page and stream.
+                    opened = feed.opened
+                    await self._page_all()
                 for message in arrived:
                     self._accept(msgspec.json.decode(message.data, type=record.PlacedRecord), message)
-                arrived = await feed.fetch(PAGE, 0.5)
         finally:
             await feed.close()
 
-    async def _page_all(self) -> None:
-        """Read the canon from `position` to its head."""
+    async def _page_all(self, wanted: int | None = None) -> None:
+        """Read the canon from `position` to its head, one reader at a time; not if `wanted` was reached meanwhile."""
         async with self._reading:
-            while True:
+            while wanted is None or self.position < wanted:
                 page = await self._pager(canon.Events(first=self.position, limit=PAGE, kinds=GOVERNING))
                 for placed in page.items:
                     self._apply(placed)
                 self._reach(max(self.position, page.next))
-                if page.next >= page.head or not page.items:
+                if page.next >= page.head:
                     return
 
     async def _ask(self, events: canon.Events) -> canon.EventPage:

@@ -6,7 +6,7 @@ Decides which process gets which file, and nothing about what they do. The first
     keystore/                the services' signing keys, the log's key, the key that wraps data keys
     deployment.json          runtime id, tenant, the services' public keys, the log's verifier key
     bootstrap.token          the one-time token; `keys/bootstrap_token_hash` is all that services see of it
-    keys/nkey_<identity>     how a process, the subscriber and the operator's tools show themselves to the bus
+    keys/bus_<identity>      how a process, the subscriber and the operator's tools show themselves to the bus
     config.toml              settings that the operator may edit; addresses are given anew at each start
 
 Invariants:
@@ -31,8 +31,9 @@ import msgspec
 import tomli_w
 
 from sigilcore import canonical, digest, ids, note
-from sigilcore.contracts import canon, catalogue, house
-from sigilrun import keys, settings
+from sigilcore.contracts import canon, house
+from sigilcore.contracts import license as licensing
+from sigilrun import identities, keys, settings
 from sigilrun.embedded import nats, spawn, stack, supervisor
 from sigilrun.embedded.errors import StartFailed
 from sigilrun.embedded.folder import DataFolder, write_private
@@ -45,10 +46,11 @@ MIGRATE_TIMEOUT_S: Final = 60.0
 READY_TIMEOUT_S: Final = 45.0
 WATCH_S: Final = 0.5
 FACE: Final = "gateway"
-KNOWS_TOKEN_HASH: Final = (canon.WRITER, "license")
+KNOWS_TOKEN_HASH: Final[Mapping[str, str]] = {
+    canon.WRITER: "SIGIL_CANON_BOOTSTRAP_TOKEN_HASH_FILE",
+    "license": "SIGIL_DEPLOYMENT_BOOTSTRAP_TOKEN_HASH_FILE",
+}
 PAGE: Final = Path(__file__).resolve().parents[3] / "ui" / "dist"
-
-BUS_IDENTITIES: Final = (*house.RESIDENTS.values(), house.SUBSCRIBER, house.OPERATOR)
 
 
 Tell = Callable[["Ready"], None]
@@ -75,10 +77,6 @@ class Layout:
         self.token = self.data / "bootstrap.token"
         self.token_hash = self.keys / "bootstrap_token_hash"
 
-    def nkey(self, identity: str) -> Path:
-        """The seed of a bus identity."""
-        return self.keys / f"nkey_{identity}"
-
     def role_password(self, role: str) -> Path:
         """The password of a database role, where the embedded stack keeps it."""
         return self.keys / f"postgres_role_{role}"
@@ -94,17 +92,7 @@ def furnish(folder: DataFolder) -> tuple[nats.BusUser, ...]:
         _deploy(folder, layout)
     token = _token(layout)
     folder.update(bootstrap_token=token)
-    return tuple(
-        nats.BusUser(
-            name=resident.name,
-            public_nkey=nats.kept_nkey(layout.nkey(resident.name)),
-            publish=allowed.publish,
-            subscribe=allowed.subscribe,
-            allow_responses=bool(catalogue.of_service(resident.name)),
-        )
-        for resident in BUS_IDENTITIES
-        for allowed in (house.allowance(resident, TENANT),)
-    )
+    return tuple(identities.bus_users(layout.keys, TENANT))
 
 
 def _deploy(folder: DataFolder, layout: Layout) -> None:
@@ -148,7 +136,7 @@ def write_config(layout: Layout, addresses: stack.Addresses) -> None:
     if layout.config.exists():
         return
     document = {
-        "bus": {"url": addresses.nats_url, "nkey_seed_file": "keys/nkey_{resident}"},
+        "bus": {"url": addresses.nats_url, "nkey_seed_file": "keys/bus_{resident}"},
         "deployment": {"file": layout.deployment.name},
         "service": {"state_dir": "services/{resident}"},
         # Plain HTTP on loopback is all that an embedded house has; a proxy that ends TLS sets this to true.
@@ -199,7 +187,7 @@ def environment(resident: house.Resident, layout: Layout, addresses: stack.Addre
     if resident.name == canon.WRITER:
         told["SIGIL_CANON_HIGH_WATER_FILE"] = str(layout.data / "services" / resident.name / "high_water")
     if resident.name in KNOWS_TOKEN_HASH:
-        told["SIGIL_CANON_BOOTSTRAP_TOKEN_HASH_FILE"] = str(layout.token_hash)
+        told[KNOWS_TOKEN_HASH[resident.name]] = str(layout.token_hash)
     if resident.name == FACE:
         told["SIGIL_GATEWAY_PORT"] = str(addresses.api_port)
         if PAGE.is_dir():

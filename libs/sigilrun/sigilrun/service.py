@@ -219,12 +219,14 @@ async def running(
             signer=signer,
         )
         one = Running(parts)
-        one.service = await stack.enter_async_context(build(parts))
+        # Backwards at the end: no new calls, the service's own end (which may have something left to record), the closing beat.
+        if follower is not None:
+            stack.push_async_callback(follower.stop)
         if author is not None:
             stack.push_async_callback(author.close)
+        one.service = await stack.enter_async_context(build(parts))
         if follower is not None:
             await follower.start()
-            stack.push_async_callback(follower.stop)
         one.answering = await bus.serve(resident, handlers, one.seam)
         stack.push_async_callback(one.answering.stop)
         starting = asyncio.create_task(_become_ready(one), name="become ready")

@@ -83,6 +83,10 @@ class Deployment(Section, frozen=True, kw_only=True):
     """Which deployment this is."""
 
     file: Annotated[Path, _says("deployment.json: runtime id, tenant, service keys, the log's key", extra=FILE)]
+    bootstrap_token_hash_file: Annotated[
+        Path | None,
+        _says("hex SHA-256 of the one-time bootstrap token, for the license service; none: no bootstrap here"),
+    ] = None
 
 
 class Gateway(Section, frozen=True, kw_only=True):
@@ -94,14 +98,33 @@ class Gateway(Section, frozen=True, kw_only=True):
         bool, _says("send cookies over TLS only; false only where plain HTTP on loopback is all there is")
     ] = True
     body_limit_bytes: Annotated[
-        int, _says("bytes of a request body; the largest document with its envelope fits", ge=1024, le=8_388_608)
-    ] = 4_194_304
+        int, _says("bytes of a request body; canonical JSON has no more", ge=1024, le=1_048_576)
+    ] = 1_048_576
+    body_timeout_s: Annotated[
+        int, _says("seconds a body may take to arrive; a slow sender holds a place", ge=1, le=600)
+    ] = 20
     rate_limit_per_minute: Annotated[
-        int, _says("requests a minute from one address without a session; logins and public reads", ge=1, le=1_000_000)
-    ] = 240
+        int,
+        _says(
+            "requests a minute from one address (of IPv6 a /64) before a good session is shown; an office behind one address logs in, "
+            "a guesser of tokens gets a hundred tries a second",
+            ge=1,
+            le=10_000_000,
+        ),
+    ] = 6_000
     session_rate_per_minute: Annotated[
-        int, _says("requests a minute of one session; the gate's own limit comes on top", ge=1, le=1_000_000)
-    ] = 1200
+        int,
+        _says(
+            "requests a minute of one session that the gate took; twice the aimed writes, for the gate's own limit judges",
+            ge=1,
+            le=10_000_000,
+        ),
+    ] = 120_000
+    max_cookies: Annotated[
+        int,
+        _says("cookies remembered; beyond it the oldest session opens anew; 20 MB at its fullest", ge=1, le=1_000_000),
+    ] = 10_000
+    metrics_public: Annotated[bool, _says("answer /metrics to any address; false: to loopback only")] = False
     max_in_flight: Annotated[int, _says("requests answered at once; beyond it BUSY", ge=1, le=65_536)] = 256
     trusted_proxies: Annotated[
         tuple[str, ...],

@@ -282,6 +282,7 @@ class Feed:
         self._stream = house.stream(tenant)
         self._next = first_stream_seq
         self._subjects = tuple(subjects)
+        self.opened = 0  # consumers made so far: when it grows, who filters can't know what was between
         self._consumer = ""
         self._count = 0  # messages handed to us by this consumer
         self._credit = 0  # messages of the running pull that may still come
@@ -363,6 +364,7 @@ class Feed:
             config["filter_subjects"] = list(self._subjects)
         await _api(self._bus, verb, {"stream_name": self._stream, "config": config, "action": "create"})
         self._consumer, self._count, self._credit = name, 0, 0
+        self.opened += 1
 
     async def _pull(self, limit: int) -> None:
         ask = {"batch": limit, "expires": PULL_NS, "idle_heartbeat": HEARTBEAT_NS, "max_bytes": PULL_BYTES}

@@ -2,26 +2,36 @@
 
 Example::
 
-    async with testing.bus_house(tmp_path) as house:
+    async with testing.bus_house(tmp_path / "house") as house:
         writer, gate = await house.bus("canon_writer"), await house.bus("gatekeeper")
+        async with service.running("license", build, HANDLERS, house.settings("license")) as one:
+            ...
 """
 
+import asyncio
 import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from sigilrun import identities, settings
+import msgspec
+
+from sigilcore import ids, note
+from sigilcore.contracts import house as contract
+from sigilrun import identities, key_format, keys, private_files, settings
 from sigilrun.bus import Bus
 from sigilrun.embedded import binaries, nats, ports
 from sigilrun.embedded.supervisor import Supervisor
+from sigilrun.settings_sections import DeploymentFile
 
 TENANT = "default"
+_DEMOLISHER = "demolisher"
+_PASSPHRASE = b"for tests only"
 
 
 class BusHouse:
-    """A running server. `bus` connects; everything is closed at the end of `bus_house`."""
+    """A running server, and the keys of a whole deployment. Connections are closed at the end of `bus_house`."""
 
     def __init__(self, folder: Path, tenant: str, server: nats.Settings, supervisor: Supervisor) -> None:
         """Use `bus_house`."""
@@ -30,20 +40,42 @@ class BusHouse:
         self.url = server.url
         self._supervisor = supervisor
         self._stack = contextlib.AsyncExitStack()
+        # As cheap as the format allows: what is tested isn't the derivation.
+        self.keystore = keys.Keystore.create(folder / "keystore", _PASSPHRASE, kdf=key_format.CHEAPEST)
+        self._stack.callback(self.keystore.close)
+        self.deployment = self._deploy()
 
     @property
     def seeds(self) -> Path:
         """The folder of nkey seeds, `bus_<name>` each."""
         return self.folder / "keys"
 
-    def options(self, name: str, **changed: int) -> settings.Bus:
+    def options(self, name: str, *, max_in_flight: int = 512, reserved_in_flight: int = 32) -> settings.Bus:
         """An identity's bus settings; times are short, since the server is near."""
-        given = {"request_timeout_s": 2, "reconnect_wait_ms": 20, "drain_timeout_s": 3} | changed
-        return settings.Bus(url=self.url, nkey_seed_file=identities.seed_file(self.seeds, name), **given)
+        return settings.Bus(
+            url=self.url,
+            nkey_seed_file=identities.seed_file(self.seeds, name),
+            request_timeout_s=2,
+            reconnect_wait_ms=20,
+            drain_timeout_s=3,
+            max_in_flight=max_in_flight,
+            reserved_in_flight=reserved_in_flight,
+        )
 
-    async def bus(self, name: str, **changed: int) -> Bus:
+    def settings(self, name: str, *, instance: str = "main") -> settings.Settings:
+        """All settings of a process, as `service.running` takes them."""
+        return settings.Settings(
+            bus=self.options(name),
+            deployment=settings.Deployment(file=self.folder / "deployment.json"),
+            service=settings.Service(state_dir=self.folder / "services" / f"{name}-{instance}", instance=instance),
+            keystore=settings.Keystore(path=self.folder / "keystore", passphrase_file=self.folder / "passphrase"),
+            deployed=self.deployment,
+        )
+
+    async def bus(self, name: str, *, max_in_flight: int = 512, reserved_in_flight: int = 32) -> Bus:
         """A connection as this identity, closed at the end."""
-        bus = await Bus.connect(self.options(name, **changed), name)
+        options = self.options(name, max_in_flight=max_in_flight, reserved_in_flight=reserved_in_flight)
+        bus = await Bus.connect(options, name)
         self._stack.push_async_callback(bus.close)
         return bus
 
@@ -51,21 +83,42 @@ class BusHouse:
         """`kill -9` the server; it comes back by itself on the same port with the same data."""
         os.kill(self._supervisor.pids()["nats"], signal.SIGKILL)
 
-    async def ready(self, timeout_s: float = 10.0) -> None:
-        """Return once the server answers (again)."""
+    async def restarted(self, starts: int, timeout_s: float = 10.0) -> None:
+        """Return once the server was started so often in all, and answers."""
+        async with asyncio.timeout(timeout_s):
+            while self._supervisor.starts("nats") < starts:
+                await asyncio.sleep(0.01)
         if not await self._supervisor.wait_ready("nats", timeout_s):
             raise TimeoutError("nats-server is not ready")
+
+    async def delete_stream(self) -> None:
+        """What no identity of the house may do: somebody with the machine removes the stream."""
+        demolisher = await Bus.connect(self.options(_DEMOLISHER), _DEMOLISHER)
+        await demolisher.request(f"$JS.API.STREAM.DELETE.{contract.stream(self.tenant)}", b"", timeout_s=5)
+        await demolisher.close()
 
     async def close(self) -> None:
         """Close every connection."""
         await self._stack.aclose()
 
+    def _deploy(self) -> DeploymentFile:
+        """Service keys, the log's key, deployment.json."""
+        runtime_id = ids.new()
+        services = {name: self.keystore.generate(name).hex() for name in contract.SERVICE_KEYS}
+        log = note.VerifierKey.of(
+            contract.origin(runtime_id, self.tenant), note.ED25519, self.keystore.generate(contract.LOG_KEY)
+        )
+        deployed = DeploymentFile(runtime_id=runtime_id, tenant=self.tenant, services=services, log=log.format())
+        private_files.write_new(self.folder / "deployment.json", msgspec.json.encode(deployed))
+        private_files.write_new(self.folder / "passphrase", _PASSPHRASE)
+        return deployed
+
 
 @contextlib.asynccontextmanager
 async def bus_house(folder: Path, *, tenant: str = TENANT) -> AsyncIterator[BusHouse]:
-    """A server of its own in an empty folder, on free loopback ports, ended at the end."""
-    (folder / "keys").mkdir(mode=0o700, parents=True)
-    (folder / "nats").mkdir(mode=0o700)
+    """A server of its own in a new folder, on free loopback ports, ended at the end."""
+    for part in (folder, folder / "keys", folder / "nats", folder / "services"):
+        part.mkdir(mode=0o700, parents=True)
     port = ports.free_port()
     server = nats.Settings(
         binary=binaries.nats_server(),
@@ -74,7 +127,10 @@ async def bus_house(folder: Path, *, tenant: str = TENANT) -> AsyncIterator[BusH
         monitor_port=ports.free_port((port,)),
         server_name=nats.new_server_name(),
     )
-    nats.prepare(server, identities.bus_users(folder / "keys", tenant))
+    users = identities.bus_users(folder / "keys", tenant)
+    seed = nats.kept_nkey(identities.seed_file(folder / "keys", _DEMOLISHER))
+    users.append(nats.BusUser(name=_DEMOLISHER, public_nkey=seed, publish=(">",), subscribe=(">",)))
+    nats.prepare(server, users)
     async with Supervisor() as supervisor:
         await supervisor.start((nats.process(server, folder / "nats.log"),))
         house = BusHouse(folder, tenant, server, supervisor)

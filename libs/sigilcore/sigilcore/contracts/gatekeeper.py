@@ -281,6 +281,16 @@ MODEL_REFRESH = Command(
     rung=Loa.ROOT,
     http=Http(method="POST", path="/api/model/refresh"),
 )
+REPORT = Command(
+    name="gate/refusals",
+    service=SERVICE,
+    request=RefusalCounts,
+    reply=Empty,
+    summary="What a face refused before the gate, by code.",
+    action=Action.WRITE,
+    target=Target.AUDIT,
+    admission=Admission.BUS,
+)
 
 COMMANDS = (
     CHALLENGE,
@@ -293,4 +303,5 @@ COMMANDS = (
     PING,
     SYSTEM_INFO,
     MODEL_REFRESH,
+    REPORT,
 )

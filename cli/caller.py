@@ -1,0 +1,49 @@
+"""How verbs reach the gateway: the address, the profile's session, the owner's key if one is given."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from cli.seam import Refusal, State
+from sigilcore import signing
+from sigilrun import http, keys
+from sigilrun.embedded import folder
+
+DATA = Path("data")
+
+
+def signer(path: Path, passphrase: str) -> keys.SealedSigner:
+    """The signer of a key file; the passphrase comes from where `passphrase` says."""
+    return keys.open_key_file(path, keys.passphrase_from(passphrase))
+
+
+def maybe_signer(path: Path | None, passphrase: str) -> keys.SealedSigner | None:
+    """As `signer`, for verbs that can do without."""
+    return None if path is None else signer(path, passphrase)
+
+
+def address_of(state: State, data: Path | None = None) -> str:
+    """Where the gateway is: `--address`, `SIGIL_ADDRESS`, the data folder's running stack, or what the profile keeps."""
+    given = state.address or os.environ.get("SIGIL_ADDRESS")
+    if given:
+        return given
+    about = state.kept.about
+    if data is None and about is not None:
+        return about.address
+    running = folder.running(data or DATA)
+    if running is not None and running.address:
+        return running.address
+    if about is not None:
+        return about.address
+    raise Refusal("no stack is known", "Start one with sigil up, or name it with --address.")
+
+
+@contextlib.asynccontextmanager
+async def calling(
+    state: State, *, owner: signing.Signer | None = None, as_stranger: bool = False
+) -> AsyncIterator[http.Client]:
+    """A client in the profile's session, if one is open."""
+    opened = None if as_stranger else state.kept.session(http.Session)
+    async with http.Client(address_of(state), opened=opened, owner=owner) as client:
+        yield client

@@ -1,0 +1,90 @@
+"""What the house is governed by, folded on this side from records that were verified here.
+
+Nothing is taken on the server's word but that its list is complete up to the head it shows; what it leaves out makes `prev` disagree.
+Genesis must be the one that the caller's licence names; every later system record needs Root's signature, the chain, and the voices of
+the witnesses before it.
+"""
+
+from typing import Any
+
+from sigilcore import admission, difference, drafts, governance, record, verify
+from sigilcore.contracts import canon, quorum
+from sigilcore.refusals import Refused
+from sigilrun import http
+
+PAGE = 200
+
+
+class Unverified(Exception):  # noqa: N818 - what the evidence is
+    """What the server showed doesn't verify here."""
+
+
+async def state(client: http.Client) -> governance.Governance:
+    """The governed state at the newest system record, from genesis on."""
+    assert client.session is not None, "log in first"
+    found = governance.Governance()
+    cursor: str | None = None
+    while True:
+        page = await client.call(canon.LIST, canon.ListRecords(space="system", cursor=cursor, limit=PAGE))
+        if page.corrupt:
+            raise Unverified(f"the house shows a corrupt system record at seq {page.corrupt[0].seq}")
+        for view in page.items:
+            _fold(found, view, client.session.genesis_hash)
+        if page.cursor is None:
+            return found
+        cursor = page.cursor
+
+
+def _fold(found: governance.Governance, view: canon.RecordView, genesis_hash: str) -> None:
+    try:
+        checked = record.check(verify.signed({"header": view.header, "payload": view.payload, "salt": view.salt}))
+        if found.bootstrapped:
+            verify.check_quorum(found, checked)
+        else:
+            admission.check_genesis(checked)
+            if checked.header.hash != genesis_hash:
+                raise Unverified("genesis is not the one that your licence names")
+    except Refused as refusal:
+        raise Unverified(f"seq {view.seq}: {refusal.code}: {refusal.message}") from refusal
+    found.apply(view.seq, checked)
+
+
+class Read:
+    """A proposal, read on this side: its record, and what it would change."""
+
+    def __init__(self, found: governance.Governance, view: quorum.ProposalView) -> None:
+        """Verify the record that the proposal carries; raises `Unverified`."""
+        root = bytes.fromhex(found.root.key)
+        try:
+            self.checked = drafts.assembled(view.record, root)
+            record.verify_author(self.checked.header, self.checked.core_bytes, root)
+        except Refused as refusal:
+            raise Unverified(f"the proposal's record: {refusal.code}: {refusal.message}") from refusal
+        if self.checked.header.hash != view.record_hash:
+            raise Unverified("the proposal's hash isn't its record's")
+        self.view = view
+        self.on_head = self.checked.core.prev == found.system_head
+        self.lines = difference.of_change(found, self.checked.payload)
+        told = tuple((line.path, line.old, line.new) for line in view.difference)
+        # Only a proposal on the head differs from what is in force in the way that both sides compute.
+        if self.on_head and told != tuple((line.path, line.old, line.new) for line in self.lines):
+            raise Unverified("the house shows another difference than its records give")
+
+    def shown(self) -> dict[str, Any]:
+        """For output: everything here was computed on this side, but the tally."""
+        view = self.view
+        return {
+            "proposal_id": view.proposal_id,
+            "kind": self.checked.core.kind,
+            "state": view.state,
+            "reason": view.reason,
+            "record_hash": self.checked.header.hash,
+            "root_signature": "verified",
+            "on_head": self.on_head,
+            "have": view.have,
+            "need": view.need,
+            "by": list(view.by),
+            "missing": list(view.missing),
+            "expires_at": view.expires_at,
+            "difference": [{"path": line.path, "old": line.old, "new": line.new} for line in self.lines],
+        }

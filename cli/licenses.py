@@ -1,0 +1,128 @@
+"""`sigil license`: who may do what, until when. A licence that the log never issued is void, so there is no offline minting."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import caller, owner, seam
+from cli.seam import PROMPT, MaybeKey, Passphrase, Refusal, State
+from sigilcore import ids
+from sigilcore.access import Loa
+from sigilcore.contracts import license as licensing
+from sigilrun import keys, private_files
+
+Level = Annotated[Loa, typer.Option("--loa", help="mentor, operator, observer or guest")]
+Scope = Annotated[
+    list[str] | None,
+    typer.Option("--scope", help="a command or family such as memory/*; repeat it; by default all"),
+]
+
+
+def create(
+    state: State,
+    *,
+    owner_id: Annotated[str, typer.Option("--owner-id")],
+    owner_name: Annotated[str, typer.Option("--owner-name")],
+    loa: Level,
+    expires_at: Annotated[str, typer.Option("--expires-at", help="2030-01-01T00:00:00.000Z, or a day")],
+    out: Annotated[Path, typer.Option("--out", help="where the licence goes; it is never overwritten")],
+    owner_key: Annotated[
+        str | None,
+        typer.Option("--owner-key", help="the licensee's public key, hex or their key file; binds the licence"),
+    ] = None,
+    scope: Scope = None,
+    key: MaybeKey = None,
+    passphrase: Passphrase = PROMPT,
+) -> None:
+    """Issue a licence (Root). A mentor's needs Root's own signature, made here over the table that was asked for."""
+    if out.exists():
+        raise Refusal(f"{out} is there already", "Choose another file.")
+    asked = licensing.CreateLicense(
+        owner_id=owner_id,
+        owner_name=owner_name,
+        loa=loa,
+        expires_at=moment(expires_at),
+        owner_key=public_hex(owner_key),
+        scope=tuple(scope) if scope else None,
+        id=ids.new(),
+    )
+    root = caller.maybe_signer(key, passphrase)
+
+    async def work() -> licensing.LicenseCreated:
+        async with caller.calling(state, owner=root) as client:
+            return await owner.create_license(client, asked, root)
+
+    created = seam.wait(work())
+    private_files.write_new(out, created.toml.encode())
+    note = "\na bearer licence: whoever holds the file is its owner" if created.bearer else ""
+    seam.show(state, created, f"{created.license_id} issued at seq {created.seq}, written to {out}{note}")
+
+
+def validate(state: State, file: Path) -> None:
+    """Ask the log whether a licence counts here and now; exit 1 if it doesn't."""
+    asked = licensing.ValidateLicense(license=file.read_text("utf-8"))
+
+    async def work() -> licensing.LicenseValidation:
+        async with caller.calling(state, as_stranger=True) as client:
+            return await client.call(licensing.VALIDATE, asked)
+
+    found = seam.wait(work())
+    seam.show(state, found)
+    if not found.valid:
+        raise typer.Exit(seam.EXIT_REFUSED)
+
+
+def revoke(
+    state: State,
+    license_id: str,
+    reason: Annotated[str, typer.Option("--reason")] = "",
+    key: MaybeKey = None,
+    passphrase: Passphrase = PROMPT,
+) -> None:
+    """End a licence (Root); felt at every gate within a second."""
+    root = caller.maybe_signer(key, passphrase)
+
+    async def work() -> licensing.LicenseRevoked:
+        async with caller.calling(state, owner=root) as client:
+            asked = licensing.RevokeLicense(license_id=license_id, reason=reason, id=ids.new())
+            return await client.call(licensing.REVOKE, asked)
+
+    seam.show(state, seam.wait(work()))
+
+
+def show_list(state: State, limit: seam.Limit = 50, cursor: seam.Cursor = None) -> None:
+    """Licences in order of issue (mentor)."""
+
+    async def work() -> licensing.LicensePage:
+        async with caller.calling(state) as client:
+            return await client.call(licensing.LIST, licensing.ListLicenses(limit=limit, cursor=cursor))
+
+    page = seam.wait(work())
+    columns = ("license_id", "owner_id", "loa", "expires_at", "key_bound", "issued_seq", "revoked_seq")
+    seam.show(state, page, seam.page(page.items, page.cursor, *columns))
+
+
+def moment(text: str) -> str:
+    """A day as its first moment; anything else as it was given, for the server to read."""
+    return f"{text}T00:00:00.000Z" if len(text) == len("2030-01-01") else text
+
+
+def public_hex(given: str | None) -> str | None:
+    """A public key as hex, from hex or from a key file."""
+    if given is None or (len(given) == 64 and set(given) <= set("0123456789abcdef")):
+        return given
+    info = keys.read_public(Path(given))
+    if info.public_key is None:
+        raise Refusal(f"{given} holds no signing key")
+    return info.public_key.hex()
+
+
+def noun() -> typer.Typer:
+    """The verbs."""
+    app = seam.family("license", "Licences: who may do what, until when.")
+    seam.verb(app, "create")(create)
+    seam.verb(app, "validate")(validate)
+    seam.verb(app, "revoke")(revoke)
+    seam.verb(app, "list")(show_list)
+    return app

@@ -1,0 +1,36 @@
+"""The `sigil` command: one file a noun, one function a verb, one place where errors become words and exit codes."""
+
+import sys
+
+import typer
+
+from cli import seam, stack
+
+
+def application() -> typer.Typer:
+    """All nouns and verbs."""
+    app = typer.Typer(
+        name="sigil",
+        help="A governed runtime: licences, a gate, a quorum, and one verifiable ledger.",
+        epilog=seam.EXIT_CODES,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    stack.add(app)
+    return app
+
+
+def main() -> None:
+    """Run one verb; the exit code says how it went."""
+    state = seam.State(as_json="--json" in sys.argv)
+    try:
+        application()(obj=state)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(seam.fail(error, as_json=state.as_json))
+
+
+if __name__ == "__main__":
+    main()

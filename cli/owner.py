@@ -1,0 +1,273 @@
+"""What an owner does on their own side: read a draft, hold it against what they asked for, sign, send.
+
+The server drafts, because it knows the head and the names; it is not believed. Before a signature is made, the draft is rebuilt here
+and compared field by field with the change that was asked for; `expires_at` and the draft's id, time and salt are the server's to
+choose, everything else must be equal. Keys stay with these functions' callers.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from cli import governed
+from sigilcore import (
+    canonical,
+    difference,
+    digest,
+    drafts,
+    governance,
+    licence,
+    policy,
+    record,
+    records,
+    signing,
+    trust,
+)
+from sigilcore.access import Loa
+from sigilcore.contracts import license as licensing
+from sigilcore.contracts import quorum
+from sigilcore.records import system
+from sigilcore.refusals import Code, Refused
+from sigilrun import http, settings
+
+SERVERS_CHOICE: Final = frozenset({"$.expires_at"})
+ATTEST_TYPE: Final = signing.RECORD
+
+
+class Differs(Exception):  # noqa: N818 - what the draft does
+    """The server's draft isn't what was asked for; nothing was signed."""
+
+    def __init__(self, what: str, path: str, asked: Any, drafted: Any) -> None:
+        """Names the first difference."""
+        super().__init__(f"{what}: {path} is {json.dumps(drafted)}, not {json.dumps(asked)}; nothing was signed")
+
+
+# Bootstrap
+
+
+async def bootstrap(
+    client: http.Client,
+    root: signing.Signer,
+    *,
+    token: str,
+    owner_id: str,
+    owner_name: str,
+    deployed: settings.DeploymentFile | None = None,
+) -> licensing.Bootstrapped:
+    """Found the canon: draft, compare, sign, send; the genesis hash and Root's licence.
+
+    With `deployed` (the operator has the data folder) the services' keys and the log's key are compared too."""
+    asked = licensing.Bootstrap(token=token, owner_id=owner_id, owner_name=owner_name, root_key=root.public_key.hex())
+    first = await client.call(licensing.BOOTSTRAP, asked)
+    if first.draft is None:
+        return first
+    check_genesis(first.draft, asked, deployed)
+    signed = drafts.signed(first.draft, root)
+    done = await client.call(
+        licensing.BOOTSTRAP, msgspec.structs.replace(asked, draft=first.draft, signature=signed.sig)
+    )
+    core = digest.sha256_hex(first.draft.core.encode())
+    if done.genesis_hash != core or done.toml is None:
+        raise Differs("genesis", "$.genesis_hash", core, done.genesis_hash)
+    bound = licence.parse(done.toml).license
+    if bound.bindings.canon_fingerprint != core or bound.owner.key != asked.root_key:
+        raise Differs("Root's licence", "$.bindings", core, bound.bindings.canon_fingerprint)
+    return done
+
+
+def check_genesis(
+    draft: licensing.Draft, asked: licensing.Bootstrap, deployed: settings.DeploymentFile | None
+) -> system.Genesis:
+    """Record 0 must be what this owner would found: their identity, their token, the model and policy of this program."""
+    core, payload = opened(draft, "genesis", None)
+    assert isinstance(payload, system.Genesis)
+    expected = msgspec.structs.replace(
+        payload,
+        root=system.RootIdentity(owner_id=asked.owner_id, name=asked.owner_name, key=asked.root_key),
+        bootstrap_token_hash=digest.sha256_hex(asked.token.encode()),
+        model=trust.DEFAULT_MODEL,
+        policy=policy.FIRST_POLICY,
+        tenant=core.tenant,
+        modules=(),
+    )
+    if deployed is not None:
+        expected = msgspec.structs.replace(
+            expected,
+            runtime_id=deployed.runtime_id,
+            tenant=deployed.tenant,
+            services=deployed.services,
+            log=deployed.log,
+        )
+    same(expected, payload, "genesis")
+    return payload
+
+
+# Licences
+
+
+async def create_license(
+    client: http.Client, asked: licensing.CreateLicense, root: signing.Signer | None
+) -> licensing.LicenseCreated:
+    """Issue a licence; for a mentor, sign the table that this side itself expects."""
+    try:
+        return await client.call(licensing.CREATE, asked)
+    except Refused as refused:
+        if refused.code is not Code.ROOT_SIGNATURE_NEEDED or root is None:
+            raise
+        draft = (refused.detail or {}).get("draft")
+    assert client.session is not None
+    table = check_table(draft, asked, client.session)
+    signed = msgspec.structs.replace(
+        asked, id=table.id, issued_at=table.issued_at, root_signature=licence.root_sign(table, root)
+    )
+    return await client.call(licensing.CREATE, signed)
+
+
+def check_table(draft: Any, asked: licensing.CreateLicense, opened_as: http.Session) -> licence.LicenceTable:
+    """The licence table that was asked for; its id and time of issue are the server's."""
+    try:
+        table = canonical.typed(draft, licence.LicenceTable)
+    except canonical.NotCanonical as error:
+        raise governed.Unverified(f"the server's draft of a licence can't be read: {error}") from error
+    expected = licence.LicenceTable(
+        id=table.id if asked.id is None else asked.id,
+        owner=licence.Owner(id=asked.owner_id, name=asked.owner_name, key=asked.owner_key),
+        loa=asked.loa,
+        scope=("*",) if asked.scope is None else asked.scope,
+        issued_at=table.issued_at if asked.issued_at is None else asked.issued_at,
+        expires_at=asked.expires_at,
+        issuer=table.issuer,
+        version=1,
+        bindings=licence.Bindings(runtime_id=opened_as.runtime_id, canon_fingerprint=opened_as.genesis_hash),
+    )
+    same(expected, table, "licence", free=frozenset())
+    return table
+
+
+# System changes
+
+
+async def propose_witness(
+    client: http.Client, root: signing.Signer, action: str, change: quorum.WitnessChange, licence_id: str
+) -> quorum.DraftOrProposal:
+    """Propose a change of the witness registry; `change` says all of it."""
+    command = {"add": quorum.WITNESS_ADD, "rotate": quorum.WITNESS_ROTATE, "revoke": quorum.WITNESS_REVOKE}[action]
+    found = await governed.state(client)
+    asked = {
+        "action": action,
+        "witness_id": change.witness_id,
+        "name": change.name,
+        "key": change.key,
+        "licence_id": licence_id,
+    }
+    first = await client.call(command, change)
+    signed = sign_draft(first.draft, "trusted_witness", asked, found, root)
+    return await client.call(command, msgspec.structs.replace(change, record=signed))
+
+
+async def propose_model(client: http.Client, root: signing.Signer, model: trust.TrustModel) -> quorum.DraftOrProposal:
+    """Propose a trust model."""
+    found = await governed.state(client)
+    upload = quorum.UploadModel(
+        version=model.version, weights=model.weights, bias=model.bias, threshold=model.threshold
+    )
+    first = await client.call(quorum.MODEL_UPLOAD, upload)
+    signed = sign_draft(first.draft, "model_config", {"model": msgspec.to_builtins(model)}, found, root)
+    return await client.call(quorum.MODEL_UPLOAD, msgspec.structs.replace(upload, record=signed))
+
+
+async def propose(client: http.Client, root: signing.Signer, kind: str, payload: Mapping[str, Any]) -> quorum.Proposed:
+    """Propose any system change."""
+    found = await governed.state(client)
+    draft = await client.call(quorum.DRAFT, quorum.MakeDraft(kind=kind, payload=dict(payload)))
+    signed = sign_draft(draft, kind, payload, found, root)
+    return await client.call(quorum.PROPOSE, quorum.Propose(record=signed))
+
+
+def seal_payload(k: int, *, kinds: Mapping[str, int], proposal_ttl_s: int) -> dict[str, Any]:
+    """The quorum policy that seals a house: k voices, no cosigners of checkpoints yet, no personas."""
+    return {
+        "k": k,
+        "kinds": dict(kinds),
+        "proposal_ttl_s": proposal_ttl_s,
+        "checkpoint_witnesses": {"c": 0, "keys": []},
+        "persona_cap": 0,
+    }
+
+
+def sign_draft(
+    draft: licensing.Draft | None,
+    kind: str,
+    asked: Mapping[str, Any],
+    found: governance.Governance,
+    root: signing.Signer,
+) -> quorum.RootSigned:
+    """Root's signature over a draft that holds exactly the asked change, on the head that this side verified."""
+    if draft is None:
+        raise governed.Unverified("the server answered without a draft")
+    if root.public_key.hex() != found.root.key:
+        raise governed.Unverified("this key is not Root's")
+    core, payload = opened(draft, kind, found.tenant)
+    if core.prev != found.system_head:
+        raise Differs(kind, "$.core.prev", found.system_head, core.prev)
+    entry = records.REGISTRY[kind]
+    expected = canonical.typed({"expires_at": getattr(payload, "expires_at", None), **asked}, entry.payload)
+    same(expected, payload, kind)
+    return drafts.signed(draft, root)
+
+
+def opened(draft: licensing.Draft, kind: str, tenant: str | None) -> tuple[record.Core, msgspec.Struct]:
+    """A draft's core and payload, strictly read, their hash checked."""
+    try:
+        core = canonical.convert(draft.core.encode(), record.Core)
+        payload_bytes = draft.payload.encode()
+        payload = canonical.convert(payload_bytes, records.REGISTRY[kind].payload)
+    except canonical.NotCanonical as error:
+        raise governed.Unverified(f"the server's draft of {kind} can't be read: {error}") from error
+    said = (core.kind, core.space, core.links, core.tenant)
+    meant = (kind, "system", (), core.tenant if tenant is None else tenant)
+    if said != meant:
+        raise Differs(kind, "$.core", list(meant), list(said))
+    if digest.payload_hash(bytes.fromhex(draft.salt), payload_bytes) != core.payload_hash:
+        raise governed.Unverified("the draft's payload_hash isn't its payload's")
+    return core, payload
+
+
+def same(
+    expected: msgspec.Struct, drafted: msgspec.Struct, what: str, *, free: frozenset[str] = SERVERS_CHOICE
+) -> None:
+    """Refuse the first field that differs and isn't the server's to choose."""
+    for line in difference.between(expected, drafted):
+        if line.path not in free:
+            raise Differs(what, f"$.payload{line.path[1:]}", line.old, line.new)
+
+
+# Voices
+
+
+async def read_proposal(client: http.Client, proposal_id: str) -> governed.Read:
+    """A proposal, verified on this side."""
+    found = await governed.state(client)
+    view = await client.call(quorum.PROPOSAL, quorum.ReadProposal(proposal_id=proposal_id))
+    return governed.Read(found, view)
+
+
+async def attest(client: http.Client, read: governed.Read, witness_id: str, signer: signing.Signer) -> quorum.Tally:
+    """A witness's voice for exactly the record that was read."""
+    sig = signing.sign_typed(signer, ATTEST_TYPE, read.checked.core_bytes)
+    return await client.call(
+        quorum.ATTEST,
+        quorum.Attest(proposal_id=read.view.proposal_id, witness_id=witness_id, signature=signing.signature_text(sig)),
+    )
+
+
+def mentor_licence(items: tuple[licensing.LicenseView, ...], owner_id: str) -> licensing.LicenseView:
+    """The newest mentor licence of an owner; raises `Unverified` when there is none."""
+    valid = [
+        item for item in items if item.owner_id == owner_id and item.loa is Loa.MENTOR and item.revoked_seq is None
+    ]
+    if not valid:
+        raise governed.Unverified(f"{owner_id} holds no mentor licence")
+    return max(valid, key=lambda item: item.issued_seq)

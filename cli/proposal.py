@@ -1,0 +1,219 @@
+"""`sigil proposal` and `sigil seal`: how the system's own rules change.
+
+What is shown and signed is read on this side: the record rebuilt and its hashes recomputed, Root's signature verified with the key of the
+genesis that the caller's licence names, the difference computed from verified records. A witness's key signs here and stays here.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from cli import caller, governed, owner, seam
+from cli.seam import PROMPT, Key, MaybeKey, Passphrase, Refusal, State
+from sigilcore import canonical, ids
+from sigilcore.contracts import quorum
+from sigilcore.contracts.license import Draft
+
+Payload = Annotated[str, typer.Option("--payload", help="the change as JSON, or a file that holds it")]
+
+
+class Drafted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A draft on its way to Root's key: what was asked, and what the house drafted."""
+
+    kind: str
+    asked: dict[str, Any]
+    draft: Draft
+
+
+def draft(
+    state: State,
+    *,
+    kind: str,
+    payload: Payload,
+    out: Annotated[Path, typer.Option("--out", help="where the draft goes")],
+) -> None:
+    """Have a change drafted on the current head, to be signed with proposal propose."""
+    asked = _json(payload)
+
+    async def work() -> Draft:
+        async with caller.calling(state) as client:
+            return await client.call(quorum.DRAFT, quorum.MakeDraft(kind=kind, payload=asked))
+
+    drafted = Drafted(kind=kind, asked=asked, draft=seam.wait(work()))
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(drafted)) + b"\n")
+    seam.show(state, drafted, f"drafted {kind} to {out}; sign it with: sigil proposal propose {out} --key FILE")
+
+
+def propose(state: State, *, file: Path, key: Key, passphrase: Passphrase = PROMPT) -> None:
+    """Compare a draft with what was asked, sign it with Root's key, and open the proposal."""
+    try:
+        drafted = msgspec.json.decode(file.read_bytes(), type=Drafted)
+    except msgspec.DecodeError as error:
+        raise Refusal(f"{file} is no draft: {error}") from error
+    root = caller.signer(key, passphrase)
+
+    async def work() -> quorum.Proposed:
+        async with caller.calling(state, owner=root) as client:
+            found = await governed.state(client)
+            signed = owner.sign_draft(drafted.draft, drafted.kind, drafted.asked, found, root)
+            return await client.call(quorum.PROPOSE, quorum.Propose(record=signed))
+
+    _proposed(state, seam.wait(work()))
+
+
+def seal(
+    state: State,
+    *,
+    k: Annotated[int, typer.Option("--k", min=1, max=32, help="voices that every later change needs")],
+    key: Key,
+    passphrase: Passphrase = PROMPT,
+    ttl_s: Annotated[int, typer.Option("--ttl-s", help="seconds that a proposal stays open")] = 86_400,
+    kind: Annotated[list[str] | None, typer.Option("--kind", help="KIND=K, a higher k for a kind; repeat it")] = None,
+) -> None:
+    """Propose the quorum policy that seals the house: draft, compare, sign, propose."""
+    payload = owner.seal_payload(k, kinds=_overrides(kind or []), proposal_ttl_s=ttl_s)
+    root = caller.signer(key, passphrase)
+
+    async def work() -> quorum.Proposed:
+        async with caller.calling(state, owner=root) as client:
+            return await owner.propose(client, root, "quorum_policy", payload)
+
+    _proposed(state, seam.wait(work()))
+
+
+def show_list(state: State, limit: seam.Limit = 50, cursor: seam.Cursor = None) -> None:
+    """Proposals, newest first."""
+
+    async def work() -> quorum.ProposalPage:
+        async with caller.calling(state) as client:
+            return await client.call(quorum.PROPOSALS, quorum.ListProposals(limit=limit, cursor=cursor))
+
+    page = seam.wait(work())
+    seam.show(
+        state, page, seam.page(page.items, page.cursor, "proposal_id", "kind", "state", "have", "need", "expires_at")
+    )
+
+
+def show(state: State, proposal_id: str) -> None:
+    """One proposal, verified here, with the difference computed here."""
+
+    async def work() -> governed.Read:
+        async with caller.calling(state) as client:
+            return await owner.read_proposal(client, proposal_id)
+
+    read = seam.wait(work())
+    seam.show(state, read.shown(), _text(read))
+
+
+def attest(
+    state: State,
+    *,
+    proposal_id: str,
+    key: Key,
+    witness_id: Annotated[str, typer.Option("--as", help="the witness whose voice this is")],
+    passphrase: Passphrase = PROMPT,
+    yes: Annotated[bool, typer.Option("--yes", help="don't ask, even on a terminal")] = False,
+) -> None:
+    """Show what a proposal changes, then sign it with a witness's key."""
+    signer = caller.signer(key, passphrase)
+
+    async def work() -> quorum.Tally:
+        async with caller.calling(state) as client:
+            read = await owner.read_proposal(client, proposal_id)
+            seam.note(_text(read))
+            if not yes and sys.stdin.isatty():
+                typer.confirm(f"Sign {read.checked.header.hash} as {witness_id}?", abort=True, err=True)
+            return await owner.attest(client, read, witness_id, signer)
+
+    tally = seam.wait(work())
+    seam.show(state, tally, f"{tally.state}: {tally.have} of {tally.need}")
+
+
+def commit(state: State, *, proposal_id: str, key: MaybeKey = None, passphrase: Passphrase = PROMPT) -> None:
+    """Commit a proposal that has its quorum (Root)."""
+    root = caller.maybe_signer(key, passphrase)
+
+    async def work() -> quorum.Committed:
+        async with caller.calling(state, owner=root) as client:
+            return await client.call(quorum.COMMIT, quorum.ProposalId(proposal_id=proposal_id, id=ids.new()))
+
+    done = seam.wait(work())
+    seam.show(state, done, f"committed at seq {done.seq}: {done.hash}")
+
+
+def withdraw(state: State, *, proposal_id: str, key: MaybeKey = None, passphrase: Passphrase = PROMPT) -> None:
+    """Withdraw a proposal (Root)."""
+    root = caller.maybe_signer(key, passphrase)
+
+    async def work() -> quorum.Tally:
+        async with caller.calling(state, owner=root) as client:
+            return await client.call(quorum.WITHDRAW, quorum.ProposalId(proposal_id=proposal_id, id=ids.new()))
+
+    seam.show(state, seam.wait(work()))
+
+
+def _proposed(state: State, done: quorum.Proposed) -> None:
+    lines = [f"proposal {done.proposal_id} needs {done.need} voices, {done.hash}"]
+    seam.show(
+        state, done, "\n".join([*lines, *(_line(change.path, change.old, change.new) for change in done.difference)])
+    )
+
+
+def _text(read: governed.Read) -> str:
+    told = read.shown()
+    head = "" if read.on_head else " (another change moved the head: this difference is against what is in force now)"
+    lines = [
+        f"proposal {told['proposal_id']}: {told['kind']}, {told['state']}, {told['have']} of {told['need']}"
+        + (f", by {', '.join(told['by'])}" if told["by"] else ""),
+        f"record {told['record_hash']}, Root's signature verified here",
+        f"what it changes, computed here{head}:",
+        *(_line(line.path, line.old, line.new) for line in read.lines),
+    ]
+    return "\n".join(lines)
+
+
+def _line(path: str, old: Any, new: Any) -> str:
+    return f"  {path}: {json.dumps(old)} -> {json.dumps(new)}"
+
+
+def _json(text: str) -> dict[str, Any]:
+    source = text.encode() if text.lstrip().startswith("{") else Path(text).read_bytes()
+    try:
+        value = canonical.parse(source)
+    except canonical.NotCanonical as error:
+        raise Refusal(f"--payload: {error}") from error
+    if not isinstance(value, dict):
+        raise Refusal("--payload: expected a JSON object")
+    return value
+
+
+def _overrides(given: list[str]) -> dict[str, int]:
+    found = {}
+    for text in given:
+        kind, _, k = text.partition("=")
+        if not (k.isascii() and k.isdigit()):
+            raise Refusal(f"--kind {text}: expected KIND=K")
+        found[kind] = int(k)
+    return found
+
+
+def noun() -> typer.Typer:
+    """The verbs."""
+    app = seam.family("proposal", "Changes of the system's own rules.")
+    seam.verb(app, "draft")(draft)
+    seam.verb(app, "propose")(propose)
+    seam.verb(app, "list")(show_list)
+    seam.verb(app, "show")(show)
+    seam.verb(app, "attest")(attest)
+    seam.verb(app, "commit")(commit)
+    seam.verb(app, "withdraw")(withdraw)
+    return app
+
+
+def add(app: typer.Typer) -> None:
+    """The verb without a noun."""
+    seam.verb(app, "seal")(seal)

@@ -1,0 +1,232 @@
+"""What all verbs share: options, output, and how an error reaches a person.
+
+Exit codes: 0 done; 1 refused, or it doesn't verify; 2 usage, or a file that can't be read; 3 nobody answers, or a fault of the house.
+A refusal shows its code, the message, the field and the next step, on stderr; with `--json` as one JSON object.
+"""
+
+import asyncio
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+from cli import profiles
+from sigilcore.faults import Fault
+from sigilcore.refusals import Refused
+from sigilrun.key_faults import KeystoreError
+
+T = TypeVar("T")
+
+PROMPT = "prompt"
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_CODES = "Exit codes: 0 done, 1 refused, 2 usage, 3 unreachable or a fault."
+
+Key = Annotated[Path, typer.Option("--key", help="your key file; the key never leaves this machine")]
+MaybeKey = Annotated[
+    Path | None, typer.Option("--key", help="prove by the owner's key file instead of the session's certificate")
+]
+Passphrase = Annotated[str, typer.Option("--passphrase", help="where it comes from: file:PATH, fd:N or prompt")]
+Data = Annotated[Path, typer.Option("--data", envvar="SIGIL_DATA", help="the stack's data folder")]
+
+
+Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="most rows")]
+Cursor = Annotated[str | None, typer.Option("--cursor", help="go on where the last page ended")]
+
+
+class Refusal(Exception):  # noqa: N818 - our own side says no
+    """This side says no: what the server showed isn't what was asked, or a local file stands in the way. Exit 1."""
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        """Written for the person at the terminal."""
+        super().__init__(message)
+        self.next_step = next_step
+
+
+@dataclasses.dataclass
+class State:
+    """One invocation's options."""
+
+    as_json: bool = False
+    profile: str = "default"
+    address: str | None = None
+
+    @property
+    def kept(self) -> profiles.Profile:
+        """The profile on disk."""
+        return profiles.Profile(self.profile)
+
+
+def family(name: str, about: str) -> typer.Typer:
+    """A noun whose verbs are added to it."""
+    return typer.Typer(name=name, help=about, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def verb(noun: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a function to a noun; its first parameter is the invocation's `State`, the options of every verb come by themselves."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        own = list(signature.parameters.values())[1:]
+
+        def called(context: typer.Context, **given: Any) -> None:
+            state = context.find_object(State)
+            assert state is not None, "main makes the state"
+            state.as_json = given.pop("as_json") or state.as_json
+            state.profile = given.pop("profile") or state.profile
+            state.address = given.pop("address") or state.address
+            function(state, **given)
+
+        parameters = [
+            inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+            *_EVERY_VERB,
+        ]
+        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        called.__doc__ = function.__doc__
+        noun.command(name, epilog=EXIT_CODES, **settings)(called)
+        return function
+
+    return register
+
+
+def _common(name: str, kind: Any, default: Any, *, flag: str, about: str) -> inspect.Parameter:
+    annotation = Annotated[kind, typer.Option(flag, help=about)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_EVERY_VERB = (
+    _common("as_json", bool, default=False, flag="--json", about="print JSON"),
+    _common("profile", str | None, default=None, flag="--profile", about="which profile to use"),
+    _common("address", str | None, default=None, flag="--address", about="the gateway's address"),
+)
+
+
+def wait(work: Coroutine[Any, Any, T]) -> T:
+    """Run a verb's asynchronous part."""
+    return asyncio.run(work)
+
+
+# Output
+
+
+def show(state: State, value: Any, text: str | None = None) -> None:
+    """Print a value: JSON when asked for, else `text`, else one line a field."""
+    plain = msgspec.to_builtins(value)
+    if state.as_json:
+        say(json.dumps(plain, indent=2, ensure_ascii=False))
+    elif text is not None:
+        say(text)
+    else:
+        say(fields(plain))
+
+
+def say(text: str) -> None:
+    """One text on stdout."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A line beside the result, for people."""
+    sys.stderr.write(text + "\n")
+
+
+def fields(plain: dict[str, Any]) -> str:
+    """One line a field, empty ones left out."""
+    shown = {name: value for name, value in plain.items() if value not in (None, (), [], {})}
+    width = max((len(name) for name in shown), default=0)
+    return "\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in shown.items())
+
+
+def table(rows: Sequence[Any], *columns: str) -> str:
+    """Rows of Structs or dicts as aligned columns; a path such as `header.core.kind` reaches inside."""
+    plain = [msgspec.to_builtins(row) for row in rows]
+    cells = [[_cell(_at(row, column)) for column in columns] for row in plain]
+    heads = [column.rpartition(".")[2] for column in columns]
+    widths = [max(len(line[i]) for line in (heads, *cells)) for i in range(len(columns))]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in (heads, *cells)
+    ]
+    return "\n".join(lines) if rows else "(none)"
+
+
+def page(rows: Sequence[Any], cursor: str | None, *columns: str) -> str:
+    """A table, and how to see what follows."""
+    return table(rows, *columns) + ("" if cursor is None else f"\n(more: --cursor {cursor})")
+
+
+def _at(row: Any, path: str) -> Any:
+    for part in path.split("."):
+        row = row.get(part) if isinstance(row, dict) else None
+    return row
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+# Errors
+
+
+def fail(error: BaseException, *, as_json: bool) -> int:
+    """Tell a person what was wrong and what to do; the exit code."""
+    code, told = _told(error)
+    if as_json:
+        sys.stderr.write(json.dumps(told, ensure_ascii=False) + "\n")
+        return code
+    sys.stderr.write(f"{told.pop('code')}: {told.pop('message')}\n")
+    for name, value in told.items():
+        if value:
+            sys.stderr.write(f"  {name.replace('_', ' ')}: {value if isinstance(value, str) else json.dumps(value)}\n")
+    return code
+
+
+def _told(error: BaseException) -> tuple[int, dict[str, Any]]:
+    match error:
+        case Refused():
+            answer = error.answer()
+            return EXIT_REFUSED, {
+                "code": answer.code.value,
+                "message": answer.message,
+                "field": answer.field,
+                "next_step": answer.next_step,
+                "detail": answer.detail,
+            }
+        case Fault():
+            return EXIT_UNREACHABLE, {
+                "code": "FAULT",
+                "message": "something of the house's broke",
+                "next_step": f"Find trace id {error.trace_id} in the logs.",
+            }
+        case KeystoreError():
+            return EXIT_REFUSED, {"code": type(error).__name__, "message": str(error)}
+        case Refusal():
+            return EXIT_REFUSED, {"code": "REFUSED", "message": str(error), "next_step": error.next_step}
+        case _:
+            return _foreign(error)
+
+
+def _foreign(error: BaseException) -> tuple[int, dict[str, Any]]:
+    """Errors of rooms that are imported only by the verbs that need them."""
+    name = type(error).__name__
+    if name == "Unreachable":
+        step = "Start the stack with sigil up, or name it with --address."
+        return EXIT_UNREACHABLE, {"code": "UNREACHABLE", "message": str(error), "next_step": step}
+    if isinstance(error, OSError):
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return EXIT_USAGE, {"code": "FILE", "message": message}
+    return EXIT_REFUSED, {"code": name, "message": str(error)}

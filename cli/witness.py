@@ -1,0 +1,116 @@
+"""`sigil witness`: the registry of voices. Every change is a proposal, drafted by the house, compared and signed by Root here."""
+
+from typing import Annotated
+
+import typer
+
+from cli import caller, licenses, owner, seam
+from cli.seam import PROMPT, Key, Passphrase, State
+from sigilcore.contracts import license as licensing
+from sigilcore.contracts import quorum
+from sigilcore.contracts.common import Empty
+from sigilrun import http
+
+WitnessKey = Annotated[str, typer.Option("--witness-key", help="the witness's public key, hex or key file")]
+Name = Annotated[
+    str | None, typer.Option("--name", help="by default the name on the mentor licence, or the present one")
+]
+
+
+def add(
+    state: State,
+    *,
+    witness_id: str,
+    key: Key,
+    witness_key: WitnessKey,
+    name: Name = None,
+    passphrase: Passphrase = PROMPT,
+) -> None:
+    """Propose a mentor as a witness."""
+    _propose(state, "add", witness_id, licenses.public_hex(witness_key), name, key, passphrase)
+
+
+def rotate(
+    state: State,
+    *,
+    witness_id: str,
+    key: Key,
+    witness_key: WitnessKey,
+    name: Name = None,
+    passphrase: Passphrase = PROMPT,
+) -> None:
+    """Propose a witness's new key."""
+    _propose(state, "rotate", witness_id, licenses.public_hex(witness_key), name, key, passphrase)
+
+
+def revoke(state: State, *, witness_id: str, key: Key, passphrase: Passphrase = PROMPT) -> None:
+    """Propose a witness's end."""
+    _propose(state, "revoke", witness_id, None, None, key, passphrase)
+
+
+def _propose(
+    state: State,
+    action: str,
+    witness_id: str,
+    witness_key: str | None,
+    name: str | None,
+    key: seam.Path,
+    passphrase: str,
+) -> None:
+    root = caller.signer(key, passphrase)
+
+    async def work() -> quorum.DraftOrProposal:
+        async with caller.calling(state, owner=root) as client:
+            change, licence_id = await complete(client, action, witness_id, witness_key, name)
+            return await owner.propose_witness(client, root, action, change, licence_id)
+
+    done = seam.wait(work())
+    text = f"proposal {done.proposal_id} needs {done.need} voices; the joining key proves itself with proposal attest"
+    seam.show(state, done, text)
+
+
+async def complete(
+    client: http.Client, action: str, witness_id: str, witness_key: str | None, name: str | None
+) -> tuple[quorum.WitnessChange, str]:
+    """The whole change, and the mentor licence behind it, filled from what the house lists; the comparison is made with this."""
+    listed = await client.call(quorum.WITNESS_LIST, Empty())
+    current = next((item for item in listed.items if item.witness_id == witness_id and item.until_seq is None), None)
+    licence_id, licensed_name = "", None
+    cursor: str | None = None
+    found: list[licensing.LicenseView] = []
+    while True:
+        page = await client.call(licensing.LIST, licensing.ListLicenses(cursor=cursor, limit=500))
+        found += [item for item in page.items if item.owner_id == witness_id and item.loa == "mentor"]
+        if (cursor := page.cursor) is None:
+            break
+    valid = [item for item in found if item.revoked_seq is None]
+    if valid:
+        newest = max(valid, key=lambda item: item.issued_seq)
+        licence_id, licensed_name = newest.license_id, newest.owner_name
+    present = None if current is None else current.name
+    chosen = name or (licensed_name if action == "add" else present) or "-"
+    kept = witness_key or (None if current is None else current.key)
+    return quorum.WitnessChange(witness_id=witness_id, name=chosen, key=kept), licence_id
+
+
+def show_list(state: State) -> None:
+    """The registry with its history."""
+
+    async def work() -> quorum.WitnessList:
+        async with caller.calling(state) as client:
+            return await client.call(quorum.WITNESS_LIST, Empty())
+
+    listed = seam.wait(work())
+    seal = "not sealed" if listed.quorum is None else f"sealed: {listed.quorum} of {listed.active}"
+    rows = seam.table(listed.items, "witness_id", "name", "key", "since_seq", "until_seq")
+    seam.show(state, listed, f"{rows}\n{listed.active} active, {seal}")
+
+
+def noun() -> typer.Typer:
+    """The verbs."""
+    app = seam.family("witness", "The registry of witnesses.")
+    seam.verb(app, "list")(show_list)
+    seam.verb(app, "add")(add)
+    seam.verb(app, "rotate")(rotate)
+    seam.verb(app, "revoke")(revoke)
+    return app

@@ -1,0 +1,364 @@
+"""Change events into a view: in order, each once, and only what a signed checkpoint covers.
+
+Invariants:
+
+- the view's position is the only one: it moves in the view's own transaction with what the events changed, and everything starts from it;
+- events come in order of seq; older ones are ignored; a hole is filled from the canon before anything after it is applied;
+- with `check`, leaf hashes are recomputed and the tree's root compared with the log's signed checkpoint. Events after the last checkpoint
+  that fits wait in memory; the view never sees an event that the log's key doesn't vouch for;
+- a payload belongs to its header by its salted hash; an erased one is None;
+- what doesn't verify is loud, moves nothing, and is read again from the canon.
+
+The stream is only the fast way. When it is missing, shorter than the view, silent or strange, `canon/events` is asked, and
+it is asked after each quiet spell besides. Memory is bounded: the stream hands out at most a batch at a time, and no more than
+`WAITING_MOST` events wait for a checkpoint.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from sigilcore import checkpoint, digest, faults, merkle, note, record, records
+from sigilcore.contracts import canon, common, house
+from sigilcore.refusals import Code, Refused
+from sigilrun import stream, telemetry
+from sigilrun.bus import Bus
+
+CHECKPOINT = "Sigil-Checkpoint"  # the event header that carries the note in base64
+PAGE = 500
+IDLE_S = 1.0
+RETRY_FIRST_S = 0.05
+RETRY_MOST_S = 1.0
+CORRUPT_RETRY_S = 1.0
+# A commit has at most 500 records, so a checkpoint is never further away than that when all is well.
+WAITING_MOST = 4000
+
+Pager = Callable[[canon.Events], Awaitable[canon.EventPage]]
+T = TypeVar("T")
+
+
+class Position(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a view has read: the next seq, and the tree's frontier there (`merkle.Frontier.to_bytes`; empty where unchecked)."""
+
+    next_seq: int
+    frontier: bytes
+
+
+START = Position(next_seq=0, frontier=merkle.EMPTY.to_bytes())
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One record at its place. `payload` is JCS, None once erased."""
+
+    seq: int
+    header: record.Header
+    leaf: bytes
+    payload: bytes | None
+    salt: str | None
+
+    @property
+    def kind(self) -> str:
+        """The record's kind; it may be one that this code doesn't know."""
+        return self.header.core.kind
+
+    def typed(self) -> Any:
+        """The payload in its kind's Struct; None once erased. Raises KeyError for an unknown kind."""
+        return (
+            None
+            if self.payload is None
+            else msgspec.json.decode(self.payload, type=records.REGISTRY[self.kind].payload)
+        )
+
+
+class View(Protocol):
+    """What events change. `apply` is all or nothing, and durable when it returns: the position is part of it."""
+
+    @property
+    def name(self) -> str:
+        """For logs and metrics."""
+
+    async def position(self) -> Position:
+        """Where to go on; `START` at first."""
+
+    async def apply(self, events: Sequence[Event], position: Position) -> None:
+        """Take these events, which stand right before `position`."""
+
+
+async def consume(
+    bus: Bus,
+    view: View,
+    *,
+    tenant: str,
+    log_key: str,
+    stop: asyncio.Event,
+    batch: int = 500,
+    check: bool = True,
+    kinds: Sequence[str] = (),
+    pager: Pager | None = None,
+) -> None:
+    """Feed the view until `stop`. `log_key` is the log's vkey text; `kinds` filters, which leaves nothing to check a tree by.
+
+    Returns after the batch in work when `stop` is set. Nothing else ends it: what fails is tried again.
+    """
+    if check and kinds:
+        raise ValueError("a tree can't be checked from some of its leaves: pass check=False with kinds")
+    one = _Consumption(bus, view, tenant, log_key, stop, batch=batch, check=check, kinds=tuple(kinds), pager=pager)
+    delay_s = RETRY_FIRST_S
+    while not stop.is_set():
+        try:
+            await one.load()
+            await one.catch_up()
+            delay_s = RETRY_FIRST_S
+            await one.follow()
+        except _Stopped:
+            return
+        except faults.Corrupt as corrupt:
+            telemetry.log.critical("corrupt_event", view=view.name, position=one.base, reason=str(corrupt))
+            bus.metrics.corrupt.labels(view.name).inc()
+            delay_s = CORRUPT_RETRY_S
+        except Refused as refused:
+            say = telemetry.log.error if refused.code is Code.BEYOND_HEAD else telemetry.log.debug
+            say("view_waits", view=view.name, position=one.base, code=refused.code, reason=refused.message)
+        except (faults.Fault, stream.StreamMissing) as error:
+            telemetry.log.debug("view_waits", view=view.name, position=one.base, reason=str(error))
+        except Exception:
+            telemetry.log.exception("view_failed", view=view.name, position=one.base)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), delay_s)
+        delay_s = min(delay_s * 2, max(RETRY_MOST_S, delay_s))
+
+
+class _Stopped(Exception):  # noqa: N818 - what happened
+    """`stop` was set while we waited for the bus."""
+
+
+class _Consumption:
+    """One view's reading: what was applied (`base`, `_tree`), and what waits for its checkpoint (`_waiting`)."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        view: View,
+        tenant: str,
+        log_key: str,
+        stop: asyncio.Event,
+        *,
+        batch: int,
+        check: bool,
+        kinds: tuple[str, ...],
+        pager: Pager | None,
+    ) -> None:
+        self.base = 0
+        self._bus = bus
+        self._view = view
+        self._tenant = tenant
+        self._log_key = note.VerifierKey.parse(log_key)
+        self._stop = stop
+        self._batch = batch
+        self._check = check
+        self._kinds = kinds
+        self._pager = pager or self._ask
+        self._tree = merkle.EMPTY
+        self._waiting: list[Event] = []
+        self._leaves: list[bytes] = []
+        self._covered = 0  # how many of those waiting a checkpoint covers
+        self._next = 0
+
+    async def load(self) -> None:
+        """Begin at the view's own position, whatever we held."""
+        position = await self._view.position()
+        self.base = self._next = position.next_seq
+        self._waiting, self._leaves, self._covered = [], [], 0
+        if self._check:
+            try:
+                self._tree = merkle.Frontier.from_bytes(position.frontier)
+            except merkle.MerkleError as error:
+                raise faults.Corrupt(f"the view's own position: {error}") from error
+            if self._tree.size != self.base:
+                raise faults.Corrupt(f"the view is at {self.base}, its tree at {self._tree.size}")
+
+    async def catch_up(self) -> None:
+        """From the canon, page by page, to its head."""
+        while True:
+            page = await self._page(PAGE)
+            for placed in page.items:
+                self._add(placed)
+            if self._kinds:
+                self._next = max(self._next, page.next)
+            if page.checkpoint is not None:
+                self._cover(page.checkpoint)
+            await self._apply()
+            done = page.next >= page.head or not page.items
+            if self._waiting and (done or len(self._waiting) >= WAITING_MOST):
+                await self._ask_checkpoint()
+            if done:
+                return
+            if len(self._waiting) >= WAITING_MOST:
+                raise faults.Corrupt(f"no checkpoint covers {len(self._waiting)} records after {self.base}")
+
+    async def follow(self) -> None:
+        """From the stream, until it is silent while the canon isn't, or there is a hole."""
+        subjects = [
+            house.event_subject(self._tenant, space, kind)
+            for kind in self._kinds
+            for space in (records.REGISTRY[kind].spaces if kind in records.REGISTRY else ("*",))
+        ]
+        feed = self._bus.read_stream(self._tenant, self._next + 1, subjects=subjects)
+        try:
+            while True:
+                arrived = await self._unless_stopped(feed.fetch(self._batch, IDLE_S))
+                if self._kinds and feed.opened > 1:
+                    return
+                if not (await self._take(arrived) if arrived else await self._quiet()):
+                    return
+        finally:
+            await feed.close()
+
+    async def _take(self, arrived: Sequence[stream.Message]) -> bool:
+        """Add what the stream brought; False at a hole, after applying what stands before it."""
+        newest, whole = None, True
+        for message in arrived:
+            placed = _decode(message)
+            if placed.seq < self._next:
+                continue
+            if placed.seq > self._next and not self._kinds:
+                whole = False
+                break
+            self._add(placed)
+            newest = message.headers.get(CHECKPOINT, newest)
+        if newest is not None and self._check:
+            self._cover(_note(newest))
+        await self._apply()
+        return whole and len(self._waiting) < WAITING_MOST
+
+    async def _quiet(self) -> bool:
+        """Nothing came: is there nothing? False if the canon goes on where the stream doesn't."""
+        page = await self._page(1)
+        if page.items:
+            return False
+        if self._kinds and page.next > self._next:
+            self._next = page.next
+            await self._apply()
+        if self._waiting:
+            await self._ask_checkpoint()
+        return True
+
+    # What waits.
+
+    def _add(self, placed: record.PlacedRecord) -> None:
+        if placed.seq < self._next:
+            return
+        if placed.seq != self._next and not self._kinds:
+            raise faults.Corrupt(f"{placed.seq} where {self._next} was to come")
+        event = open_event(placed, whole_tree=self._check)
+        self._waiting.append(event)
+        if self._check:
+            self._leaves.append(merkle.leaf_hash(event.leaf))
+        self._next = placed.seq + 1
+
+    def _cover(self, text: str) -> None:
+        """Take a checkpoint: if it speaks of a size that we hold, the roots must be equal."""
+        if not self._check:
+            return
+        try:
+            signed = checkpoint.open_signed(text.encode(), self._log_key)
+        except note.NoteError as error:
+            raise faults.Corrupt(f"checkpoint: {error}") from error
+        count = signed.size - self.base
+        if not self._covered < count <= len(self._waiting):
+            return
+        if self._tree.extend(self._leaves[:count]).root() != signed.root:
+            raise faults.Corrupt(f"the tree of {signed.size} records has another root than its checkpoint")
+        self._covered = count
+
+    async def _ask_checkpoint(self) -> None:
+        answer = await self._unless_stopped(self._bus.call(canon.CHECKPOINT, common.Empty()))
+        if self._check:
+            self._cover(answer.note)
+        await self._apply()
+
+    async def _apply(self) -> None:
+        """Give the view what is covered, a batch at a time. Not interrupted by `stop`."""
+        covered = self._covered if self._check else len(self._waiting)
+        while covered > 0:
+            events = self._waiting[: min(covered, self._batch)]
+            tree = self._tree.extend(self._leaves[: len(events)]) if self._check else self._tree
+            end = events[-1].seq + 1
+            await self._move(events, end if self._check or covered > len(events) else self._next, tree)
+            covered -= len(events)
+        if self._kinds and self._next > self.base:
+            await self._move([], self._next, self._tree)
+
+    async def _move(self, events: list[Event], end: int, tree: merkle.Frontier) -> None:
+        frontier = tree.to_bytes() if self._check else b""
+        await self._view.apply(events, Position(next_seq=end, frontier=frontier))
+        # The commit point was the view's. What follows is memory, and is loaded from the view if we fall.
+        self.base, self._tree = end, tree
+        del self._waiting[: len(events)], self._leaves[: len(events)]
+        self._covered = max(0, self._covered - len(events))
+        self._bus.metrics.position.labels(self._view.name).set(end)
+
+    # The canon.
+
+    async def _page(self, limit: int) -> canon.EventPage:
+        return await self._unless_stopped(self._pager(canon.Events(first=self._next, limit=limit, kinds=self._kinds)))
+
+    async def _ask(self, events: canon.Events) -> canon.EventPage:
+        return await self._bus.call(canon.EVENTS, events)
+
+    async def _unless_stopped(self, waiting: Awaitable[T]) -> T:
+        """What is waited for, unless `stop` is set first."""
+        task = asyncio.ensure_future(waiting)
+        stopping = asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise _Stopped
+            return task.result()
+        finally:
+            for one in (task, stopping):
+                one.cancel()
+            await asyncio.gather(task, stopping, return_exceptions=True)
+
+
+def open_event(placed: record.PlacedRecord, *, whole_tree: bool = True) -> Event:
+    """The event of a placed record; its payload is its header's. With `whole_tree` the header itself is proven by the tree.
+
+    Raises:
+        Corrupt: header and payload don't belong together, or can't be read.
+
+    """
+    leaf = bytes(placed.header)
+    try:
+        if whole_tree:
+            header = msgspec.json.decode(leaf, type=record.Header)
+        else:
+            header, _ = record.open_header(leaf)
+        if placed.salt is None:
+            return Event(seq=placed.seq, header=header, leaf=leaf, payload=None, salt=None)
+        payload = bytes(placed.payload)
+        if digest.payload_hash(bytes.fromhex(placed.salt), payload) != header.core.payload_hash:
+            raise faults.Corrupt(f"the payload of {placed.seq} is not its header's")
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError, Refused) as error:
+        raise faults.Corrupt(f"the record at {placed.seq}: {error}") from error
+    return Event(seq=placed.seq, header=header, leaf=leaf, payload=payload, salt=placed.salt)
+
+
+def _decode(message: stream.Message) -> record.PlacedRecord:
+    try:
+        placed = msgspec.json.decode(message.data, type=record.PlacedRecord)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise faults.Corrupt(f"event {message.stream_seq} of the stream: {error}") from error
+    if placed.seq + 1 != message.stream_seq:
+        raise faults.Corrupt(f"seq {placed.seq} stands at {message.stream_seq} of the stream")
+    return placed
+
+
+def _note(header: str) -> str:
+    try:
+        return note.parse_base64(header).decode()
+    except (note.NoteError, UnicodeDecodeError) as error:
+        raise faults.Corrupt(f"{CHECKPOINT}: not a note in base64") from error

@@ -1,0 +1,171 @@
+"""The writer's process: committer, publisher and high-water file around one store."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from services.canon_writer import committer, high_water, publisher, rules, store
+from services.canon_writer.laws import Lost, StoreError
+from sigilcore import note
+from sigilcore.contracts import canon, house
+from sigilrun import private_files, service, settings
+
+_log = structlog.get_logger("canon_writer")
+
+RETRY_S = 0.5
+FLUSH_S = 3.0
+
+
+class Writer:
+    """One tenant's pen."""
+
+    def __init__(
+        self,
+        committing: committer.Committer,
+        publishing: publisher.Publisher,
+        keeping: store.PostgresStore,
+        high: high_water.HighWater | None,
+    ) -> None:
+        self.committer = committing
+        self.publisher = publishing
+        self.store = keeping
+        self.high_water = high
+
+    async def load(self) -> None:
+        """Become the writer; waits for the database, and as a stand-by for the writer before."""
+        while True:
+            try:
+                await self.committer.load()
+            except (Lost, StoreError) as error:
+                _log.warning("store_down", reason=str(error))
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    async def watch(self, end: Callable[[], None]) -> None:
+        """End the process once it may not write any more."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.store.over, self.committer.fenced)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self.committer.stop_for_good("another writer has taken over")
+        end()
+
+    async def finish(self) -> None:
+        """Publish what was committed, if the bus lets us in time; the rest is published at the next start."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(FLUSH_S):
+                await self.publisher.catch_up()
+        if self.high_water is not None:
+            self.high_water.write()
+        await self.store.close()
+
+
+def end_process() -> None:
+    """Ask this process to stop in order; its supervisor starts it anew, as a stand-by."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.asynccontextmanager
+async def build(parts: service.Parts) -> AsyncIterator[Writer]:
+    """A writer that has loaded the log; serving begins after this."""
+    options, deployed = parts.settings.canon, parts.deployment
+    assert options is not None
+    assert parts.keystore is not None
+    keeping = await _connect(options, deployed.tenant)
+    high = None if options.high_water_file is None else high_water.HighWater(options.high_water_file)
+
+    def committed(commit: committer.Committed) -> None:
+        publishing.committed(commit)
+        if high is not None:
+            high.reached(commit.size)
+
+    committing = committer.Committer(
+        keeping,
+        signer=parts.keystore.signer(house.LOG_KEY),
+        deployment=_deployment(deployed, options),
+        clock=parts.clock,
+        bounds=committer.Bounds(batch_records=options.max_rows, waiting_records=options.max_queue),
+        floors=[] if high is None else [high.floor],
+        on_commit=committed,
+    )
+    publishing = publisher.Publisher(
+        parts.bus,
+        keeping,
+        tenant=deployed.tenant,
+        origin=note.VerifierKey.parse(deployed.log).name,
+        batch=options.refill_batch,
+        alarm=committing.turn_read_only,
+    )
+    committing.never_below(publishing.floor)
+    writer = Writer(committing, publishing, keeping, high)
+    await writer.load()
+    if high is not None:
+        high.reached(committing.head.size)
+    runs: list[Coroutine[Any, Any, None]] = [committing.run(), publishing.run(), writer.watch(end_process)]
+    if high is not None:
+        runs.append(high.run())
+    tasks = [asyncio.create_task(run) for run in runs]
+    try:
+        yield writer
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await writer.finish()
+
+
+async def _connect(options: settings.Canon, tenant: str) -> store.PostgresStore:
+    while True:
+        try:
+            return await store.PostgresStore.connect(options, tenant)
+        except Lost as error:
+            _log.warning("store_down", reason=str(error))
+            await asyncio.sleep(RETRY_S)
+
+
+def _deployment(deployed: settings.DeploymentFile, options: settings.Canon) -> rules.Deployment:
+    return rules.Deployment(
+        tenant=deployed.tenant,
+        runtime_id=deployed.runtime_id,
+        services=deployed.services,
+        log=deployed.log,
+        bootstrap_token_hash=_token_hash(options),
+    )
+
+
+def _token_hash(options: settings.Canon) -> str:
+    """The hash of the one-time token; without one nobody can bootstrap."""
+    if options.bootstrap_token_hash_file is None:
+        return ""
+    data = private_files.read(options.bootstrap_token_hash_file, 128) or b""
+    return data.decode("ascii", "replace").strip()
+
+
+async def append(self: Writer, request: canon.Append, _: service.Call) -> canon.Appended:
+    """`canon/append`."""
+    return await self.committer.append(request)
+
+
+async def bootstrap(self: Writer, request: canon.BootstrapAppend, _: service.Call) -> canon.Appended:
+    """`canon/bootstrap`."""
+    return await self.committer.bootstrap(request)
+
+
+async def refill(self: Writer, _: Any, __: service.Call) -> canon.Refill:
+    """`canon/refill`."""
+    return await self.publisher.refill()
+
+
+HANDLERS: service.Handlers[Writer] = {
+    canon.APPEND: append,
+    canon.BOOTSTRAP: bootstrap,
+    canon.REFILL: refill,
+}

@@ -1,0 +1,304 @@
+"""The store on Postgres: `laws` kept by tables, grants, triggers and one function (see `migrations`).
+
+One connection of its own holds the advisory lock and commits; a small pool reads. What goes wrong is one of three things: the epoch is
+over (`Fenced`), the database isn't where we thought and nothing was written (`Moved`), or nobody knows (`Lost`).
+"""
+
+import asyncio
+import contextlib
+import importlib.resources
+import uuid
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.canon_writer.laws import Batch, Broken, Fenced, Head, Lost, Moved, Query, Ref, Row, StoreError, TileKey
+from sigilcore import ids as uuids
+from sigilcore.admission import DecisionRow
+from sigilrun import postgres, settings
+
+_log = structlog.get_logger("canon_writer")
+
+STANDBY_S = 0.25  # between two looks at the lock
+SEEN_S = 2.0  # how often a writer says that it lives
+UNSEEN_S = 10.0  # a writer that hasn't said for so long that it lives is ended by its stand-by
+CLOSE_S = 2.0
+GOVERNING_PAGE = 500
+READ_CONNECTIONS = 3
+_NO_BOUND = 2**62
+_REFUSED = {"SG001": Fenced, "SG002": Moved, "SG003": Moved}
+# Out of disk, memory or connections; an I/O error: the statement failed, and later it may not.
+_FOR_NOW = ("53", "58")
+
+
+class PostgresShelf:
+    """Reading one tenant's log."""
+
+    def __init__(self, pool: postgres.Pool, tenant: str) -> None:
+        self._pool = pool
+        self._tenant = tenant
+        self._sql = queries()
+
+    async def head(self) -> Head:
+        """The newest checkpoint and its size."""
+        rows = await self._read("head")
+        return Head(size=rows[0]["size"], note=rows[0]["note"]) if rows else Head(size=0, note=b"")
+
+    async def rows(self, query: Query) -> Sequence[Row]:
+        """Rows in order of seq."""
+        arguments = [
+            query.first,
+            query.end,
+            query.limit,
+            query.max_bytes or _NO_BOUND,
+            list(query.kinds),
+            list(query.spaces),
+            query.owner,
+            query.since_ms,
+            query.until_ms,
+        ]
+        if query.subject is not None:
+            return [_row(one) for one in await self._read("rows_of_subject", *arguments, query.subject)]
+        name = "rows_of_kinds" if query.kinds else "rows"
+        return [_row(one) for one in await self._read(name, *arguments)]
+
+    async def headers(self, first: int, end: int) -> Sequence[bytes]:
+        """The sealed headers of a run."""
+        return [one["header"] for one in await self._read("headers", first, end)]
+
+    async def by_ids(self, ids: Collection[str]) -> Sequence[Row]:
+        """The rows that these ids name."""
+        known = [name for name in ids if uuids.is_id(name)]
+        return [_row(one) for one in await self._read("by_ids", known)] if known else []
+
+    async def by_hash(self, digest: bytes) -> Row | None:
+        """The row of this record hash."""
+        rows = await self._read("by_hash", digest)
+        return _row(rows[0]) if rows else None
+
+    async def tiles(self, keys: Collection[TileKey]) -> dict[TileKey, bytes]:
+        """Those of these full tiles that there are."""
+        if not keys:
+            return {}
+        rows = await self._read("tiles", [level for level, _ in keys], [index for _, index in keys])
+        return {(one["level"], one["index"]): one["hashes"] for one in rows}
+
+    async def notes(self, first: int, last: int) -> dict[int, bytes]:
+        """Checkpoints by size."""
+        return {one["size"]: one["note"] for one in await self._read("notes", first, last)}
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._pool.close()
+        self._pool.terminate()
+
+    async def _read(self, name: str, *arguments: Any) -> Sequence[postgres.Record]:
+        with _named():
+            rows: Sequence[postgres.Record] = await self._pool.fetch(self._sql[name], self._tenant, *arguments)
+        return rows
+
+
+class PostgresStore(PostgresShelf):
+    """Writing one tenant's log."""
+
+    def __init__(
+        self, pool: postgres.Pool, options: settings.Canon, tenant: str, *, unseen_s: float = UNSEEN_S
+    ) -> None:
+        super().__init__(pool, tenant)
+        self.over = asyncio.Event()  # set when another writer's epoch has begun
+        self._options = options
+        self._unseen_s = unseen_s
+        self._connection: Any = None
+        self._epoch = 0
+        self._alive: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def connect(cls, options: settings.Canon, tenant: str, *, unseen_s: float = UNSEEN_S) -> "PostgresStore":
+        """A store with its pool; the right to write comes with `open`. Raises `Lost`."""
+        with _named():
+            pool = await postgres.pool(options, application="canon_writer")
+        return cls(pool, options, tenant, unseen_s=unseen_s)
+
+    async def open(self) -> None:
+        """Take the lock, as a stand-by if another writer holds it, and raise the epoch."""
+        await self._let_go()
+        with _named():
+            self._connection = await postgres.connect(self._options, application="canon_writer")
+            await self._lock()
+            self._epoch = await self._value("raise_epoch")
+        self._alive = asyncio.create_task(self._say_alive(self._epoch), name="say alive")
+        if await self._last_seq() + 1 != (await self.head()).size:
+            raise Broken("the newest row and the newest checkpoint don't belong together")
+        _log.info("writing", epoch=self._epoch)
+
+    async def _lock(self) -> None:
+        """Wait for the lock. Its holder is ended if it hasn't been seen for long, or if it is our own lost connection."""
+        waited = False
+        while not await self._value("lock"):
+            if not waited:
+                _log.info("standing_by")
+            waited = True
+            if self._epoch and await self._value("epoch") != self._epoch:
+                raise Fenced(f"epoch {self._epoch} is over")
+            unseen_s = await self._value("seconds_unseen")
+            if self._epoch or (unseen_s is not None and unseen_s > self._unseen_s):
+                _log.warning("taking_over", unseen_s=unseen_s)
+                await self._value("terminate_holder")
+            await asyncio.sleep(STANDBY_S)
+
+    async def _say_alive(self, epoch: int) -> None:
+        """So that no stand-by takes over from a writer that only has nothing to write, or much to load."""
+        while True:
+            await asyncio.sleep(SEEN_S)
+            try:
+                if not await self._read("seen", epoch):
+                    self.over.set()
+                    return
+            except StoreError as error:
+                _log.warning("unseen", reason=str(error))
+
+    async def governing(self) -> AsyncIterator[Row]:
+        """Every row that moves the fold."""
+        last = -1
+        while rows := await self._read("governing", last, GOVERNING_PAGE):
+            for one in rows:
+                yield _row(one)
+            last = rows[-1]["seq"]
+
+    async def chain_heads(self, authors: Collection[str]) -> dict[str, str]:
+        """The hash of each key's newest audit record."""
+        return {one["author"].hex: one["hash"].hex() for one in await self._read("chain_heads", list(authors))}
+
+    async def decisions(self, refs: Collection[Ref]) -> Sequence[DecisionRow]:
+        """The rows of these decisions."""
+        rows = await self._read("decisions", [name for name, _ in refs], [index for _, index in refs])
+        return [_decision(one) for one in rows]
+
+    async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
+        """The hash of each thing's newest version."""
+        rows = await self._read("thing_heads", [uuid.UUID(bytes=thing) for thing in things])
+        return {one["thing"].bytes: one["hash"].hex() for one in rows}
+
+    async def commit(self, batch: Batch) -> None:
+        """One statement, one transaction, one answer. The commit point is Postgres's own."""
+        if self._connection is None:
+            raise Lost("not open")
+        rows, made, uses, tiles = batch.rows, batch.decisions, batch.uses, batch.tiles
+        with _named():
+            await self._connection.execute(
+                self._sql["commit"],
+                self._tenant,
+                self._epoch,
+                batch.size,
+                [row.id for row in rows],
+                [row.space for row in rows],
+                [row.kind for row in rows],
+                [row.subject for row in rows],
+                [None if row.thing is None else uuid.UUID(bytes=row.thing) for row in rows],
+                [row.author for row in rows],
+                [row.governs for row in rows],
+                [row.ts_ms for row in rows],
+                [row.hash for row in rows],
+                [row.header for row in rows],
+                [row.payload for row in rows],
+                [row.salt for row in rows],
+                [row.record for row in made],
+                [row.index for row in made],
+                [row.seq for row in made],
+                [row.ts_ms for row in made],
+                [row.command for row in made],
+                [row.owner for row in made],
+                [row.licence_id for row in made],
+                [bytes.fromhex(row.digest) for row in made],
+                [row.effect for row in made],
+                [use.ref[0] for use in uses],
+                [use.ref[1] for use in uses],
+                [use.by for use in uses],
+                [tile.level for tile in tiles],
+                [tile.index for tile in tiles],
+                [tile.hashes for tile in tiles],
+                batch.note,
+            )
+
+    async def close(self) -> None:
+        """Let go of the lock, then of everything."""
+        await self._let_go()
+        await super().close()
+
+    async def _value(self, name: str) -> Any:
+        return await self._connection.fetchval(self._sql[name], self._tenant)
+
+    async def _last_seq(self) -> int:
+        rows = await self._read("last_seq")
+        return -1 if rows[0]["max"] is None else int(rows[0]["max"])
+
+    async def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if self._alive is not None:
+            self._alive.cancel()
+        if connection is not None:
+            with contextlib.suppress(*postgres.LOST, postgres.PostgresError):
+                await connection.close(timeout=CLOSE_S)
+
+
+def queries() -> Any:
+    """The named queries, as they are installed with the program."""
+    with importlib.resources.as_file(importlib.resources.files(__package__).joinpath("queries.sql")) as path:
+        return postgres.queries(Path(path))
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Postgres's errors by what they mean here."""
+    try:
+        yield
+    except postgres.UniqueViolation as error:
+        raise Moved(str(error)) from error
+    except ValueError as error:  # a value that no column holds: ours to refuse before
+        raise StoreError(str(error)) from error
+    except (*postgres.LOST, postgres.Unavailable) as error:
+        raise Lost(f"{type(error).__name__}: {error}") from error
+    except postgres.PostgresError as error:
+        code = error.sqlstate or ""
+        if code.startswith(_FOR_NOW):
+            raise Lost(f"{type(error).__name__}: {error}") from error
+        raise _REFUSED.get(code, StoreError)(str(error)) from error
+
+
+def _row(one: postgres.Record) -> Row:
+    thing = one["thing"]
+    return Row(
+        seq=one["seq"],
+        ts_ms=one["ts"],
+        id=str(one["id"]),
+        author=one["author"].hex,
+        thing=None if thing is None else thing.bytes,
+        governs=one["governs"],
+        space=one["space"],
+        kind=one["kind"],
+        subject=one["subject"],
+        hash=one["hash"],
+        salt=one["salt"],
+        header=one["header"],
+        payload=one["payload"],
+    )
+
+
+def _decision(one: postgres.Record) -> DecisionRow:
+    effect, used_by = one["effect"], one["used_by"]
+    return DecisionRow(
+        record=str(one["record"]),
+        index=one["index"],
+        seq=one["seq"],
+        ts_ms=one["ts"],
+        command=one["command"],
+        owner=one["owner"],
+        licence_id=str(one["licence"]),
+        digest=one["digest"].hex(),
+        effect=None if effect is None else str(effect),
+        used_by=None if used_by is None else str(used_by),
+    )

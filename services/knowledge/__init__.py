@@ -1,0 +1,1 @@
+"""Knowledge: what people remember and keep, each thing in versions of one owner's."""

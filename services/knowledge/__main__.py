@@ -1,0 +1,26 @@
+"""Knowledge's process."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from services.knowledge.service import HANDLERS, Knowledge
+from services.knowledge.store import Store
+from sigilcore.contracts import knowledge as contract
+from sigilrun import live, service
+
+
+@contextlib.asynccontextmanager
+async def build(parts: service.Parts) -> AsyncIterator[Knowledge]:
+    """The store beside the pen, fed while the block runs."""
+    log_key = parts.deployment.log
+    store = Store(parts.state_dir / "knowledge.db")
+    view = live.LiveView(contract.SERVICE, store, live.head_of(parts.bus, log_key))
+    try:
+        async with live.feeding(parts.bus, view, tenant=parts.deployment.tenant, log_key=log_key):
+            yield Knowledge(store, view, parts.authoring)
+    finally:
+        store.close()
+
+
+if __name__ == "__main__":
+    service.run(contract.SERVICE, build, HANDLERS, needs=("keystore",))

@@ -1,0 +1,79 @@
+-- name: schema
+-- A thing is named by owner, kind and slug; `seq` is its newest version's. Tags are those of the newest version.
+create table thing (
+    id integer primary key,
+    owner text not null,
+    kind text not null,
+    slug text not null,
+    versions integer not null,
+    seq integer not null,
+    unique (owner, slug, kind)
+) strict;
+create table version (
+    seq integer primary key,
+    thing integer not null references thing,
+    number integer not null,
+    id text not null unique,
+    hash text not null,
+    ts text not null,
+    payload blob not null,
+    unique (thing, number)
+) strict;
+create table tag (
+    thing integer not null references thing,
+    tag text not null,
+    primary key (thing, tag)
+) strict, without rowid;
+
+-- name: add_version
+-- A new version of a thing; the first one makes it.
+insert into thing (owner, kind, slug, versions, seq) values (?, ?, ?, 1, ?)
+on conflict (owner, slug, kind) do update set versions = versions + 1, seq = excluded.seq
+returning id, versions;
+
+-- name: add_record
+-- The record that holds the version.
+insert into version (seq, thing, number, id, hash, ts, payload) values (?, ?, ?, ?, ?, ?, ?);
+
+-- name: clear_tags
+-- The newest version has tags of its own.
+delete from tag where thing = ?;
+
+-- name: add_tag
+-- A tag that stands twice is one tag.
+insert or ignore into tag (thing, tag) values (?, ?);
+
+-- name: head
+-- The hash of a thing's newest version.
+select version.hash from thing join version using (seq) where owner = ? and slug = ? and kind = ?;
+
+-- name: known
+-- The record of this id, if there is one.
+select 1 from version where id = ?;
+
+-- name: by_id
+-- A version by its record's id.
+select owner, kind, slug, number, version.seq, version.id, hash, ts, payload
+from version join thing on thing.id = version.thing where version.id = :id;
+
+-- name: by_number
+-- A version by its number; the newest one when none is given.
+select owner, kind, slug, number, version.seq, version.id, hash, ts, payload
+from thing join version on version.thing = thing.id
+where owner = :owner and slug = :slug and kind = :kind and number = ifnull(:number, versions);
+
+-- name: newest
+-- The newest versions of an owner's things in order of slug and kind, after a place in that order.
+select owner, kind, slug, number, version.seq, version.id, hash, ts, payload
+from thing join version using (seq)
+where owner = :owner and (slug, kind) > (:after_slug, :after_kind)
+  and slug >= :prefix and slug < :prefix || char(1114111)
+  and (:kind is null or kind = :kind)
+  and ts >= :since and ts < :until
+  and (:tag is null or exists (select 1 from tag where tag.thing = thing.id and tag.tag = :tag))
+order by slug, kind;
+
+-- name: content
+-- Everything, in order of seq, for the digest.
+select owner, kind, slug, number, version.seq, version.id, hash, ts, payload
+from version join thing on thing.id = version.thing order by version.seq;

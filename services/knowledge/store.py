@@ -1,0 +1,85 @@
+"""Things and their versions in a SQLite file, folded from the change stream; the laws are `sigilrun.sqlite`'s.
+
+Only `user` records are kept; all others move nothing but the position. An erased record names no thing any more and isn't kept either.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from services.knowledge.rules import Order, Thing, Version, slug_of
+from sigilcore.records import user
+from sigilrun import consume, sqlite
+
+VERSION = 1
+_SQL = sqlite.queries(Path(__file__).with_name("queries.sql"))
+_KINDS: dict[str, type[user.MemoryBlock | user.Document | user.UserValue]] = {
+    "memory_block": user.MemoryBlock,
+    "document": user.Document,
+    "user_value": user.UserValue,
+}
+
+
+class Store(sqlite.ViewFile):
+    """What this deployment's people keep."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it anew."""
+        super().__init__(path, schema=_SQL["schema"], version=VERSION)
+
+    def fold(self, events: Sequence[consume.Event]) -> None:
+        """Each `user` record is one more version of its thing."""
+        for event in events:
+            payload_type = _KINDS.get(event.kind)
+            if payload_type is not None and event.payload is not None:
+                self._add(event, event.payload, msgspec.json.decode(event.payload, type=payload_type))
+
+    def _add(
+        self, event: consume.Event, data: bytes, payload: user.MemoryBlock | user.Document | user.UserValue
+    ) -> None:
+        core, db = event.header.core, self.db
+        slug = slug_of(event.kind, payload.owner, payload.key)
+        (thing, number) = db.execute(_SQL["add_version"], (payload.owner, event.kind, slug, event.seq)).fetchone()
+        row = (event.seq, thing, number, core.id, event.header.hash, core.ts, data)
+        db.execute(_SQL["add_record"], row)
+        if isinstance(payload, user.MemoryBlock):
+            db.execute(_SQL["clear_tags"], (thing,))
+            db.executemany(_SQL["add_tag"], ((thing, tag) for tag in payload.tags))
+
+    # What writers ask.
+
+    def head(self, thing: Thing) -> str | None:
+        """The hash of the thing's newest version."""
+        row = self.db.execute(_SQL["head"], (thing.owner, thing.slug, thing.kind)).fetchone()
+        return None if row is None else str(row[0])
+
+    def knows(self, record_id: str) -> bool:
+        """True if a version is held by the record of this id."""
+        return self.db.execute(_SQL["known"], (record_id,)).fetchone() is not None
+
+    # What readers ask.
+
+    def by_id(self, record_id: str) -> Version | None:
+        """The version that this record holds."""
+        return next(self._versions("by_id", id=record_id), None)
+
+    def version(self, thing: Thing, number: int | None) -> Version | None:
+        """A version of a thing by its number from 1; the newest for None."""
+        named = {"owner": thing.owner, "slug": thing.slug, "kind": thing.kind}
+        return next(self._versions("by_number", number=number, **named), None)
+
+    def newest(self, owner: str, order: Order) -> Iterator[Version]:
+        """The newest versions of an owner's things, lazily, in order of slug and kind."""
+        return self._versions("newest", owner=owner, **msgspec.structs.asdict(order))
+
+    def digest(self) -> str:
+        """SHA-256 over all content in order of seq: equal for every file folded from the same records."""
+        whole = hashlib.sha256()
+        for version in self._versions("content"):
+            whole.update(msgspec.json.encode(version) + b"\n")
+        return whole.hexdigest()
+
+    def _versions(self, query: str, **given: object) -> Iterator[Version]:
+        return (Version(*row) for row in sqlite.rows(self.db, _SQL[query], given))

@@ -1,0 +1,1 @@
+"""The license service: one Root, and the life of every licence."""
