@@ -4,7 +4,21 @@ import sys
 
 import typer
 
-from cli import seam, stack
+from cli import (
+    commands,
+    config,
+    keyring,
+    licenses,
+    memory,
+    model,
+    proposal,
+    records,
+    seam,
+    session,
+    stack,
+    verify,
+    witness,
+)
 
 
 def application() -> typer.Typer:
@@ -18,6 +32,24 @@ def application() -> typer.Typer:
         rich_markup_mode=None,
     )
     stack.add(app)
+    session.add(app)
+    for noun in (
+        keyring.noun(),
+        licenses.noun(),
+        witness.noun(),
+        proposal.noun(),
+        model.noun(),
+        model.trust_noun(),
+        memory.noun(),
+        records.canon_noun(),
+        records.audit_noun(),
+        commands.noun(),
+        config.noun(),
+    ):
+        app.add_typer(noun)
+    proposal.add(app)
+    commands.add(app)
+    verify.add(app)
     return app
 
 

@@ -144,13 +144,13 @@ def fields(plain: dict[str, Any]) -> str:
     """One line a field, empty ones left out."""
     shown = {name: value for name, value in plain.items() if value not in (None, (), [], {})}
     width = max((len(name) for name in shown), default=0)
-    return "\n".join(f"{name:<{width}}  {_cell(value)}" for name, value in shown.items())
+    return "\n".join(f"{name:<{width}}  {cell(value)}" for name, value in shown.items())
 
 
 def table(rows: Sequence[Any], *columns: str) -> str:
     """Rows of Structs or dicts as aligned columns; a path such as `header.core.kind` reaches inside."""
     plain = [msgspec.to_builtins(row) for row in rows]
-    cells = [[_cell(_at(row, column)) for column in columns] for row in plain]
+    cells = [[cell(_at(row, column)) for column in columns] for row in plain]
     heads = [column.rpartition(".")[2] for column in columns]
     widths = [max(len(line[i]) for line in (heads, *cells)) for i in range(len(columns))]
     lines = [
@@ -171,7 +171,8 @@ def _at(row: Any, path: str) -> Any:
     return row
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value in one line."""
     if value is None:
         return "-"
     if isinstance(value, str):

@@ -6,6 +6,7 @@ import typer
 
 from cli import caller, licenses, owner, seam
 from cli.seam import PROMPT, Key, Passphrase, State
+from sigilcore import signing
 from sigilcore.contracts import license as licensing
 from sigilcore.contracts import quorum
 from sigilcore.contracts.common import Empty
@@ -27,7 +28,8 @@ def add(
     passphrase: Passphrase = PROMPT,
 ) -> None:
     """Propose a mentor as a witness."""
-    _propose(state, "add", witness_id, licenses.public_hex(witness_key), name, key, passphrase)
+    root, public = caller.signer(key, passphrase), licenses.public_hex(witness_key)
+    _propose(state, root, action="add", witness_id=witness_id, witness_key=public, name=name)
 
 
 def rotate(
@@ -40,25 +42,19 @@ def rotate(
     passphrase: Passphrase = PROMPT,
 ) -> None:
     """Propose a witness's new key."""
-    _propose(state, "rotate", witness_id, licenses.public_hex(witness_key), name, key, passphrase)
+    root, public = caller.signer(key, passphrase), licenses.public_hex(witness_key)
+    _propose(state, root, action="rotate", witness_id=witness_id, witness_key=public, name=name)
 
 
 def revoke(state: State, *, witness_id: str, key: Key, passphrase: Passphrase = PROMPT) -> None:
     """Propose a witness's end."""
-    _propose(state, "revoke", witness_id, None, None, key, passphrase)
+    root = caller.signer(key, passphrase)
+    _propose(state, root, action="revoke", witness_id=witness_id, witness_key=None, name=None)
 
 
 def _propose(
-    state: State,
-    action: str,
-    witness_id: str,
-    witness_key: str | None,
-    name: str | None,
-    key: seam.Path,
-    passphrase: str,
+    state: State, root: signing.Signer, *, action: str, witness_id: str, witness_key: str | None, name: str | None
 ) -> None:
-    root = caller.signer(key, passphrase)
-
     async def work() -> quorum.DraftOrProposal:
         async with caller.calling(state, owner=root) as client:
             change, licence_id = await complete(client, action, witness_id, witness_key, name)

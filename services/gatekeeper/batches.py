@@ -97,8 +97,8 @@ class Batches(Generic[T]):
 
     async def stop(self) -> None:
         """Wait until nothing is in flight."""
-        while self._pump is not None:
-            await asyncio.wait([self._pump])
+        while (pump := self._pump) is not None and not pump.done():
+            await asyncio.wait([pump])
 
     async def _run(self) -> None:
         try:

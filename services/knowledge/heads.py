@@ -14,8 +14,8 @@ import contextlib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
-from services.knowledge.rules import Thing
 from services.knowledge.store import Store
+from services.knowledge.things import Thing
 from sigilcore.refusals import Code, Refused
 
 
@@ -26,7 +26,8 @@ class Heads:
         """`reach_head` returns once the view holds all that the log held when it was called."""
         self._store = store
         self._reach_head = reach_head
-        self._settled = False
+        self._doubts = 1
+        self._cleared = 0
         self._recent: dict[Thing, tuple[int, str]] = {}
         self._recent_ids: dict[str, int] = {}
         self._turns: weakref.WeakValueDictionary[Thing, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -68,16 +69,16 @@ class Heads:
 
     def unsettle(self) -> None:
         """Something may have been written that we don't know of."""
-        self._settled = False
+        self._doubts += 1
 
     async def _settle(self) -> None:
-        if self._settled:
-            return
-        try:
-            await self._reach_head()
-        except Refused as refused:
-            raise Refused(Code.UNAVAILABLE, f"not caught up yet: {refused.message}") from refused
-        self._settled = True
+        while self._cleared < self._doubts:
+            doubts = self._doubts
+            try:
+                await self._reach_head()
+            except Refused as refused:
+                raise Refused(Code.UNAVAILABLE, f"not caught up yet: {refused.message}") from refused
+            self._cleared = max(self._cleared, doubts)
 
     def _forget_seen(self) -> None:
         """Whatever the view has seen by now."""

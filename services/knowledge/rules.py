@@ -1,74 +1,23 @@
-"""What may be written and who may see what: the pure part of knowledge.
+"""What may be written: the pure part of knowledge.
 
 Invariants:
 
 - A thing's owner is the permit's; nothing in a request names another. A record that a person signed must be that person's.
-- A thing's key is `<family>::<owner>::<slug>`; a slug holds no colon, so a key names one owner and one slug.
 - Each effect keeps the call that asked for it; an item of a batch keeps its own share of the parameters, so it is known again in any batch.
-- Of what may not be seen nothing is said: another person's things are answered like things that don't exist.
 - In one batch, versions of one thing follow each other in the call's order; an id that stands already is followed by nothing.
 """
 
-import base64
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from sigilcore import canonical, clock, decision, ids, permit, record, records
-from sigilcore.access import Loa
+from services.knowledge.things import DOCUMENT, FAMILIES, Thing, slug_of
+from sigilcore import canonical, decision, ids, permit, record, records
 from sigilcore.contracts import canon
 from sigilcore.contracts import knowledge as contract
 from sigilcore.records import user
 from sigilcore.refusals import Code, Refusal, Refused
-
-FAMILIES = {"memory_block": "mem", "user_value": "val", "document": "rag"}
-ANSWER_BYTES = 4 * 1024 * 1024  # payloads of one page; half of what the bus carries
-FIRST_TIME = "0000"
-LAST_TIME = "9999-12-31T23:59:60"
-_SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
-_DOCUMENT = ("title", "text", "source", "licence")
-_ABSENT = Refused(Code.NOT_FOUND, "no such thing of yours")
-
-
-class Thing(NamedTuple):
-    """What has versions."""
-
-    owner: str
-    kind: str
-    slug: str
-
-    @property
-    def key(self) -> str:
-        """As its records name it."""
-        return f"{FAMILIES[self.kind]}::{self.owner}::{self.slug}"
-
-
-class Version(msgspec.Struct, frozen=True, array_like=True):
-    """One version of a thing, with the record that holds it. `number` counts from 1; `payload` is JCS."""
-
-    owner: str
-    kind: str
-    slug: str
-    number: int
-    seq: int
-    id: str
-    hash: str
-    ts: str
-    payload: bytes
-
-
-class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of an owner's things, from where in the order of slug and kind."""
-
-    prefix: str = ""
-    kind: str | None = None
-    tag: str | None = None
-    since: str = FIRST_TIME
-    until: str = LAST_TIME
-    after_slug: str = ""
-    after_kind: str = ""
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,15 +33,6 @@ class Place(NamedTuple):
 
     prev: str | None
     after: int | None = None
-
-
-def slug_of(kind: str, owner: str, key: str) -> str:
-    """The slug in a record's key. A key of another form keeps all of itself, behind colons that no slug has."""
-    _, found, slug = key.partition(f"{FAMILIES[kind]}::{owner}::")
-    return slug if found and Thing(owner, kind, slug).key == key and _SLUG.fullmatch(slug) else f"::{key}"
-
-
-# Writing
 
 
 def memory(request: contract.MemoryWrite, bound: permit.Bound) -> Effect:
@@ -143,9 +83,9 @@ def value(
 
 def _document(thing: Thing, given: Any, request: decision.Request, field: str) -> user.Document:
     if type(given) is not dict:
-        raise Refused(Code.BAD_INPUT, f"a document is {{{', '.join(_DOCUMENT)}}}", field=field)
+        raise Refused(Code.BAD_INPUT, f"a document is {{{', '.join(DOCUMENT)}}}", field=field)
     for name in given:
-        if name not in _DOCUMENT:
+        if name not in DOCUMENT:
             raise Refused(Code.BAD_INPUT, "a document has no such field", field=f"{field}.{name[:64]}")
     own = {"owner": thing.owner, "key": thing.key, "request": None}
     try:
@@ -198,7 +138,7 @@ def _item(item: contract.Item, sent: Any, bound: permit.Bound, index: int) -> Ef
             item.value,
             wanted_id=item.id,
             owner=bound.permit.owner_id,
-            request=bound.request(canonical.encode(sent)),
+            request=bound.request(canonical.encode(sent, max_bytes=None)),
             field=f"{field}.value",
             id_field=f"{field}.id",
         )
@@ -266,110 +206,3 @@ def _bounded(effect: Effect, field: str) -> Effect:
     except canonical.NotCanonical as error:
         raise Refused(Code.BODY_TOO_LARGE, f"a {effect.thing.kind} holds at most {most} bytes", field=field) from error
     return effect
-
-
-# Reading
-
-
-def readable_owner(caller: permit.Permit, asked: str | None) -> str | None:
-    """Whose things the caller asks for; None if they aren't the caller's to see."""
-    if asked is None or asked == caller.owner_id or caller.loa is Loa.ROOT:
-        return asked or caller.owner_id
-    return None
-
-
-def readable(caller: permit.Permit, found: Version | None) -> Version:
-    """The version, if it is there for the caller. Raises `Refused`: NOT_FOUND."""
-    if found is None or readable_owner(caller, found.owner) is None:
-        raise _ABSENT
-    return found
-
-
-def memory_order(request: contract.MemoryList) -> Order:
-    """Which memories `memory/list` asks for."""
-    slug, _ = _after(request.cursor)
-    return Order(
-        prefix=request.prefix or "",
-        kind="memory_block",
-        tag=request.tag,
-        since=_time(request.since, "$.since") or FIRST_TIME,
-        until=_time(request.until, "$.until") or LAST_TIME,
-        after_slug=slug,
-        after_kind="memory_block" if slug else "",
-    )
-
-
-def user_order(request: contract.UserList) -> Order:
-    """Which things `canon/user/list` asks for."""
-    slug, kind = _after(request.cursor)
-    return Order(prefix=request.prefix or "", kind=request.kind, after_slug=slug, after_kind=kind)
-
-
-def page(versions: Iterable[Version], limit: int) -> tuple[list[Version], str | None]:
-    """So many versions, fewer if they are large, and the cursor of the next ones. The cursor is a place in the order of names, so
-    what is written meanwhile neither hides nor repeats anything."""
-    shown: list[Version] = []
-    size = 0
-    for version in versions:
-        size += len(version.payload)
-        if shown and (len(shown) == limit or size > ANSWER_BYTES):
-            last = shown[-1]
-            return shown, base64.urlsafe_b64encode(msgspec.json.encode((last.slug, last.kind))).decode()
-        shown.append(version)
-    return shown, None
-
-
-def memory_view(version: Version) -> contract.MemoryView:
-    """A memory as its reader sees it."""
-    payload = msgspec.json.decode(version.payload, type=user.MemoryBlock)
-    return contract.MemoryView(
-        key=version.slug,
-        text=payload.text,
-        tags=payload.tags,
-        owner=version.owner,
-        id=version.id,
-        hash=version.hash,
-        seq=version.seq,
-        ts=version.ts,
-        version=version.number,
-    )
-
-
-def user_view(version: Version) -> contract.UserView:
-    """A thing as its reader sees it."""
-    payload = msgspec.json.decode(version.payload)
-    if version.kind == "user_value":
-        shown = payload["value"]
-    else:
-        shown = {name: payload[name] for name in (*_DOCUMENT, "tags") if name in payload}
-    return contract.UserView(
-        kind=version.kind,
-        key=version.slug,
-        value=shown,
-        owner=version.owner,
-        id=version.id,
-        hash=version.hash,
-        seq=version.seq,
-        ts=version.ts,
-        version=version.number,
-    )
-
-
-def _after(cursor: str | None) -> tuple[str, str]:
-    if cursor is None:
-        return "", ""
-    try:
-        return msgspec.json.decode(base64.b64decode(cursor, altchars=b"-_", validate=True), type=tuple[str, str])
-    except (ValueError, msgspec.DecodeError) as error:
-        raise Refused(Code.BAD_INPUT, "a cursor as the last answer gave it", field="$.cursor") from error
-
-
-def _time(text: str | None, field: str) -> str | None:
-    """The text itself, since times of this one spelling sort as they follow each other."""
-    if text is None:
-        return None
-    try:
-        clock.parse_ms(text)
-    except ValueError as error:
-        raise Refused(Code.BAD_INPUT, "RFC 3339, UTC, milliseconds, Z", field=field) from error
-    return text

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from services.knowledge import rules
+from services.knowledge import reading, rules
 from services.knowledge.heads import Heads
-from services.knowledge.rules import Effect, Thing
+from services.knowledge.rules import Effect
 from services.knowledge.store import Store
+from services.knowledge.things import Thing
 from sigilcore import canonical, decision, permit, record
 from sigilcore.contracts import canon
 from sigilcore.contracts import knowledge as contract
@@ -94,7 +95,7 @@ async def memory_write(service: Knowledge, request: contract.MemoryWrite, call: 
 
 async def user_write(service: Knowledge, request: contract.UserWrite, call: Call) -> contract.Written:
     """Write a value, a document, or a record that its owner signed."""
-    plain = canonical.parse(call.bound.parameters)
+    plain = _as_sent(call)
     if request.record is not None and request.value is None and request.payload is None:
         return await _write_finished(service, request, request.record, call)
     given, field = rules.written_value(request, plain)
@@ -113,7 +114,7 @@ async def user_write(service: Knowledge, request: contract.UserWrite, call: Call
 
 async def user_batch(service: Knowledge, request: contract.UserBatch, call: Call) -> contract.BatchWritten:
     """Write many things; each stands or falls alone."""
-    plain = canonical.parse(call.bound.parameters)["items"]
+    plain = _as_sent(call)["items"]
     items = rules.batch(request, plain, call.bound)
     effects = [item for item in items if isinstance(item, Effect)]
     if not effects:
@@ -123,6 +124,12 @@ async def user_batch(service: Knowledge, request: contract.UserBatch, call: Call
     return contract.BatchWritten(
         items=tuple(rules.batch_results(items, receipt.results)), checkpoint=receipt.checkpoint
     )
+
+
+def _as_sent(call: Call) -> Any:
+    """The parameters untyped: what was absent and what was null, and each item's own share. The seam has bounded and read them."""
+    data = call.bound.parameters
+    return canonical.parse(data, max_bytes=len(data))
 
 
 async def _write_one(service: Knowledge, effect: Effect, call: Call, *, named: bool) -> contract.Written:
@@ -161,38 +168,38 @@ def _written(thing: Thing, receipt: Receipt, *, named: bool) -> contract.Written
 
 async def memory_list(service: Knowledge, request: contract.MemoryList, call: Call) -> contract.MemoryPage:
     """One's own memory."""
-    order = rules.memory_order(request)
+    order = reading.memory_order(request)
     await service.view.reach(request.wait_for)
-    owner = rules.readable_owner(call.bound.permit, request.user_id)
+    owner = reading.readable_owner(call.bound.permit, request.user_id)
     if owner is None:
         return contract.MemoryPage(items=(), cursor=None)
-    shown, cursor = rules.page(service.store.newest(owner, order), request.limit)
-    return contract.MemoryPage(items=tuple(map(rules.memory_view, shown)), cursor=cursor)
+    shown, cursor = reading.page(service.store.newest(owner, order), request.limit)
+    return contract.MemoryPage(items=tuple(map(reading.memory_view, shown)), cursor=cursor)
 
 
 async def memory_read(service: Knowledge, request: contract.MemoryRead, call: Call) -> contract.MemoryView:
     """One memory, now or as it was."""
     await service.view.reach(request.wait_for)
-    owner = rules.readable_owner(call.bound.permit, request.user_id)
+    owner = reading.readable_owner(call.bound.permit, request.user_id)
     thing = Thing(owner or "", "memory_block", request.key)
-    return rules.memory_view(rules.readable(call.bound.permit, service.store.version(thing, request.version)))
+    return reading.memory_view(reading.readable(call.bound.permit, service.store.version(thing, request.version)))
 
 
 async def user_list(service: Knowledge, request: contract.UserList, call: Call) -> contract.UserPage:
     """One's own things."""
-    order = rules.user_order(request)
+    order = reading.user_order(request)
     await service.view.reach(request.wait_for)
-    owner = rules.readable_owner(call.bound.permit, request.user_id)
+    owner = reading.readable_owner(call.bound.permit, request.user_id)
     if owner is None:
         return contract.UserPage(items=(), cursor=None)
-    shown, cursor = rules.page(service.store.newest(owner, order), request.limit)
-    return contract.UserPage(items=tuple(map(rules.user_view, shown)), cursor=cursor)
+    shown, cursor = reading.page(service.store.newest(owner, order), request.limit)
+    return contract.UserPage(items=tuple(map(reading.user_view, shown)), cursor=cursor)
 
 
 async def user_read(service: Knowledge, request: contract.UserRead, call: Call) -> contract.UserView:
     """One record of one's own."""
     await service.view.reach(request.wait_for)
-    return rules.user_view(rules.readable(call.bound.permit, service.store.by_id(request.id)))
+    return reading.user_view(reading.readable(call.bound.permit, service.store.by_id(request.id)))
 
 
 HANDLERS: dict[Any, Any] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.knowledge.rules import Order, Thing, Version, slug_of
+from services.knowledge.things import Order, Thing, Version, slug_of
 from sigilcore.records import user
 from sigilrun import consume, sqlite
 

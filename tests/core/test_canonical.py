@@ -408,7 +408,7 @@ def test_decode_takes_one_spelling(data):
         (b"[-Infinity]", "a number that is no finite double", "$[0]"),
         (b"[0, 1e400]", "a number that is no finite double", "$[1]"),
         (b"[9007199254740992]", "an integer beyond ±(2^53 - 1)", "$[0]"),
-        (b"[-" + b"9" * 100_000 + b"]", "an integer beyond ±(2^53 - 1)", "$[0]"),
+        (b"[-" + b"9" * 6000 + b"]", "an integer beyond ±(2^53 - 1)", "$[0]"),
         (b'{"a":1e20}', "an integer beyond ±(2^53 - 1)", "$.a"),
         (b'["\\ud800"]', "a lone surrogate", "$[0]"),
         (b'["\\ude00\\ud83d"]', "a lone surrogate", "$[0]"),

@@ -202,7 +202,9 @@ class CanonOnBus:
                 path = merkle.inclusion_path(one.seq, leaves)
                 hashes = tuple(note.encode_base64(os.urandom(32) if lie == "proof" else part) for part in path)
                 proofs.append(canon.RangeProof(first=one.seq, count=1, size=size, hashes=hashes))
-        return canon.Appended(results=tuple(results), checkpoint=noted.decode(), proofs=() if lie == "silence" else tuple(proofs))
+        return canon.Appended(
+            results=tuple(results), checkpoint=noted.decode(), proofs=() if lie == "silence" else tuple(proofs)
+        )
 
     async def _events(self, incoming: answer.Incoming) -> canon.EventPage:
         request = msgspec.json.decode(incoming.body, type=canon.Events)

@@ -92,7 +92,8 @@ async def test_a_refusal_crosses_whole(served: testing.BusHouse) -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [RuntimeError(SECRET), KeyError(SECRET), faults.Corrupt(SECRET), ExceptionGroup(SECRET, [ValueError(SECRET)])]
+    "failure",
+    [RuntimeError(SECRET), KeyError(SECRET), faults.Corrupt(SECRET), ExceptionGroup(SECRET, [ValueError(SECRET)])],
 )
 async def test_a_fault_tells_its_trace_id_and_nothing_else(served: testing.BusHouse, failure: Exception) -> None:
     """An exception's words stay in our log; on the bus there is only the trace id that finds them."""
@@ -103,9 +104,7 @@ async def test_a_fault_tells_its_trace_id_and_nothing_else(served: testing.BusHo
 
     answering = await reader.serve("canon_reader", {canon.CHECKPOINT: fail})
     with structlog.testing.capture_logs() as logged:
-        reply = await gate.request(
-            canon.CHECKPOINT.subject, b"{}", headers={wire.TRACE: "ab" * 16}, timeout_s=2
-        )
+        reply = await gate.request(canon.CHECKPOINT.subject, b"{}", headers={wire.TRACE: "ab" * 16}, timeout_s=2)
     assert json.loads(reply.data) == {"trace_id": "ab" * 16}
     assert dict(reply.headers) == {wire.ERROR: "FAULT", wire.ERROR_CODE: "500"}
     assert any(line["event"] == "fault" and line.get("exc_info") for line in logged)
@@ -189,7 +188,9 @@ async def test_a_full_house_says_busy_at_once_and_keeps_room_for_braking(served:
     await answering.stop()
 
 
-@pytest.mark.parametrize(("deadline", "code"), [("1000", Code.UNAVAILABLE), ("soon", Code.BAD_INPUT), ("-5", Code.BAD_INPUT)])
+@pytest.mark.parametrize(
+    ("deadline", "code"), [("1000", Code.UNAVAILABLE), ("soon", Code.BAD_INPUT), ("-5", Code.BAD_INPUT)]
+)
 async def test_a_request_after_its_deadline_is_refused_unread(
     served: testing.BusHouse, deadline: str, code: Code
 ) -> None:
@@ -340,9 +341,7 @@ async def test_health_is_told_without_the_asker_s_headers(served: testing.BusHou
         await gate.call(canon.CHECKPOINT, common.Empty())
     told = {}
     for verb in ("PING", "INFO", "STATS"):
-        reply = await operator.request(
-            f"$SRV.{verb}.canon_reader", b"", headers={"Sigil-Permit": "token"}, timeout_s=2
-        )
+        reply = await operator.request(f"$SRV.{verb}.canon_reader", b"", headers={"Sigil-Permit": "token"}, timeout_s=2)
         assert not reply.headers
         assert b"hunter2" not in reply.data
         told[verb] = json.loads(reply.data)
@@ -503,4 +502,3 @@ async def test_calls_are_refused_while_the_server_is_away_and_work_after(
                 break
     assert refused > 0
     assert heard == [b"%d" % refused]
-

@@ -37,7 +37,20 @@ Rep = TypeVar("Rep", bound=msgspec.Struct)
 PING_INTERVAL_S = 10
 # Commands kept while nothing can be sent; calls are refused then, so these are subscriptions and answers only.
 PENDING_BYTES = 16 * 1024 * 1024
+FLUSH_S = 5.0
 _DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
+
+
+class _Client(nats.aio.client.Client):
+    """The client with an order that can be relied on.
+
+    The library writes PING past the commands that still wait to be written, so its `flush`, and with it `drain`, came back before the
+    server had seen a subscription or its end: calls found nobody, and calls in flight were dropped at stop.
+    """
+
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        await self._flush_pending(force_flush=True)
+        await super()._send_ping(future)
 
 
 class Bus:
@@ -50,7 +63,7 @@ class Bus:
         self.metrics = metrics
         self.closed = asyncio.Event()
         self.closing = False
-        self._client = nats.aio.client.Client()
+        self._client = _Client()
         self._reconnected: list[Callable[[], None]] = []
         self._inbox = ""
         self._asked = 0
@@ -75,6 +88,7 @@ class Bus:
             max_outstanding_pings=2,
             drain_timeout=options.drain_timeout_s,
             pending_size=PENDING_BYTES,
+            flush_timeout=FLUSH_S,
             error_cb=bus._on_error,
             disconnected_cb=bus._on_disconnected,
             reconnected_cb=bus._on_reconnected,

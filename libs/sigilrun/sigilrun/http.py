@@ -40,7 +40,6 @@ Req = TypeVar("Req", bound=msgspec.Struct)
 Rep = TypeVar("Rep", bound=msgspec.Struct)
 T = TypeVar("T")
 
-SESSION: Final = "Sigil-Session"
 PROOF: Final = "Sigil-Proof"
 COMMANDS: Final = "/api/commands"
 SESSION_MS: Final = 8 * 60 * 60 * 1000
@@ -213,7 +212,7 @@ class Client:
         name = command if isinstance(command, str) else command.name
         headers = {"content-type": "application/json"}
         if self.session is not None:
-            headers[SESSION] = self.session.token
+            headers["authorization"] = f"Bearer {self.session.token}"
             proof = self._proof(command, body)
             if proof is not None:
                 headers[PROOF] = proof
@@ -272,14 +271,12 @@ def problem(status: int, body: bytes) -> Refused | Fault | Unreachable:
     except (ValueError, AttributeError):
         return Unreachable(f"status {status} without a problem document")
     if code in Code.__members__:
-        text = told.get("message") or told.get("title") or ""
-        message = text if isinstance(text, str) else ""
-        field, detail = told.get("field"), told.get("detail")
+        message, field, info = told.get("detail"), told.get("field"), told.get("info")
         return Refused(
             Code(code),
-            message,
+            message if isinstance(message, str) else "",
             field=field if isinstance(field, str) else None,
-            detail=detail if isinstance(detail, dict) else None,
+            detail=info if isinstance(info, dict) else None,
         )
     trace_id = told.get("trace_id")
     return Fault(trace_id if isinstance(trace_id, str) else f"(status {status})")

@@ -133,7 +133,8 @@ class Running:
         if not self.ready.is_set() and command.name not in BEFORE_GENESIS:
             self._refuse_unready()
         bound = self._admit(incoming) if command.admission is Admission.PERMIT else None
-        request = parse(incoming.body, command.request)
+        read = parse_records if command.admission is Admission.AUTHOR else parse
+        request = read(incoming.body, command.request)
         call = Call(
             command=command,
             body=incoming.body,
@@ -176,6 +177,15 @@ def parse(body: bytes, kind: type[msgspec.Struct]) -> Any:
         return canonical.typed(canonical.parse(body, max_bytes=MAX_BODY_BYTES), kind)
     except canonical.NotCanonical as error:
         raise Refused(Code.BAD_INPUT, error.reason, field=error.path or "$") from error
+
+
+def parse_records(body: bytes, kind: type[msgspec.Struct]) -> Any:
+    """A request that carries signed records: their very bytes are kept, and checked by who admits them; the envelope around is JSON."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason, _, path = str(error).partition(" - at `")
+        raise Refused(Code.BAD_INPUT, reason, field=path.removesuffix("`") or "$") from error
 
 
 @contextlib.asynccontextmanager

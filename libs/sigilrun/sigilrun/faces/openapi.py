@@ -49,8 +49,8 @@ known path `METHOD_NOT_ALLOWED` with `Allow`. A fault of ours is status 500 and 
 
 **Limits** are told in `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (seconds); 429 and 503 carry `Retry-After`.
 
-`x-sigil-rung` is the licence level that a command asks for, `x-sigil-admission` what admits a call: `permit` (a session and the gate's yes),
-`open` (what the request itself carries) or `witness` (a registered witness's signature)."""
+`x-sigil-rung` is the licence level that a command asks for, `x-sigil-admission` what admits a call: `permit` (a session and the gate's
+yes), `open` (what the request itself carries) or `witness` (a registered witness's signature)."""
 
 
 def document() -> dict[str, Any]:

@@ -6,9 +6,9 @@ import msgspec
 
 from services.canon_writer import rules
 from sigilcore import digest, merkle, note, record
-from sigilcore.contracts import canon
+from sigilcore.contracts import canon, house
 from sigilcore.decision import DecisionRef
-from sigilrun import receipt
+from sigilrun import keys, receipt, settings
 from tests import simulator
 
 TOKEN = "one-time-token"
@@ -26,10 +26,23 @@ class Pen(Protocol):
 class World(simulator.House):
     """A house that can be bootstrapped with `TOKEN`, and that verifies every receipt it gets."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, deployed: settings.DeploymentFile | None = None, keystore: keys.Keystore | None = None
+    ) -> None:
+        self._given = deployed, keystore
         super().__init__()
         self.sent = 0
         self.receipts: list[canon.Appended] = []
+
+    def _genesis(self) -> None:
+        """With the deployment's keys, if there is one."""
+        deployed, keystore = self._given
+        if deployed is not None and keystore is not None:
+            self.runtime_id = deployed.runtime_id
+            self.services = {name: keystore.signer(name) for name in deployed.services}
+            self.writer = keystore.signer(house.LOG_KEY)
+            self.origin = note.VerifierKey.parse(deployed.log).name
+        super()._genesis()
 
     @property
     def deployment(self) -> rules.Deployment:

@@ -1,0 +1,42 @@
+"""`sigil config show`: the effective settings of a process, without secrets."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import seam
+from cli.seam import Data, Refusal, State
+from sigilcore.contracts import house
+from sigilrun import settings
+
+Resident = Annotated[str, typer.Option("--resident", help="for which process: " + ", ".join(house.RESIDENTS))]
+# Variables of the command itself, which are no settings of a process.
+_OURS = frozenset({"SIGIL_DATA", "SIGIL_HOME", "SIGIL_ADDRESS"})
+
+
+def show(state: State, data: Data = Path("data"), resident: Resident = "gateway") -> None:
+    """What config.toml and the environment make of each setting; all problems at once, each with its origin."""
+    if resident not in house.RESIDENTS:
+        raise Refusal(f"no process {resident!r}", f"Choose one of {', '.join(house.RESIDENTS)}.")
+    environment = {name: value for name, value in os.environ.items() if name not in _OURS}
+    try:
+        loaded = settings.load(data / "config.toml", environment, resident=resident)
+    except settings.SettingsError as error:
+        raise Refusal(str(error), "Correct config.toml or the environment.") from error
+    shown = settings.show(loaded)
+    lines = [
+        f"{section}.{name} = {seam.cell(value)}"
+        for section, values in shown.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    ]
+    seam.show(state, shown, "\n".join(lines))
+
+
+def noun() -> typer.Typer:
+    """The verbs."""
+    app = seam.family("config", "Settings.")
+    seam.verb(app, "show")(show)
+    return app

@@ -1,0 +1,167 @@
+"""One call: from a request that was let in to the reply's very bytes.
+
+Down the page: parameters → whose session → the gate (`authorize`) for commands that need a permit → the command itself, with the permit
+and the very same bytes. Commands admitted by what they carry (open, witness) go straight. Nothing is decided here.
+
+Two commands touch the cookies: after `session/open` the answer carries a new one, after `session/close` every cookie of that session is
+gone. A session that the gate says is over loses its cookie too.
+"""
+
+import time
+from collections.abc import Mapping
+
+import msgspec
+from aiohttp import web
+
+from services.gateway import limits, parameters, sessions
+from sigilcore.contracts import gatekeeper
+from sigilcore.contracts.command import Admission, Command
+from sigilcore.refusals import Code, Refused
+from sigilrun.bus import Bus
+from sigilrun.faces.routes import JSON, Route
+
+PROOF_HEADER = "Sigil-Proof"
+_BEARER = "bearer "
+_OVER = frozenset({Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOSED})
+# What the gate says only to somebody whose token it took.
+_TAKEN = frozenset(
+    {
+        Code.LICENSE_INVALID,
+        Code.LOA_TOO_LOW,
+        Code.OUT_OF_SCOPE,
+        Code.OWNER_PROOF_NEEDED,
+        Code.DENIED_BY_TRUST,
+    }
+)
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who says to be calling: a token from the header, or from a cookie that stands for one; the header wins."""
+
+    token: str | None
+    cookie: str | None  # only one that stands for a session
+    by_cookie: bool  # the token came with the cookie, which browsers send by themselves
+    proof: str | None
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """One request, read."""
+
+    route: Route
+    path: Mapping[str, str]
+    query: str
+    body: bytes
+    key: str | None
+    caller: Caller
+
+
+class Bound(msgspec.Struct, frozen=True, kw_only=True):
+    """A call ready for the bus: everything that can be refused before it has been."""
+
+    command: Command[msgspec.Struct, msgspec.Struct]
+    body: bytes
+    caller: Caller
+    session: str | None  # the token to show the gate; None where no permit is needed
+
+
+def read_caller(
+    authorization: str | None, cookie: str | None, proof: str | None, cookies: sessions.Cookies, now_ms: int
+) -> Caller:
+    """Raises `Refused` for an Authorization that is no bearer token."""
+    token = cookies.find(cookie, now_ms)
+    known = cookie if token is not None else None
+    if authorization is None:
+        return Caller(token=token, cookie=known, by_cookie=token is not None, proof=proof)
+    shown = authorization[len(_BEARER) :].strip()
+    if not authorization.lower().startswith(_BEARER) or not shown:
+        raise Refused(Code.SESSION_INVALID, "Authorization is `Bearer <session token>`", field="Authorization")
+    return Caller(token=shown, cookie=known, by_cookie=False, proof=proof)
+
+
+def bind(asked: Asked) -> Bound:
+    """Read the parameters and ask for what the command needs; raises `Refused`."""
+    command, caller = asked.route.command, asked.caller
+    assert command is not None
+    if asked.route.page:
+        # A page of the log: the path below `/log/<tenant>/` is all that is asked.
+        path = asked.route.path.partition("{tenant}/")[2].replace("{path*}", asked.path.get("path", ""))
+        body = parameters.of_value(command, {"path": path} if "path" in asked.path else {})
+    elif asked.route.method == "GET":
+        body = parameters.of_query(command, asked.path, asked.query)
+    elif command is gatekeeper.CLOSE and not asked.body:
+        body = _closing(caller)
+    else:
+        body = parameters.of_body(command, asked.body, asked.path, asked.key)
+    if command.admission is not Admission.PERMIT:
+        return Bound(command=command, body=body, caller=caller, session=None)
+    if caller.token is None:
+        raise Refused(Code.SESSION_MISSING, f"{command.name} needs a session")
+    if len(caller.token) > 16_384 or not caller.token.isascii():
+        raise Refused(Code.SESSION_INVALID, "no session has such a token", field="Authorization")
+    return Bound(command=command, body=body, caller=caller, session=caller.token)
+
+
+def _closing(caller: Caller) -> bytes:
+    if caller.token is None:
+        raise Refused(Code.SESSION_MISSING, "there is no session to close")
+    proof = {} if caller.proof is None else {"proof": caller.proof}
+    return parameters.of_value(gatekeeper.CLOSE, {"session": caller.token, **proof})
+
+
+class Calls:
+    """The way over the bus, and what it does to cookies."""
+
+    def __init__(self, bus: Bus, cookies: sessions.Cookies, known: limits.Known) -> None:
+        """`known` learns which tokens the gate takes."""
+        self._bus = bus
+        self._cookies = cookies
+        self._known = known
+
+    async def ask(self, bound: Bound) -> bytes:
+        """The reply's bytes. Raises `Refused` as gate or service said, and `Fault`."""
+        permit = None if bound.session is None else await self._authorize(bound, bound.session)
+        wait_s = bound.command.longest_run_s + 1
+        return await self._bus.call_raw(bound.command, bound.body, permit=permit, timeout_s=wait_s)
+
+    async def answer(self, bound: Bound) -> web.Response:
+        """The HTTP answer to a command."""
+        reply = await self.ask(bound)
+        response = web.Response(body=reply, content_type=JSON)
+        if bound.command is gatekeeper.OPEN:
+            self._opened(bound, reply, response)
+        elif bound.command is gatekeeper.CLOSE:
+            self._closed(bound, response)
+        return response
+
+    async def _authorize(self, bound: Bound, token: str) -> str:
+        request = gatekeeper.Authorize(
+            session=token, proof=bound.caller.proof, command=bound.command.name, parameters=bound.body.decode()
+        )
+        wait_s = gatekeeper.AUTHORIZE.longest_run_s + 1
+        try:
+            authorized = await self._bus.call(gatekeeper.AUTHORIZE, request, timeout_s=wait_s)
+        except Refused as refused:
+            if refused.code in _OVER:
+                self._forget(token)
+            elif refused.code in _TAKEN:
+                self._known.took(token)
+            raise
+        self._known.took(token)
+        return authorized.permit
+
+    def _opened(self, bound: Bound, reply: bytes, response: web.Response) -> None:
+        view = msgspec.json.decode(reply, type=gatekeeper.SessionView)
+        self._cookies.forget(bound.caller.cookie)
+        self._known.took(view.token)
+        cookie = self._cookies.open(view.token, view.not_after_ms)
+        left_s = max(0, view.not_after_ms // 1000 - int(time.time()))
+        self._cookies.set_on(response, cookie, left_s)
+
+    def _closed(self, bound: Bound, response: web.Response) -> None:
+        closed = msgspec.json.decode(bound.body, type=gatekeeper.SessionCall)
+        self._forget(closed.session)
+        self._cookies.clear_on(response)
+
+    def _forget(self, token: str) -> None:
+        self._known.forget(token)
+        self._cookies.forget_session(token)

@@ -1,0 +1,240 @@
+"""The laws of a store, stated once and kept by memory and by Postgres alike."""
+
+import contextlib
+import uuid
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from services.canon_writer import laws, memory, store, tree
+from services.canon_writer.laws import Batch, Fenced, Head, Moved, Query, Use
+from sigilcore import admission, merkle, record
+from sigilcore.access import Loa
+from tests.canonworld import World
+from tests.simulator import Person
+
+NOTE = b"a signed note"
+
+
+class Bench:
+    """A store, another one on the same data, and batches made of a real house's records."""
+
+    def __init__(self, make):
+        self.make = make
+        self.house = World()
+        self.ada = self.house.issue(Person("ada"), Loa.OPERATOR)
+        self.edge = tree.Edge()
+        self.size = 0
+
+    def rows(self, count):
+        """The house's next records as rows."""
+        while len(self.house.log) < self.size + count:
+            self.house.remember(self.ada, f"key-{len(self.house.log) % 5}")
+        return tuple(
+            laws.row_of(record.check(signed), seq)
+            for seq, signed in enumerate(self.house.log[self.size : self.size + count], self.size)
+        )
+
+    def batch(self, count, **changes):
+        """The next batch; it isn't counted as written until `done`."""
+        rows = self.rows(count)
+        growth = self.edge.grow([merkle.leaf_hash(row.header) for row in rows])
+        self.grown = growth.edge
+        decisions = [
+            made for row in rows for made in admission.decisions_of(record.check(row.signed()), row.seq)
+        ]
+        fields = {
+            "size": self.size,
+            "rows": rows,
+            "decisions": tuple(decisions),
+            "uses": (),
+            "tiles": growth.tiles,
+            "note": NOTE + b"%d" % (self.size + count),
+        }
+        return Batch(**(fields | changes))
+
+    async def write(self, one, count):
+        batch = self.batch(count)
+        await one.commit(batch)
+        self.edge, self.size = self.grown, self.size + count
+        return batch
+
+
+@pytest_asyncio.fixture(params=["memory", "postgres"], loop_scope="session")
+async def bench(request, postgres_server):
+    """A bench on each kind of store; `make` gives further stores on the same data."""
+    async with contextlib.AsyncExitStack() as stack:
+        if request.param == "memory":
+            disk = memory.Disk()
+
+            async def make():
+                return memory.MemoryStore(disk)
+
+        else:
+            database = await postgres_server.database()
+
+            async def make():
+                made = await store.PostgresStore.connect(
+                    database.options("canon_writer", pool_size=2), "default", unseen_s=-1
+                )
+                stack.push_async_callback(made.close)
+                return made
+
+        yield Bench(make)
+
+
+async def everything(one, bench):
+    return await one.rows(Query(first=0, end=10_000, limit=10_000))
+
+
+async def test_what_was_committed_is_read_back_exactly(bench):
+    """Rows, tiles, notes and head after two commits are what the batches held."""
+    one = await bench.make()
+    await one.open()
+    assert await one.head() == Head(size=0, note=b"")
+    first = await bench.write(one, 200)
+    second = await bench.write(one, 100)
+    assert tuple(await everything(one, bench)) == first.rows + second.rows
+    assert await one.headers(198, 202) == [row.header for row in (first.rows + second.rows)[198:202]]
+    assert await one.head() == Head(size=300, note=NOTE + b"300")
+    assert await one.notes(1, 300) == {200: NOTE + b"200", 300: NOTE + b"300"}
+    assert len(second.tiles) == 1
+    assert await one.tiles([(0, 0), (0, 1), (1, 0)]) == {(0, 0): second.tiles[0].hashes}
+
+
+async def test_a_batch_begins_at_the_head(bench):
+    """A batch for an older or a later head is refused whole, so seq has no gap and no double."""
+    one = await bench.make()
+    await one.open()
+    await bench.write(one, 5)
+    for size in (4, 6):
+        with pytest.raises(Moved):
+            await one.commit(bench.batch(2, size=size))
+    assert (await one.head()).size == 5
+    assert len(await everything(one, bench)) == 5
+
+
+async def test_an_id_stands_once(bench):
+    """A batch with an id that stands already, or twice in itself, writes nothing."""
+    one = await bench.make()
+    await one.open()
+    before = await bench.write(one, 5)
+    fresh = bench.rows(2)
+    taken = msgspec.structs.replace(fresh[1], id=before.rows[3].id)
+    for rows in ((fresh[0], taken), (fresh[0], msgspec.structs.replace(fresh[1], id=fresh[0].id))):
+        with pytest.raises(Moved):
+            await one.commit(bench.batch(2, rows=rows))
+    assert (await one.head()).size == 5
+    await bench.write(one, 2)
+
+
+async def test_a_decision_is_used_once(bench):
+    """The second use of a decision, in the same batch or a later one, is refused and writes nothing of its batch."""
+    one = await bench.make()
+    await one.open()
+    batch = await bench.write(one, 40)
+    ref = (batch.decisions[0].record, batch.decisions[0].index)
+    use = Use(ref=ref, by=batch.rows[0].id)
+    with pytest.raises(Moved):
+        await one.commit(bench.batch(1, uses=(use, msgspec.structs.replace(use, by=batch.rows[1].id))))
+    await one.commit(bench.batch(1, uses=(use,)))
+    bench.edge, bench.size = bench.grown, bench.size + 1
+    (row,) = await one.decisions([ref])
+    assert row == msgspec.structs.replace(batch.decisions[0], used_by=use.by)
+    with pytest.raises(Moved):
+        await one.commit(bench.batch(1, uses=(use,)))
+    unknown = Use(ref=(batch.rows[0].id, 0), by=batch.rows[0].id)
+    with pytest.raises(Moved):
+        await one.commit(bench.batch(1, uses=(unknown,)))
+    assert (await one.head()).size == 41
+
+
+async def test_whoever_opens_later_fences_the_one_before(bench):
+    """After another writer's `open` the old one commits nothing, and the new one does."""
+    old, new = await bench.make(), await bench.make()
+    await old.open()
+    await bench.write(old, 5)
+    await new.open()
+    with pytest.raises(laws.StoreError) as caught:
+        await old.commit(bench.batch(1))
+    assert isinstance(caught.value, Fenced | laws.Lost)
+    assert (await new.head()).size == 5
+    await bench.write(new, 1)
+    assert (await new.head()).size == 6
+
+
+async def test_what_the_start_needs_is_found(bench):
+    """Governing rows in order, the newest audit record of each key, the newest version of each thing, decisions by their names."""
+    one = await bench.make()
+    await one.open()
+    batch = await bench.write(one, 120)
+    governing = [row async for row in one.governing()]
+    assert governing == [row for row in batch.rows if row.governs]
+    heads = {row.author: row.hash.hex() for row in batch.rows if row.space == "audit"}
+    assert await one.chain_heads([*heads, "0" * 32]) == heads
+    things = {row.thing: row.hash.hex() for row in batch.rows if row.thing is not None}
+    assert len(things) == 5
+    assert await one.thing_heads([*things, bytes(16)]) == things
+    wanted = [(row.record, row.index) for row in batch.decisions]
+    found = await one.decisions([*wanted, (batch.rows[0].id, 3)])
+    assert sorted(found, key=lambda row: row.seq) == list(batch.decisions)
+
+
+async def test_rows_are_chosen_by_kind_space_subject_owner_and_time(bench):
+    """Each filter chooses what a plain look at all rows chooses, in order, from any start, within any limit."""
+    one = await bench.make()
+    await one.open()
+    rows = (await bench.write(one, 90)).rows
+    queries = [
+        Query(first=10, end=80, limit=500),
+        Query(first=10, end=80, limit=7),
+        Query(first=0, end=90, limit=5, kinds=("memory_block",)),
+        Query(first=21, end=90, limit=500, kinds=("memory_block", "genesis", "instance_opened")),
+        Query(first=0, end=90, limit=500, spaces=("system", "user")),
+        Query(first=3, end=90, limit=500, subject="ada"),
+        Query(first=0, end=90, limit=500, subject="ada", kinds=("memory_block",), spaces=("user",)),
+        Query(first=0, end=90, limit=500, owner="nobody"),
+        Query(first=0, end=90, limit=500, owner="ada"),
+        Query(first=0, end=90, limit=500, since_ms=rows[0].ts_ms, until_ms=rows[0].ts_ms + 1),
+        Query(first=0, end=90, limit=500, since_ms=rows[0].ts_ms + 1),
+    ]
+    for query in queries:
+        assert list(await one.rows(query)) == _plainly(rows, query), query
+
+
+async def test_a_page_is_bounded_in_bytes_and_never_empty_for_it(bench):
+    """At most about `max_bytes` come back, and always the first row."""
+    one = await bench.make()
+    await one.open()
+    rows = (await bench.write(one, 30)).rows
+    one_row = len(rows[0].header) + len(rows[0].payload)
+    assert await one.rows(Query(first=0, end=30, limit=30, max_bytes=1)) == [rows[0]]
+    assert await one.rows(Query(first=0, end=30, limit=30, max_bytes=one_row)) == [rows[0]]
+    assert await one.rows(Query(first=0, end=30, limit=30, max_bytes=one_row + 1)) == list(rows[:2])
+
+
+async def test_single_rows_are_found_by_id_and_hash(bench):
+    """Ids and hashes name their rows; strange ones name none."""
+    one = await bench.make()
+    await one.open()
+    rows = (await bench.write(one, 20)).rows
+    found = await one.by_ids({rows[3].id, rows[7].id, str(uuid.uuid4()), "z" * 36})
+    assert sorted(found, key=lambda row: row.seq) == [rows[3], rows[7]]
+    assert await one.by_hash(rows[9].hash) == rows[9]
+    assert await one.by_hash(bytes(32)) is None
+
+
+def _plainly(rows, query):
+    chosen = [
+        row
+        for row in rows
+        if query.first <= row.seq < query.end
+        and row.kind in (query.kinds or (row.kind,))
+        and row.space in (query.spaces or (row.space,))
+        and query.subject in {None, row.subject}
+        and (query.owner is None or row.space != "user" or row.subject == query.owner)
+        and (query.since_ms is None or row.ts_ms >= query.since_ms)
+        and (query.until_ms is None or row.ts_ms < query.until_ms)
+    ]
+    return chosen[: query.limit]
