@@ -30,6 +30,7 @@ class World(simulator.House):
         self, deployed: settings.DeploymentFile | None = None, keystore: keys.Keystore | None = None
     ) -> None:
         self._given = deployed, keystore
+        self._placed: dict[int, record.SignedRecord] = {}
         super().__init__()
         self.sent = 0
         self.receipts: list[canon.Appended] = []
@@ -75,9 +76,9 @@ class World(simulator.House):
             signed = self.log[self.sent]
             if self.sent == 0:
                 answers.append(await pen.bootstrap(self.genesis))
-                self.verify([signed], answers[-1])
             else:
-                answers.append(await self.call(pen, signed))
+                answers.append(await pen.append(canon.Append(records=(signed,))))
+            self.verify([signed], answers[-1])
             refusal = answers[-1].results[0].refusal
             assert refusal is None, refusal
             assert answers[-1].results[0].seq == self.sent
@@ -87,10 +88,20 @@ class World(simulator.House):
     async def call(
         self, pen: Pen, *records: record.SignedRecord, decision: DecisionRef | None = None
     ) -> canon.Appended:
-        """One call, its receipt verified as an author verifies it."""
+        """One call, its receipt verified as an author verifies it; what was placed is the house's log too."""
         answer = await pen.append(canon.Append(records=records, decision=decision))
+        for signed, result in zip(records, answer.results, strict=True):
+            if result.seq is not None and not result.existing:
+                self._placed[result.seq] = signed
+        self._absorb()
         self.verify(list(records), answer)
         return answer
+
+    def _absorb(self) -> None:
+        """Answers of one commit may be heard in any order; the log is in the order of seq."""
+        while (signed := self._placed.pop(len(self.log), None)) is not None:
+            self._commit(signed, record.check(signed))
+            self.sent = len(self.log)
 
     def verify(self, records: list[record.SignedRecord], answer: canon.Appended) -> None:
         sent = [sent_of(signed) for signed in records]

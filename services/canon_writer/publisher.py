@@ -5,7 +5,8 @@ anything strange, it asks for it and goes on from there, from memory if it has w
 deleted is filled again, and a bus that was away is caught up with, by the ordinary code. Commits never wait for it.
 
 A stream that holds more than Postgres, or something else, means that Postgres was set back: nothing is published over that evidence, and
-the writer writes no more.
+the writer writes no more. Nor is anything published while the writer is read-only for another reason: a stream is never rebuilt from a
+shorter Postgres.
 """
 
 import asyncio
@@ -51,8 +52,9 @@ class Publisher:
         origin: str,
         batch: int = stream.BATCH_MOST,
         alarm: Callable[[str], None] = lambda _: None,
+        halted: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """`alarm` is told when the stream contradicts Postgres."""
+        """`alarm` is told when the stream contradicts Postgres; while `halted` gives a reason, nothing is published."""
         self.position: int | None = None  # records in the stream; None: ask
         self.contradiction: str | None = None
         self._bus = bus
@@ -61,6 +63,7 @@ class Publisher:
         self._origin = origin
         self._batch = batch
         self._alarm = alarm
+        self._halted = halted
         self._recent: collections.deque[Committed] = collections.deque()
         self._recent_rows = 0
         self._wake = asyncio.Event()
@@ -88,7 +91,7 @@ class Publisher:
     async def run(self) -> None:
         """Publish, until cancelled or contradicted."""
         delay_s = RETRY_FIRST_S
-        while self.contradiction is None:
+        while self._halted() is None and self.contradiction is None:
             try:
                 await self.catch_up()
                 delay_s = RETRY_FIRST_S
@@ -104,7 +107,7 @@ class Publisher:
         """Publish all that the stream lacks. Raises `Refused`, `Lost`."""
         async with self._turn:
             published = 0
-            while self.contradiction is None:
+            while self._halted() is None and self.contradiction is None:
                 if self.position is None:
                     self.position = await self._begin()
                     continue
@@ -117,8 +120,9 @@ class Publisher:
                 except (stream.StreamMissing, stream.StreamBehind, stream.StreamAhead) as found:
                     _log.warning("stream_elsewhere", position=self.position, found=str(found))
                     self.position = None
-            if self.contradiction is not None:
-                raise Refused(Code.READ_ONLY, self.contradiction)
+            reason = self.contradiction or self._halted()
+            if reason is not None:
+                raise Refused(Code.READ_ONLY, reason)
             head = await self._shelf.head()
             return canon.Refill(published=published, stream_last=self.position or 0, head=head.size)
 

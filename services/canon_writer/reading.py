@@ -90,7 +90,7 @@ class Reading:
             raise _NOWHERE
         checked = await self._checked(row)
         shown = _view(row, checked)
-        return msgspec.structs.replace(shown, payload=msgspec.to_builtins(frozen), salt=None)
+        return msgspec.structs.replace(shown, payload=shown.payload["decisions"][index], salt=None)
 
     async def proof(self, viewer: Viewer, request: canon.Prove) -> canon.Bundle:
         """`canon/proof`: all that an offline verifier needs."""

@@ -103,6 +103,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
         origin=note.VerifierKey.parse(deployed.log).name,
         batch=options.refill_batch,
         alarm=committing.turn_read_only,
+        halted=lambda: committing.read_only,
     )
     committing.never_below(publishing.floor)
     writer = Writer(committing, publishing, keeping, high)

@@ -9,6 +9,7 @@ gone. A session that the gate says is over loses its cookie too.
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -21,18 +22,17 @@ from sigilrun.bus import Bus
 from sigilrun.faces.routes import JSON, Route
 
 PROOF_HEADER = "Sigil-Proof"
+MAX_TOKEN = 16_384  # as the contract's `Token`
 _BEARER = "bearer "
 _OVER = frozenset({Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOSED})
-# What the gate says only to somebody whose token it took.
+# What the gate says only to somebody whose session it took: a flood of these is that session's, not its neighbours'.
 _TAKEN = frozenset(
-    {
-        Code.LICENSE_INVALID,
-        Code.LOA_TOO_LOW,
-        Code.OUT_OF_SCOPE,
-        Code.OWNER_PROOF_NEEDED,
-        Code.DENIED_BY_TRUST,
-    }
+    {Code.LICENSE_INVALID, Code.LOA_TOO_LOW, Code.OUT_OF_SCOPE, Code.OWNER_PROOF_NEEDED, Code.DENIED_BY_TRUST}
 )
+
+
+class Told(Refused):
+    """A refusal that gate or service gave; it is counted there."""
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,8 +44,11 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     proof: str | None
 
 
+NOBODY = Caller(token=None, cookie=None, by_cookie=False, proof=None)
+
+
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """One request, read."""
+    """A request for a command, read."""
 
     route: Route
     path: Mapping[str, str]
@@ -58,23 +61,23 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
     """A call ready for the bus: everything that can be refused before it has been."""
 
-    command: Command[msgspec.Struct, msgspec.Struct]
+    command: Command[Any, Any]
     body: bytes
     caller: Caller
     session: str | None  # the token to show the gate; None where no permit is needed
 
 
 def read_caller(
-    authorization: str | None, cookie: str | None, proof: str | None, cookies: sessions.Cookies, now_ms: int
-) -> Caller:
-    """Raises `Refused` for an Authorization that is no bearer token."""
-    token = cookies.find(cookie, now_ms)
-    known = cookie if token is not None else None
+    authorization: str | None, cookie: str | None, proof: str | None, cookies: sessions.Cookies
+) -> Caller | Refused:
+    """Who calls, or the refusal of an Authorization that is no bearer token; of a caller nobody knows the cookie is no cookie."""
+    token = cookies.find(cookie, time.time_ns() // 1_000_000)
+    known = None if token is None else cookie
     if authorization is None:
         return Caller(token=token, cookie=known, by_cookie=token is not None, proof=proof)
     shown = authorization[len(_BEARER) :].strip()
-    if not authorization.lower().startswith(_BEARER) or not shown:
-        raise Refused(Code.SESSION_INVALID, "Authorization is `Bearer <session token>`", field="Authorization")
+    if not authorization.lower().startswith(_BEARER) or not 0 < len(shown) <= MAX_TOKEN or not shown.isascii():
+        return Refused(Code.SESSION_INVALID, "Authorization is `Bearer <session token>`", field="Authorization")
     return Caller(token=shown, cookie=known, by_cookie=False, proof=proof)
 
 
@@ -82,22 +85,27 @@ def bind(asked: Asked) -> Bound:
     """Read the parameters and ask for what the command needs; raises `Refused`."""
     command, caller = asked.route.command, asked.caller
     assert command is not None
-    if asked.route.page:
-        # A page of the log: the path below `/log/<tenant>/` is all that is asked.
-        path = asked.route.path.partition("{tenant}/")[2].replace("{path*}", asked.path.get("path", ""))
-        body = parameters.of_value(command, {"path": path} if "path" in asked.path else {})
-    elif asked.route.method == "GET":
+    if asked.route.method == "GET":
         body = parameters.of_query(command, asked.path, asked.query)
     elif command is gatekeeper.CLOSE and not asked.body:
         body = _closing(caller)
     else:
         body = parameters.of_body(command, asked.body, asked.path, asked.key)
+    return _bound(command, body, caller)
+
+
+def bind_value(command: Command[Any, Any], given: dict[str, Any], caller: Caller) -> Bound:
+    """The same for fields that the gateway fills in."""
+    return _bound(command, parameters.of_value(command, given), caller)
+
+
+def _bound(command: Command[Any, Any], body: bytes, caller: Caller) -> Bound:
     if command.admission is not Admission.PERMIT:
         return Bound(command=command, body=body, caller=caller, session=None)
     if caller.token is None:
         raise Refused(Code.SESSION_MISSING, f"{command.name} needs a session")
-    if len(caller.token) > 16_384 or not caller.token.isascii():
-        raise Refused(Code.SESSION_INVALID, "no session has such a token", field="Authorization")
+    if caller.proof is not None and len(caller.proof) > MAX_TOKEN:
+        raise Refused(Code.PROOF_INVALID, "no proof is so long", field=PROOF_HEADER)
     return Bound(command=command, body=body, caller=caller, session=caller.token)
 
 
@@ -118,10 +126,13 @@ class Calls:
         self._known = known
 
     async def ask(self, bound: Bound) -> bytes:
-        """The reply's bytes. Raises `Refused` as gate or service said, and `Fault`."""
-        permit = None if bound.session is None else await self._authorize(bound, bound.session)
-        wait_s = bound.command.longest_run_s + 1
-        return await self._bus.call_raw(bound.command, bound.body, permit=permit, timeout_s=wait_s)
+        """The reply's bytes. Raises `Told` as gate or service said, and `Fault`."""
+        try:
+            permit = None if bound.session is None else await self._authorize(bound, bound.session)
+            wait_s = bound.command.longest_run_s + 1
+            return await self._bus.call_raw(bound.command, bound.body, permit=permit, timeout_s=wait_s)
+        except Refused as refused:
+            raise Told(refused.code, refused.message, field=refused.field, detail=refused.detail) from refused
 
     async def answer(self, bound: Bound) -> web.Response:
         """The HTTP answer to a command."""

@@ -21,9 +21,7 @@ nav a{margin-right:.8rem;white-space:nowrap}
 :target{background:var(--soft)}
 """
 _HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-CSP = (
-    f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # the one style above
-)
+CSP = f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # the one style above
 
 
 def render(document: Mapping[str, Any]) -> bytes:
@@ -61,9 +59,7 @@ def _operations(document: Mapping[str, Any], tag: str) -> Iterator[tuple[str, st
     yield from sorted(found, key=lambda one: (one[2].get("x-sigil-command", ""), one[1].startswith("/api/commands/")))
 
 
-def _operation(
-    document: Mapping[str, Any], method: str, path: str, operation: Mapping[str, Any]
-) -> Iterator[str]:
+def _operation(document: Mapping[str, Any], method: str, path: str, operation: Mapping[str, Any]) -> Iterator[str]:
     yield f'<article id="{_text(operation["operationId"])}"><h3><code>{method.upper()} {_text(path)}</code> '
     rung, admission = operation.get("x-sigil-rung"), operation.get("x-sigil-admission")
     if admission == "permit":

@@ -153,3 +153,9 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         return parsed.ipv4_mapped
     return parsed
+
+
+def is_loopback(address: str) -> bool:
+    """True for this machine's own."""
+    parsed = _address(address)
+    return parsed is not None and parsed.is_loopback

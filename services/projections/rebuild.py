@@ -1,11 +1,12 @@
 """Building the view again from the first record, beside the one that is served.
 
-Law: rebuilt from seq 0, a view equals the running one. `rebuild` shows it: it folds the log into a file of its own, each batch under a signed
-checkpoint, compares the two row by row up to where both have read, and then installs the new one, which is right by construction.
-A difference is found at its position and told, never hidden.
+Law: rebuilt from seq 0, a view equals the running one. `rebuild` shows it: it folds the log into a file of its own, each batch under a
+signed checkpoint, compares the two entry by entry up to where both have read, and then installs the new one, which is right by
+construction. A difference is told with its position, never hidden.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import msgspec
 
 from services.projections.generations import Generations
 from services.projections.store import Store
-from sigilrun import consume
+from sigilrun import consume, sqlite
 
 Feed = Callable[[consume.View, asyncio.Event], Awaitable[None]]
 """Feeds a view with the log until the event is set."""
@@ -71,10 +72,11 @@ async def rebuild(folder: Path, feed: Feed, size: int) -> Rebuilt:
 
 
 def compare(running: Path, built: Store) -> tuple[int, int | None]:
-    """How far both have read, and the first seq below it where their rows differ."""
-    if not running.exists():
+    """How far both have read, and the first seq below it where they differ. Nothing to compare with is no difference."""
+    try:
+        old = Store(running, owned=False)
+    except sqlite.Unreadable:
         return 0, None
-    old = Store(running)
     try:
         end = min(old.at.next_seq, built.at.next_seq)
         return end, difference(old, built, end)
@@ -83,10 +85,6 @@ def compare(running: Path, built: Store) -> tuple[int, int | None]:
 
 
 def difference(old: Store, new: Store, end: int) -> int | None:
-    """The first seq below `end` where two stores hold different entries."""
-    pairs = zip(old.entries(end), new.entries(end), strict=False)
-    for seq, (one, other) in enumerate(pairs):
-        if one != other:
-            return min(one.seq, other.seq, seq)
-    held = sum(1 for _ in old.entries(end))
-    return None if held == end else held
+    """The first seq below `end` where two stores hold different entries; one that lacks entries differs at the first of them."""
+    pairs = itertools.zip_longest(old.entries(end), new.entries(end))
+    return next((seq for seq, (one, other) in enumerate(pairs) if one != other), None)

@@ -33,9 +33,9 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 class Store(sqlite.ViewFile):
     """The records view."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, or make it anew."""
-        super().__init__(path, schema=_SQL["schema"], version=VERSION)
+    def __init__(self, path: Path, *, owned: bool = True) -> None:
+        """Open the file, or make it anew; see `sqlite.ViewFile`."""
+        super().__init__(path, schema=_SQL["schema"], version=VERSION, owned=owned)
 
     def fold(self, events: Sequence[consume.Event]) -> None:
         """Every record of every space."""
@@ -89,7 +89,7 @@ class Store(sqlite.ViewFile):
         for _, lines in itertools.groupby(rows, key=lambda row: row[0]):
             group = list(lines)
             links = tuple((row[8], row[9]) for row in group if row[8] is not None)
-            yield Entry(*group[0][:8], links)
+            yield Entry._make((*group[0][:8], links))
 
     def recomputed(self) -> Content:
         """Counts and digest again, from the tables alone: what a changed row would give away."""

@@ -240,7 +240,8 @@ async def founded(tmp_path: Path) -> AsyncIterator[Founded]:
         )
         house = Founded(bus_house, memory)
         try:
-            await house.start()
+            async with asyncio.timeout(30):
+                await house.start()
             yield house
         finally:
             await house.stack.aclose()

@@ -255,7 +255,8 @@ class Bus:
             # A connection that is gone hears nothing more anyway.
             with contextlib.suppress(nats.errors.Error):
                 if self._client.is_connected:
-                    await subscription.drain()  # type: ignore[no-untyped-call]
+                    # The client's drain may swallow a cancellation (wait_for before Python 3.12); who is cancelled here must hear of it.
+                    await asyncio.shield(asyncio.create_task(subscription.drain()))  # type: ignore[no-untyped-call]
                 else:
                     await subscription.unsubscribe()
 

@@ -35,14 +35,20 @@ class Gap(Exception):  # noqa: N818 - what is found
     """The events don't follow on what the view holds; whoever feeds it reads again from its position."""
 
 
+class Unreadable(Exception):  # noqa: N818 - what is found
+    """Somebody else's file that isn't there, is damaged, or has another schema."""
+
+
 class ViewFile:
     """A view's file, and how far it has read."""
 
-    def __init__(self, path: Path, *, schema: str, version: int) -> None:
-        """Open it, or make it anew. `version` changes whenever schema or `fold` do."""
+    def __init__(self, path: Path, *, schema: str, version: int, owned: bool = True) -> None:
+        """Open it, or make it anew. `version` changes whenever schema or `fold` do. Who only looks at another's file doesn't own it:
+        then nothing is ever made or dropped, and what can't be read raises `Unreadable`."""
         self.path = path
         self._schema = schema
         self._version = version
+        self._owned = owned
         self.db = self._open()
 
     def fold(self, events: Sequence[consume.Event]) -> None:
@@ -51,9 +57,12 @@ class ViewFile:
 
     @property
     def at(self) -> consume.Position:
-        """How far it has read."""
-        row = self.db.execute("select next_seq, frontier from position").fetchone()
-        return consume.START if row is None else consume.Position(next_seq=row[0], frontier=row[1])
+        """How far it has read; nowhere, if the file turns out to be damaged and begins anew."""
+        try:
+            return self._position()
+        except sqlite3.DatabaseError as error:
+            self._heal(error)
+            return consume.START
 
     def apply(self, events: Sequence[consume.Event], position: consume.Position) -> None:
         """Take the events that stand right before `position`, or nothing.
@@ -66,21 +75,29 @@ class ViewFile:
         try:
             self._apply(events, position)
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode not in _DAMAGED:
-                raise
-            self.db.close()
-            self.db = self._anew(str(error))
+            self._heal(error)
             raise faults.Corrupt(f"{self.path.name} was damaged and is folded again: {error}") from error
 
     def close(self) -> None:
         """Let go of the file; all of it is in the file itself then, without a write-ahead log."""
         self.db.close()
 
+    def _position(self) -> consume.Position:
+        row = self.db.execute("select next_seq, frontier from position").fetchone()
+        return consume.START if row is None else consume.Position(next_seq=row[0], frontier=row[1])
+
+    def _heal(self, error: sqlite3.DatabaseError) -> None:
+        """Begin anew after damage; anything else is raised as it is."""
+        if error.sqlite_errorcode not in _DAMAGED:
+            raise error
+        self.db.close()
+        self.db = self._anew(str(error))
+
     def _apply(self, events: Sequence[consume.Event], position: consume.Position) -> None:
         self.db.execute("begin immediate")
         try:
             # Read inside the transaction: another process with this file could have moved it.
-            at = self.at.next_seq
+            at = self._position().next_seq
             if position.next_seq > at:
                 fresh = [event for event in events if event.seq >= at]
                 _check_follows(fresh, at, position.next_seq)
@@ -96,6 +113,8 @@ class ViewFile:
             raise
 
     def _open(self) -> sqlite3.Connection:
+        if not self._owned and not self.path.exists():
+            raise Unreadable(f"{self.path.name} isn't there")
         try:
             db = _connect(self.path)
             (found,) = db.execute("pragma user_version").fetchone()
@@ -106,13 +125,15 @@ class ViewFile:
         if found == self._version:
             return db
         empty = not db.execute("select count(*) from sqlite_schema").fetchone()[0]
-        if empty:
+        if empty and self._owned:
             self._create(db)
             return db
         db.close()
         return self._anew(f"its schema is {found}, not {self._version}")
 
     def _anew(self, reason: str) -> sqlite3.Connection:
+        if not self._owned:
+            raise Unreadable(f"{self.path.name}: {reason}")
         telemetry.log.warning("view_dropped", file=self.path.name, reason=reason)
         drop(self.path)
         db = _connect(self.path)

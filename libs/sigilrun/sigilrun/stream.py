@@ -31,6 +31,8 @@ BATCH_MOST = 500
 # The window for doubled Nats-Msg-Id. Sequences are the authority; a long one only blocks an honest refill.
 DUPLICATE_WINDOW_NS = 1_000_000_000
 REQUEST_S = 5.0
+# A consumer lives in memory and is made at once, or JetStream isn't there: then whoever reads asks the canon instead.
+OPEN_S = 0.5
 # A consumer that nobody reads from any more is removed after this.
 INACTIVE_NS = 60_000_000_000
 PULL_NS = 20_000_000_000
@@ -180,8 +182,8 @@ async def get(bus: Wire, tenant: str, stream_seq: int) -> Message | None:
     return Message(headers["Nats-Subject"], int(headers["Nats-Sequence"]), reply.data, headers, 0)
 
 
-async def _api(bus: Wire, verb: str, body: dict[str, Any]) -> dict[str, Any]:
-    reply = await bus.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout_s=REQUEST_S)
+async def _api(bus: Wire, verb: str, body: dict[str, Any], timeout_s: float = REQUEST_S) -> dict[str, Any]:
+    reply = await bus.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout_s=timeout_s)
     answer: dict[str, Any] = json.loads(reply.data)
     if "error" in answer:
         raise _refusal(answer["error"])
@@ -297,7 +299,7 @@ class Feed:
         return self._consumer
 
     async def fetch(self, limit: int, wait_s: float) -> list[Message]:
-        """Up to `limit` messages, as soon as there are any; none after `wait_s`.
+        """Up to `limit` messages, as soon as there are any; none after `wait_s`, or at once when the connection was lost and is back.
 
         Raises:
             StreamMissing: there is no stream.
@@ -325,9 +327,16 @@ class Feed:
                     silence = loop.time() + SILENCE_S
                 continue
             silence = loop.time() + SILENCE_S
+            if arrived is None:
+                await self._drop()
+                break
             await self._take(arrived, found)
         while len(found) < limit and not self._arrived.empty():
-            await self._take(self._arrived.get_nowait(), found)
+            arrived = self._arrived.get_nowait()
+            if arrived is None:
+                await self._drop()
+                break
+            await self._take(arrived, found)
         return found
 
     async def close(self) -> None:
@@ -362,7 +371,7 @@ class Feed:
             verb += f".{self._subjects[0]}"
         elif self._subjects:
             config["filter_subjects"] = list(self._subjects)
-        await _api(self._bus, verb, {"stream_name": self._stream, "config": config, "action": "create"})
+        await _api(self._bus, verb, {"stream_name": self._stream, "config": config, "action": "create"}, OPEN_S)
         self._consumer, self._count, self._credit = name, 0, 0
         self.opened += 1
 
@@ -373,11 +382,8 @@ class Feed:
         )
         self._credit = limit
 
-    async def _take(self, arrived: wire.Message | None, found: list[Message]) -> None:
+    async def _take(self, arrived: wire.Message, found: list[Message]) -> None:
         """A message, or a word of the server's about the pull or the consumer."""
-        if arrived is None:
-            await self._drop()
-            return
         status = arrived.headers.get(wire.STATUS)
         if status is None:
             message, count = _read(arrived)

@@ -1,0 +1,133 @@
+"""What was written stays: what grants and triggers refuse, tried on a real Postgres by everybody who might."""
+
+import asyncio
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from services.canon_writer import committer, migrate, store
+from sigilcore.access import Loa
+from tests.canonworld import World
+from tests.simulator import Person
+
+CHANGES = [
+    "update canon.record set header = payload",
+    "update canon.record set subject = 'mallory' where false",
+    "delete from canon.record",
+    "truncate canon.record",
+    "update canon.tile set hashes = hashes",
+    "delete from canon.tile",
+    "truncate canon.tile",
+    "update canon.checkpoint set note = ''",
+    "delete from canon.checkpoint",
+    "truncate canon.checkpoint",
+    "delete from canon.decision",
+    "truncate canon.decision",
+    "delete from canon.writer_epoch",
+    "truncate canon.writer_epoch",
+    "update canon.writer_epoch set epoch = epoch - 1",
+    "update canon.decision set owner = 'mallory'",
+    "update canon.decision set used_by = null where used_by is not null",
+    "update canon.decision set used_by = record where used_by is not null",
+]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def written(database):
+    """A database with a small log in it."""
+    world = World()
+    keeping = await store.PostgresStore.connect(database.options("canon_writer"), "default")
+    writer = committer.Committer(keeping, signer=world.writer, deployment=world.deployment, clock=world.clock)
+    await writer.load()
+    task = asyncio.create_task(writer.run())
+    ada = world.issue(Person("ada"), Loa.OPERATOR)
+    for number in range(130):
+        world.remember(ada, f"key-{number}")
+    world.granted(ada, "memory/write")
+    await world.send(writer)
+    yield database
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await keeping.close()
+
+
+@pytest.mark.parametrize("role", ["canon_reader", "canon_writer", "canon_owner", "postgres"])
+async def test_nobody_changes_what_was_written(written, role):
+    """Neither the services, nor the owner, nor the superuser, as long as the triggers stand; also in a replica's session."""
+    async with written.connection(role) as connection:
+        before = await connection.fetch("select * from canon.record order by seq")
+        for change in CHANGES:
+            with pytest.raises(asyncpg.PostgresError) as refused:
+                await connection.execute(change)
+            assert refused.value.sqlstate in {"42501", "SG000"}, (change, refused.value)
+        if role == "postgres":
+            await connection.execute("set session_replication_role = replica")
+            with pytest.raises(asyncpg.PostgresError, match="append-only"):
+                await connection.execute("delete from canon.record")
+        assert await connection.fetch("select * from canon.record order by seq") == before
+
+
+async def test_a_reader_only_reads(written):
+    """Insert, commit and take-over aren't the reader's."""
+    async with written.connection("canon_reader") as connection:
+        for statement in (
+            "insert into canon.writer_epoch (tenant, epoch, seen_at) values ('x', 1, now())",
+            "insert into canon.checkpoint (size, tenant, note) values (1, 'x', '')",
+            "insert into canon.record select * from canon.record",
+            "select canon.raise_epoch('default')",
+            "create table canon.mine (x int)",
+            "create table public.mine (x int)",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+
+
+async def test_services_own_nothing(written):
+    """The writer can't drop, alter or disable anything."""
+    async with written.connection("canon_writer") as connection:
+        for statement in (
+            "drop table canon.record",
+            "alter table canon.record disable trigger all",
+            "create or replace function canon.refuse_change() returns trigger language plpgsql as 'begin return null; end'",
+            "set session_replication_role = replica",
+            "drop schema canon cascade",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+
+
+async def test_a_used_decision_stays_used(written):
+    """Unused to used works once, by the writer; never back, never to another record."""
+    async with written.connection("canon_writer") as connection:
+        done = await connection.execute("update canon.decision set used_by = record where used_by is null")
+        assert done == "UPDATE 1"
+        with pytest.raises(asyncpg.PostgresError, match="used once"):
+            await connection.execute("update canon.decision set used_by = licence")
+
+
+async def test_migrations_are_safe_to_run_again(written):
+    """Again, and by several at once: nothing to do."""
+    options = written.options("canon_owner")
+    assert await asyncio.gather(*(migrate.migrate(options) for _ in range(3))) == [[], [], []]
+
+
+async def test_a_migration_that_was_changed_after_it_ran_is_refused(written, monkeypatch):
+    """History of the schema isn't rewritten either."""
+    changed = [migrate.Migration(name=one.name, sql=one.sql + "\n-- changed") for one in migrate.migrations()]
+    monkeypatch.setattr(migrate, "migrations", lambda: changed)
+    with pytest.raises(migrate.ChangedMigration):
+        await migrate.migrate(written.options("canon_owner"))
+
+
+async def test_a_record_costs_few_bytes_beyond_itself(written):
+    """Tables and indexes together, without headers and payloads: the aim is 320 bytes a record; small tables waste more."""
+    async with written.connection() as connection:
+        await connection.execute("vacuum full")
+        total = await connection.fetchval(
+            "select sum(pg_total_relation_size(oid)) from pg_class where relnamespace = 'canon'::regnamespace and relkind = 'r'"
+        )
+        own, rows = await connection.fetchrow(
+            "select sum(octet_length(header) + octet_length(payload)), count(*) from canon.record"
+        )
+    assert (total - own) / rows < 2_000
