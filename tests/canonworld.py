@@ -27,16 +27,21 @@ class World(simulator.House):
     """A house that can be bootstrapped with `TOKEN`, and that verifies every receipt it gets."""
 
     def __init__(
-        self, deployed: settings.DeploymentFile | None = None, keystore: keys.Keystore | None = None
+        self,
+        deployed: settings.DeploymentFile | None = None,
+        keystore: keys.Keystore | None = None,
+        now_ms: int | None = None,
     ) -> None:
         self._given = deployed, keystore
+        self._start_ms = now_ms
         self._placed: dict[int, record.SignedRecord] = {}
         super().__init__()
         self.sent = 0
         self.receipts: list[canon.Appended] = []
 
     def _genesis(self) -> None:
-        """With the deployment's keys, if there is one."""
+        """With the deployment's keys, if there is one, and at the given time."""
+        self.clock.ms = self._start_ms or self.clock.ms
         deployed, keystore = self._given
         if deployed is not None and keystore is not None:
             self.runtime_id = deployed.runtime_id
@@ -91,7 +96,7 @@ class World(simulator.House):
         """One call, its receipt verified as an author verifies it; what was placed is the house's log too."""
         answer = await pen.append(canon.Append(records=records, decision=decision))
         for signed, result in zip(records, answer.results, strict=True):
-            if result.seq is not None and not result.existing:
+            if result.seq is not None and result.seq >= len(self.log) and result.hash == sent_of(signed).hash:
                 self._placed[result.seq] = signed
         self._absorb()
         self.verify(list(records), answer)

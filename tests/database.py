@@ -98,7 +98,7 @@ class Database:
                 await connection.execute(f"alter table canon.{row['tablename']} disable trigger user")
             await connection.execute(statement, *arguments)
             for row in tables:
-                await connection.execute(f"alter table canon.{row['tablename']} enable always trigger all")
+                await connection.execute(f"alter table canon.{row['tablename']} enable trigger user")
 
 
 @contextlib.asynccontextmanager

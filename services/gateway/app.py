@@ -66,8 +66,7 @@ class Gateway:
             seen = Seen(request.method)
             response = await self._outcome(request, seen, trace_id)
             answers.dress(response, trace_id)
-            if seen.standing is not None:
-                response.headers.update(seen.standing.headers())
+            response.headers.update(seen.standing)
             if self._stopping or (request.can_read_body and not request.content.is_eof()):
                 response.force_close()  # what is left of the body isn't worth reading
             self._watch.tell(response, seen, time.perf_counter() - began)
@@ -161,11 +160,12 @@ class Gateway:
         token = None if isinstance(read, Refused) else read.token
         if token is not None:
             seen.caller = telemetry.caller_hash(self._runtime_id, token)
-        seen.standing = self._rates.count(
+        standing = self._rates.count(
             address=limits.counted(reading.address(request, self._proxies)),
             session=None if token is None else self._known.good(token),
         )
-        seen.standing.check()
+        seen.standing = standing.headers()
+        standing.check()
         if isinstance(read, Refused):
             raise read
         return read

@@ -1,7 +1,8 @@
 """Whether calls can be served, and what is wrong when they can't: every resident asked on the bus, and the log's head read.
 
-`ready` needs the bus, the pen, its reader and the gate; a missing one of the others leaves its own commands out and is told. Before genesis
-the house is ready: for the bootstrap. An answer is kept for a second, so that asking often costs the house nothing.
+`ready` needs the bus, the pen, its reader and the gate; a missing one of the others leaves its own commands out and is told. Only while the
+house comes up, for half a minute at most, is everyone waited for. Before genesis the house is ready: for the bootstrap. An answer is
+kept for a second, so that asking often costs the house nothing.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from sigilrun.wire import Forbidden
 NEEDED = (canon.WRITER, canon.READER, gatekeeper.SERVICE)
 ASK_S = 1.0
 KEEP_S = 1.0
+COMING_UP_S = 30.0
 SILENT = "silent"
 
 
@@ -42,6 +44,7 @@ class Health:
         self._bus = bus
         self._asking: asyncio.Task[Readiness] | None = None
         self._asked_s = -KEEP_S
+        self._coming_up_until_s = time.monotonic() + COMING_UP_S
 
     async def readiness(self) -> Readiness:
         """The state now, or a second ago."""
@@ -52,10 +55,14 @@ class Health:
 
     async def _look(self) -> Readiness:
         if not self._bus.connected:
-            return judge({"bus": "not connected"}, None)
+            return judge({"bus": "not connected"}, None, coming_up=False)
         names = [name for name in house.RESIDENTS if name != "gateway"]
         states = await asyncio.gather(*(self._state(name) for name in names))
-        return judge({"bus": "connected", **dict(zip(names, states, strict=True))}, await self._checkpoint())
+        parts = {"bus": "connected", **dict(zip(names, states, strict=True))}
+        readiness = judge(parts, await self._checkpoint(), coming_up=time.monotonic() < self._coming_up_until_s)
+        if readiness.ready:
+            self._coming_up_until_s = 0.0
+        return readiness
 
     async def _state(self, name: str) -> str:
         """What a resident says of itself."""
@@ -75,8 +82,8 @@ class Health:
             return None
 
 
-def judge(parts: dict[str, str], head: canon.Checkpoint | None) -> Readiness:
-    """What the parts' states mean. Pure."""
+def judge(parts: dict[str, str], head: canon.Checkpoint | None, *, coming_up: bool) -> Readiness:
+    """What the parts' states mean; while the house is coming up, everyone is needed. Pure."""
     bootstrapped = head is not None and head.bootstrapped
     waiting = {"serving"} if bootstrapped else {"serving", "waiting for genesis"}
     wrong = [f"bus: {parts['bus']}"] if parts["bus"] != "connected" else []
@@ -85,7 +92,7 @@ def judge(parts: dict[str, str], head: canon.Checkpoint | None) -> Readiness:
     for name, state in parts.items():
         if name != "bus" and state not in waiting:
             wrong.append(f"{name}: {state}; its commands: {_commands(name)}")
-    ready = head is not None and all(parts.get(name) in waiting for name in NEEDED)
+    ready = head is not None and all(parts.get(name) in waiting for name in NEEDED) and not (coming_up and wrong)
     state = "unready"
     if ready:
         state = "degraded" if wrong else "serving" if bootstrapped else "waiting for genesis"

@@ -100,7 +100,7 @@ def _pairs(query: str) -> list[tuple[str, str]]:
 
 def _typed(command: Command[Any, Any], name: str, text: str) -> Any:
     """A field's text as what the Struct has there; an unknown field stays text and is refused by the Struct."""
-    kind = _kinds(command.request).get(name, "text")
+    kind = _kinds(command).get(name, "text")
     if kind == "integer" and _INTEGER.fullmatch(text):
         return int(text)
     if kind == "truth" and text in _TRUTH:
@@ -109,8 +109,9 @@ def _typed(command: Command[Any, Any], name: str, text: str) -> Any:
 
 
 @functools.cache
-def _kinds(struct: type[Any]) -> dict[str, Literal["integer", "truth", "text"]]:
-    return {field.encode_name: _kind(msgspec.inspect.type_info(field.type)) for field in msgspec.structs.fields(struct)}
+def _kinds(command: Command[Any, Any]) -> dict[str, Literal["integer", "truth", "text"]]:
+    fields = msgspec.structs.fields(command.request)
+    return {field.encode_name: _kind(msgspec.inspect.type_info(field.type)) for field in fields}
 
 
 def _kind(info: msgspec.inspect.Type) -> Literal["integer", "truth", "text"]:

@@ -29,7 +29,7 @@ class Server(web.Server):
 
     def __init__(self, handler: Handler, broken: Broken) -> None:
         """`broken` makes the answers to what never reached the handler."""
-        super().__init__(handler)  # type: ignore[arg-type]  # our handler answers every request
+        super().__init__(handler)
         self._broken = broken
 
     def __call__(self) -> web.RequestHandler:

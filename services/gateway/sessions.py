@@ -36,16 +36,15 @@ class Cookies:
         self._secure = secure
         self._secret = secrets.token_bytes(32)
         self._entries: collections.OrderedDict[str, Entry] = collections.OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
+        self._cookie_of: dict[str, str] = {}  # each token was made by one session/open, so it has one id
 
     def open(self, token: str, not_after_ms: int) -> str:
         """A new id for a session; the oldest gives way when there are too many."""
         cookie = secrets.token_urlsafe(32)
         self._entries[cookie] = Entry(token, not_after_ms)
+        self._cookie_of[token] = cookie
         if len(self._entries) > self._limit:
-            self._entries.popitem(last=False)
+            self.forget(next(iter(self._entries)))
         return cookie
 
     def find(self, cookie: str | None, now_ms: int) -> str | None:
@@ -60,13 +59,13 @@ class Cookies:
 
     def forget(self, cookie: str | None) -> None:
         """An id that is over."""
-        if cookie is not None:
-            self._entries.pop(cookie, None)
+        entry = self._entries.pop(cookie, None) if cookie is not None else None
+        if entry is not None:
+            self._cookie_of.pop(entry.token, None)
 
     def forget_session(self, token: str) -> None:
-        """Every id of a session that was closed."""
-        for cookie in [cookie for cookie, entry in self._entries.items() if entry.token == token]:
-            del self._entries[cookie]
+        """The id of a session that was closed."""
+        self.forget(self._cookie_of.get(token))
 
     def csrf(self, cookie: str) -> str:
         """The token that unsafe calls with this cookie must show."""

@@ -3,7 +3,6 @@
 import prometheus_client
 from aiohttp import web
 
-from services.gateway import limits
 from sigilrun import telemetry
 
 NO_ROUTE = "-"
@@ -20,7 +19,7 @@ class Seen:
         self.route = NO_ROUTE
         self.caller = ""
         self.outcome = telemetry.OK
-        self.standing: limits.Standing | None = None
+        self.standing: dict[str, str] = {}  # the rate limit's headers
 
 
 class Watch:

@@ -1,4 +1,4 @@
-"""The simulator's ledger on a real bus: `canon/append`, `canon/events`, `log/checkpoint` and the change stream, with the faults of the road.
+"""The simulator's ledger on a real bus: `canon/append`, `canon/events`, `log/checkpoint`, the change stream, and the faults of the road.
 
 Records are admitted by the same code as the writer's; only the store is a list. What can go wrong between writer and author is a switch:
 answers that are lost after the commit, before it, receipts that lie, a full queue, a stream that disappears.
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import msgspec
 
-from sigilcore import checkpoint, clock, merkle, note, record, signing
-from sigilcore.admission import DecisionRow
+from sigilcore import admission, checkpoint, clock, merkle, note, record, signing
+from sigilcore.access import Loa
 from sigilcore.contracts import canon, common
 from sigilcore.contracts import house as contract
 from sigilcore.governance import Governance
+from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 from sigilrun import answer, keys, stream, testing
 from sigilrun.bus import Bus
@@ -39,7 +40,7 @@ class Founded(simulator.House):
         self.by_id: dict[str, record.Checked] = {}
         self.services = {name: keystore.signer(name) for name in contract.SERVICE_KEYS}
         self.instances = {name: signing.Ed25519Signer.generate() for name in contract.SERVICE_KEYS}
-        self.rows: dict[tuple[str, int], DecisionRow] = {}
+        self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
         self.root = simulator.Person("root")
         self.witness: simulator.Person | None = None
 
@@ -50,7 +51,7 @@ class Founded(simulator.House):
     def open_instances(self, *services: str) -> None:
         """The simulator's own instances of these services, and Root's licence."""
         for name in services:
-            payload = simulator.audit.InstanceOpened(
+            payload = audit.InstanceOpened(
                 service=name, instance="sim", key=self.instances[name].public_key.hex(), settings_digest="0" * 64
             )
             prev = self.state.chains.get(self.services[name].key_id)
@@ -59,7 +60,7 @@ class Founded(simulator.House):
     def root_licence(self) -> None:
         """Root's licence, which stands on genesis."""
         link = record.Link(label="genesis", target=self.state.genesis_hash)
-        self._issue(self.root, simulator.Loa.ROOT, None, [link])
+        self._issue(self.root, Loa.ROOT, None, [link])
 
 
 class CanonOnBus:
@@ -141,14 +142,12 @@ class CanonOnBus:
             self.lose_before -= 1
             raise Refused(Code.UNAVAILABLE, "lost on the way", detail={"outcome": "unknown"})
         request = msgspec.json.decode(incoming.body, type=canon.Append)
-        before = len(self.ledger.log)
         self.ledger.clock.ms = clock.SystemClock().now_ms()
         results = self._place(request)
         if self.lose_after:
             self.lose_after -= 1
             raise Refused(Code.UNAVAILABLE, "lost on the way back", detail={"outcome": "unknown"})
         await self.publish()
-        del before
         return self._told(results)
 
     def _place(self, request: canon.Append) -> list[canon.AppendResult]:
@@ -157,8 +156,7 @@ class CanonOnBus:
         results: list[canon.AppendResult] = []
         try:
             with self.ledger.state.tentative():
-                for signed in request.records:
-                    results.append(self._place_one(signed, request))
+                results.extend(self._place_one(signed, request) for signed in request.records)
         except Refused as refused:
             for signed in self.ledger.log[kept:]:
                 header, _ = record.open_header(bytes(signed.header))
@@ -177,7 +175,7 @@ class CanonOnBus:
         old = self.ledger.by_id.get(header.core.id)
         if old is not None:
             seq = next(at for at, one in enumerate(self.ledger.log) if bytes(one.header) == old.leaf)
-            if not simulator.admission.repeats(old, record.check(signed)):
+            if not admission.repeats(old, record.check(signed)):
                 raise Refused(Code.ID_TAKEN, "this id names another record")
             return canon.AppendResult(id=header.core.id, seq=seq, hash=old.header.hash, existing=True)
         self.ledger.place(signed, named=request.decision)
@@ -218,9 +216,8 @@ class CanonOnBus:
             header, _ = record.open_header(bytes(one.header))
             if request.kinds and header.core.kind not in request.kinds:
                 continue
-            if one.seq in self.spoil:
-                one = msgspec.structs.replace(one, header=msgspec.Raw(self.spoil[one.seq]))
-            items.append(one)
+            spoilt = self.spoil.get(one.seq)
+            items.append(one if spoilt is None else msgspec.structs.replace(one, header=msgspec.Raw(spoilt)))
             if len(items) == request.limit:
                 after = one.seq + 1
                 break

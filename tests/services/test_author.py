@@ -188,12 +188,12 @@ async def test_a_full_queue_is_busy_at_once(world: World) -> None:
     async with world.process("gatekeeper", max_queued_audits=3) as one:
         author = one.parts.authoring
         world.canon.lose_before = 10_000
-        waiting = [
-            asyncio.create_task(author.audit("session_opened", opened(), timeout_s=5)) for _ in range(3)
-        ]
+        waiting = [asyncio.create_task(author.audit("session_opened", opened(), timeout_s=5)) for _ in range(3)]
         await asyncio.sleep(0)
         more = [asyncio.create_task(author.audit("session_opened", opened(), timeout_s=5)) for _ in range(5)]
-        done = await asyncio.gather(*(asyncio.wait_for(asyncio.shield(one), 0.2) for one in more), return_exceptions=True)
+        done = await asyncio.gather(
+            *(asyncio.wait_for(asyncio.shield(one), 0.2) for one in more), return_exceptions=True
+        )
         assert sum(isinstance(one, Refused) and one.code is Code.BUSY for one in done) >= 2
         world.canon.lose_before = 0
         await asyncio.gather(*waiting)
@@ -416,5 +416,3 @@ async def test_the_state_is_the_writer_s(world: World) -> None:
     assert one.state.keys == ledger.state.keys
     assert one.state.genesis_hash == ledger.state.genesis_hash
     await one.stop()
-
-

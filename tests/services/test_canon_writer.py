@@ -447,7 +447,9 @@ async def test_what_no_column_holds_is_refused_alone(house):
             salt=os.urandom(16),
             prev=house.world.state.chains[signer.key_id],
         )
-        answers = await asyncio.gather(house.call(strange), house.call(house.world.memory(await house.granted(), owner[:1])))
+        answers = await asyncio.gather(
+            house.call(strange), house.call(house.world.memory(await house.granted(), owner[:1]))
+        )
         assert code_of(answers[0]) == "RECORD_INVALID"
         assert code_of(answers[1]) in {None, "STALE_PREV"}
 
@@ -594,7 +596,10 @@ async def test_a_tree_that_the_checkpoint_does_not_sign_is_not_continued(house):
     disk = house.canon.store.disk
     row = disk.rows[-1]
     for spoil, mend in (
-        (lambda: disk.rows.__setitem__(-1, msgspec.structs.replace(row, header=row.header + b" ")), lambda: disk.rows.__setitem__(-1, row)),
+        (
+            lambda: disk.rows.__setitem__(-1, msgspec.structs.replace(row, header=row.header + b" ")),
+            lambda: disk.rows.__setitem__(-1, row),
+        ),
         (lambda: disk.tiles.__setitem__((0, 1), bytes(8192)), None),
     ):
         tile = disk.tiles[0, 1]
@@ -735,7 +740,9 @@ async def test_bundles_verify_offline(house):
     kinds = {}
     for row in house.canon.store.disk.rows:
         kinds[row.kind] = row
-    assert {"genesis", "trusted_witness", "quorum_policy", "access_policy", "instance_opened", "memory_block"} <= set(kinds)
+    assert {"genesis", "trusted_witness", "quorum_policy", "access_policy", "instance_opened", "memory_block"} <= set(
+        kinds
+    )
     for kind, row in kinds.items():
         bundle = await house.canon.reading.proof(ROOT, canon.Prove(id=row.id))
         carried = verify.read(msgspec.json.encode(bundle))
@@ -823,5 +830,7 @@ async def test_a_changed_byte_is_reported_at_its_position_and_nowhere_else(house
 def test_a_call_knows_which_records_stand_together(house):
     """Audit and system stand or fall whole; user alone."""
     assert rules.open_call(canon.Append(records=tuple(chained(house.world, 2)))).whole
-    assert not rules.open_call(canon.Append(records=(house.world.memory(house.world.granted(house.ada, "memory/write")),))).whole
+    assert not rules.open_call(
+        canon.Append(records=(house.world.memory(house.world.granted(house.ada, "memory/write")),))
+    ).whole
     house.world.log.pop()

@@ -41,9 +41,7 @@ class Bench:
         rows = self.rows(count)
         growth = self.edge.grow([merkle.leaf_hash(row.header) for row in rows])
         self.grown = growth.edge
-        decisions = [
-            made for row in rows for made in admission.decisions_of(record.check(row.signed()), row.seq)
-        ]
+        decisions = [made for row in rows for made in admission.decisions_of(record.check(row.signed()), row.seq)]
         fields = {
             "size": self.size,
             "rows": rows,

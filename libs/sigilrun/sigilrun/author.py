@@ -189,9 +189,7 @@ class Author:
         signed: list[record.SignedRecord] = []
         for draft in drafts:
             prev = draft.prev if draft.after is None else _sent(signed[draft.after]).hash
-            signed.append(
-                self._build(draft.kind, draft.payload, draft.id, "user", self._key, links=links, prev=prev)
-            )
+            signed.append(self._build(draft.kind, draft.payload, draft.id, "user", self._key, links=links, prev=prev))
         return await self.append_signed(signed, decision=decision, timeout_s=timeout_s)
 
     async def system(self, signed: record.SignedRecord, *, timeout_s: float | None = None) -> common.Placed:

@@ -207,7 +207,7 @@ class Bus:
 
         """
         if not self._client.is_connected:
-            raise Refused(Code.UNAVAILABLE, "the bus is not connected")
+            raise Refused(Code.UNAVAILABLE, "the bus is not connected", detail={"outcome": "none"})
         if not self._inbox:
             self._inbox = self._client.new_inbox()
             await self.subscribe(f"{self._inbox}.*", self._on_reply)
@@ -225,7 +225,7 @@ class Bus:
         finally:
             del self._waiting[reply]
         if message.headers.get(wire.STATUS) == wire.NO_RESPONDERS and not message.data:
-            raise Refused(Code.UNAVAILABLE, f"nobody answers {subject}", detail={"outcome": "none"})
+            raise wire.NobodyAnswers(subject)
         return message
 
     async def publish(
@@ -306,6 +306,13 @@ class Bus:
     async def _on_disconnected(self) -> None:
         if not self.closing:
             telemetry.log.warning("bus_disconnected", bus=self.name)
+        # Answers to what was asked have nowhere to go; who asked needn't wait for his time to run out.
+        for subject, answered in self._waiting.values():
+            if not answered.done():
+                lost = Refused(
+                    Code.UNAVAILABLE, f"the bus was lost while asking {subject}", detail={"outcome": "unknown"}
+                )
+                answered.set_exception(lost)
 
     async def _on_reconnected(self) -> None:
         telemetry.log.info("bus_reconnected", bus=self.name)

@@ -25,14 +25,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import tomli_w
 
 from sigilcore import canonical, digest, ids, note
 from sigilcore.contracts import canon, house
-from sigilcore.contracts import license as licensing
 from sigilrun import identities, keys, settings
 from sigilrun.embedded import nats, spawn, stack, supervisor
 from sigilrun.embedded.errors import StartFailed
@@ -44,8 +43,11 @@ PAYLOAD_KEY: Final = "payload"
 MIGRATE: Final = "services.canon_writer.migrate"
 MIGRATE_TIMEOUT_S: Final = 60.0
 READY_TIMEOUT_S: Final = 45.0
-WATCH_S: Final = 0.5
+WATCH_S: Final = 2.0
+ASK_S: Final = 3.0
+MAX_ANSWER_BYTES: Final = 65_536
 FACE: Final = "gateway"
+SERVERS: Final = ("nats", "postgres")
 KNOWS_TOKEN_HASH: Final[Mapping[str, str]] = {
     canon.WRITER: "SIGIL_CANON_BOOTSTRAP_TOKEN_HASH_FILE",
     "license": "SIGIL_DEPLOYMENT_BOOTSTRAP_TOKEN_HASH_FILE",
@@ -152,7 +154,8 @@ def write_config(layout: Layout, addresses: stack.Addresses) -> None:
 def processes(
     folder: DataFolder, addresses: stack.Addresses, overrides: Mapping[str, str]
 ) -> tuple[supervisor.ProcessSpec, ...]:
-    """All residents, side by side: each waits for what it needs by itself."""
+    """All residents. They start side by side and wait for what they need by themselves; they stop backwards, so that nobody's last
+    words are refused."""
     layout = Layout(folder.path)
     write_config(layout, addresses)
     return tuple(_process(resident, folder, layout, addresses, overrides) for resident in house.RESIDENTS.values())
@@ -174,7 +177,22 @@ def _process(
         cwd=folder.service(resident.name),
         ready=(lambda: is_ready(addresses.address)) if is_face else None,
         ready_timeout_s=READY_TIMEOUT_S,
+        after=_after(resident),
     )
+
+
+def _after(resident: house.Resident) -> tuple[str, ...]:
+    """Servers, then the pen and its reader, then who writes and reads through them, then the face."""
+    canons = tuple(name for name, other in house.RESIDENTS.items() if _has_database(other))
+    if _has_database(resident):
+        return SERVERS
+    if resident.name != FACE:
+        return (*SERVERS, *canons)
+    return (*SERVERS, *(name for name in house.RESIDENTS if name != FACE))
+
+
+def _has_database(resident: house.Resident) -> bool:
+    return resident.store is not None and resident.store.startswith("postgres:")
 
 
 def environment(resident: house.Resident, layout: Layout, addresses: stack.Addresses) -> dict[str, str]:
@@ -182,7 +200,7 @@ def environment(resident: house.Resident, layout: Layout, addresses: stack.Addre
     told = {**spawn.base_env(), "SIGIL_CONFIG": str(layout.config), "SIGIL_BUS_URL": addresses.nats_url}
     if resident.key:
         told |= _keystore(layout)
-    if resident.store is not None and resident.store.startswith("postgres:"):
+    if _has_database(resident):
         told |= _database(layout, addresses, resident.name)
     if resident.name == canon.WRITER:
         told["SIGIL_CANON_HIGH_WATER_FILE"] = str(layout.data / "services" / resident.name / "high_water")
@@ -292,29 +310,28 @@ async def _announce(running: stack.Stack, tell: Tell) -> None:
 
 
 async def is_ready(address: str) -> bool:
-    """True if the face says that everything behind it answers."""
-    status, _ = await asyncio.to_thread(_ask, urllib.request.Request(f"{address}/readyz"))  # noqa: S310 - our own address
-    return status == 200
+    """True if the face says that what it needs answers."""
+    return (await _readiness(address)).get("ready") is True
 
 
 async def is_bootstrapped(address: str) -> bool:
     """True once Root exists; False while nobody can say."""
-    asked = urllib.request.Request(  # noqa: S310 - our own address
-        f"{address}/api/commands/{canon.CHECKPOINT.name}",
-        data=b"{}",
-        headers={"content-type": "application/json"},
-        method="POST",
-    )
-    status, body = await asyncio.to_thread(_ask, asked)
-    return status == 200 and json.loads(body).get("bootstrapped") is True
+    return (await _readiness(address)).get("bootstrapped") is True
 
 
-def _ask(asked: urllib.request.Request) -> tuple[int, bytes]:
-    """Status and body; 0 when nobody answers. The supervisor needs no HTTP library for two questions."""
+async def _readiness(address: str) -> dict[str, Any]:
+    """What /readyz says, empty while nobody answers. The supervisor needs no HTTP library for one question."""
+    return await asyncio.to_thread(_ask, f"{address}/readyz")
+
+
+def _ask(url: str) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(asked, timeout=2) as answer:  # noqa: S310 - our own address
-            return answer.status, answer.read(65_536)
-    except urllib.error.HTTPError as error:
-        return error.code, b""
-    except OSError:
-        return 0, b""
+        try:
+            with urllib.request.urlopen(url, timeout=ASK_S) as answer:  # noqa: S310 - our own address
+                body = answer.read(MAX_ANSWER_BYTES)
+        except urllib.error.HTTPError as unready:
+            body = unready.read(MAX_ANSWER_BYTES)
+        told = json.loads(body)
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

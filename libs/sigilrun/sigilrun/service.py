@@ -172,11 +172,13 @@ class Running:
 
 
 def parse(body: bytes, kind: type[msgspec.Struct]) -> Any:
-    """A request's Struct from its very bytes; raises BAD_INPUT with the JSON path."""
+    """A request's Struct from its very bytes, which must be I-JSON; raises BAD_INPUT with the JSON path."""
     try:
-        return canonical.typed(canonical.parse(body, max_bytes=MAX_BODY_BYTES), kind)
+        canonical.parse(body, max_bytes=MAX_BODY_BYTES)
     except canonical.NotCanonical as error:
         raise Refused(Code.BAD_INPUT, error.reason, field=error.path or "$") from error
+    # From the bytes again: a signed record inside (`canon/user/write`) must keep its own.
+    return parse_records(body, kind)
 
 
 def parse_records(body: bytes, kind: type[msgspec.Struct]) -> Any:
@@ -318,24 +320,42 @@ def _implied(resident: str) -> tuple[str, ...]:
 
 
 async def _main(resident: str, build: Build[S], handlers: Handlers[S], options: settings.Settings) -> int:
+    """Live until a signal; one that comes while we still look for the bus ends that."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    starting = asyncio.create_task(_start(resident, build, handlers, options))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(resident, build, handlers, options) as one:
-        if options.telemetry.metrics_port:
-            prometheus_client.start_http_server(
-                options.telemetry.metrics_port, options.telemetry.metrics_host, one.parts.metrics.registry
-            )
+    asked = asyncio.create_task(stop.wait())
+    await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        await _cancelled(starting)
+        return 0
+    one, stack = starting.result()
+    async with stack:
         telemetry.log.info("started", resident=resident, pid=os.getpid())
-        asked, ended = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(one.ended.wait())
+        ended = asyncio.create_task(one.ended.wait())
         await asyncio.wait((asked, ended), return_when=asyncio.FIRST_COMPLETED)
-        for task in (asked, ended):
-            task.cancel()
+        await _cancelled(ended)
     telemetry.log.info("stopped", resident=resident)
     return 0 if one.failed is None else 1
 
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
+async def _start(
+    resident: str, build: Build[S], handlers: Handlers[S], options: settings.Settings
+) -> tuple[Running, contextlib.AsyncExitStack]:
+    """A running resident, and what stops it."""
+    async with contextlib.AsyncExitStack() as stack:
+        one = await stack.enter_async_context(running(resident, build, handlers, options))
+        if options.telemetry.metrics_port:
+            server, _ = prometheus_client.start_http_server(
+                options.telemetry.metrics_port, options.telemetry.metrics_host, one.parts.metrics.registry
+            )
+            stack.callback(server.shutdown)
+        return one, stack.pop_all()
+    raise AssertionError("an exit stack swallows nothing")
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

@@ -245,10 +245,8 @@ async def _publish_batch(bus: Wire, events: Sequence[Event], expected_last_seq: 
 async def _ask(bus: Wire, event: Event, headers: dict[str, str]) -> dict[str, Any] | None:
     try:
         reply = await bus.request(event.subject, event.body, headers=headers, timeout_s=REQUEST_S)
-    except Refused as refused:
-        if (refused.detail or {}).get("outcome") == "none":
-            raise StreamMissing(event.subject) from refused
-        raise
+    except wire.NobodyAnswers as nobody:
+        raise StreamMissing(event.subject) from nobody
     return json.loads(reply.data) if reply.data else None
 
 

@@ -41,6 +41,14 @@ class Forbidden(Exception):  # noqa: N818 - what the server said
         self.subject = subject
 
 
+class NobodyAnswers(Refused):
+    """UNAVAILABLE because nothing subscribes to the subject: it was not asked at all."""
+
+    def __init__(self, subject: str) -> None:
+        """`subject` as it was asked."""
+        super().__init__(Code.UNAVAILABLE, f"nobody answers {subject}", detail={"outcome": "none"})
+
+
 def refusal(refused: Refused) -> tuple[bytes, dict[str, str]]:
     """Body and headers of a refusal."""
     body = msgspec.json.encode(refused.answer())
