@@ -5,7 +5,8 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from cli.seam import Refusal, State
+from cli.refusal import NoHouse
+from cli.seam import State
 from sigilcore import signing
 from sigilrun import http, keys
 from sigilrun.embedded import folder
@@ -36,7 +37,7 @@ def address_of(state: State, data: Path | None = None) -> str:
         return running.address
     if about is not None:
         return about.address
-    raise Refusal("no stack is known", "Start one with sigil up, or name it with --address.")
+    raise NoHouse("no stack is known", "Start one with sigil up, or name it with --address.")
 
 
 @contextlib.asynccontextmanager

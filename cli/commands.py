@@ -7,7 +7,8 @@ import msgspec
 import typer
 
 from cli import adapt, caller, seam
-from cli.seam import PROMPT, MaybeKey, Passphrase, Refusal, State
+from cli.refusal import Refusal
+from cli.seam import PROMPT, MaybeKey, Passphrase, State
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.common import Empty
 
@@ -60,13 +61,8 @@ def call(
     seam.say(json.dumps(seam.wait(work()), indent=2, ensure_ascii=False))
 
 
-def noun() -> typer.Typer:
-    """The verbs."""
-    app = seam.family("commands", "What may be called.")
-    seam.verb(app, "list")(show_list)
-    return app
-
-
-def add(app: typer.Typer) -> None:
-    """The verb without a noun: whatever follows the command's name is a parameter, even when it looks like an option."""
+def register(app: typer.Typer) -> None:
+    """The noun `commands`, and `call`: what follows the command's name is a parameter, even when it looks like an option."""
+    noun = seam.family(app, "commands", "What may be called.")
+    seam.verb(noun, "list")(show_list)
     seam.verb(app, "call", context_settings={"allow_interspersed_args": False})(call)

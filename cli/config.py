@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from cli import seam
-from cli.seam import Data, Refusal, State
+from cli.refusal import Refusal
+from cli.seam import Data, State
 from sigilcore.contracts import house
 from sigilrun import settings
 
@@ -35,8 +36,7 @@ def show(state: State, data: Data = Path("data"), resident: Resident = "gateway"
     seam.show(state, shown, "\n".join(lines))
 
 
-def noun() -> typer.Typer:
-    """The verbs."""
-    app = seam.family("config", "Settings.")
-    seam.verb(app, "show")(show)
-    return app
+def register(app: typer.Typer) -> None:
+    """The noun `config`."""
+    noun = seam.family(app, "config", "Settings.")
+    seam.verb(noun, "show")(show)

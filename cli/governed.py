@@ -7,6 +7,7 @@ the witnesses before it.
 
 from typing import Any
 
+from cli.refusal import Refusal
 from sigilcore import admission, difference, drafts, governance, record, verify
 from sigilcore.contracts import canon, quorum
 from sigilcore.refusals import Refused
@@ -15,8 +16,10 @@ from sigilrun import http
 PAGE = 200
 
 
-class Unverified(Exception):  # noqa: N818 - what the evidence is
+class Unverified(Refusal):
     """What the server showed doesn't verify here."""
+
+    code = "UNVERIFIED"
 
 
 async def state(client: http.Client) -> governance.Governance:

@@ -27,9 +27,8 @@ def public(state: State, file: Path) -> None:
     seam.show(state, {"name": info.name, "public_key": shown, "key_id": info.key_id}, shown or "(a symmetric key)")
 
 
-def noun() -> typer.Typer:
-    """The verbs."""
-    app = seam.family("keys", "Key files of your own.")
-    seam.verb(app, "new")(new)
-    seam.verb(app, "public")(public)
-    return app
+def register(app: typer.Typer) -> None:
+    """The noun `keys`."""
+    noun = seam.family(app, "keys", "Key files of your own.")
+    seam.verb(noun, "new")(new)
+    seam.verb(noun, "public")(public)

@@ -11,13 +11,13 @@ from typing import Final
 
 import msgspec
 
-from cli.seam import Refusal
+from cli.refusal import NoHouse, Refusal
 from sigilcore import checkpoint, note, record
 from sigilcore import replay as replaying
 from sigilcore.contracts import canon, house
 from sigilcore.contracts.common import Empty
 from sigilcore.replay import Diverged
-from sigilrun import identities, settings
+from sigilrun import identities, settings, telemetry
 from sigilrun.bus import Bus
 from sigilrun.embedded import folder
 
@@ -37,8 +37,9 @@ async def connect(data: Path, name: str) -> Bus:
     """The running house's bus as one of the operator's own identities."""
     info = folder.running(data)
     if info is None or info.nats is None:
-        raise Refusal(f"nothing runs on {data}", "Start it with sigil up.")
+        raise NoHouse(f"nothing runs on {data}", "Start it with sigil up.")
     options = settings.Bus(url=info.nats, nkey_seed_file=identities.seed_file(folder.DataFolder(data).keys, name))
+    telemetry.configure(level="critical", as_json=False, resident=name)
     async with asyncio.timeout(CONNECT_S):
         return await Bus.connect(options, name)
 

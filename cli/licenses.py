@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from cli import caller, owner, seam
-from cli.seam import PROMPT, MaybeKey, Passphrase, Refusal, State
+from cli.refusal import Refusal
+from cli.seam import PROMPT, MaybeKey, Passphrase, State
 from sigilcore import ids
 from sigilcore.access import Loa
 from sigilcore.contracts import license as licensing
@@ -118,11 +119,10 @@ def public_hex(given: str | None) -> str | None:
     return info.public_key.hex()
 
 
-def noun() -> typer.Typer:
-    """The verbs."""
-    app = seam.family("license", "Licences: who may do what, until when.")
-    seam.verb(app, "create")(create)
-    seam.verb(app, "validate")(validate)
-    seam.verb(app, "revoke")(revoke)
-    seam.verb(app, "list")(show_list)
-    return app
+def register(app: typer.Typer) -> None:
+    """The noun `license`."""
+    noun = seam.family(app, "license", "Licences: who may do what, until when.")
+    seam.verb(noun, "create")(create)
+    seam.verb(noun, "validate")(validate)
+    seam.verb(noun, "revoke")(revoke)
+    seam.verb(noun, "list")(show_list)

@@ -1,28 +1,48 @@
-"""The `sigil` command: one file a noun, one function a verb, one place where errors become words and exit codes."""
+"""The `sigil` command: one file a noun, one function a verb, one place where errors become words and exit codes.
 
+Only the asked noun's file is loaded, so that `sigil verify` talks to nobody, not even to the libraries that could.
+"""
+
+import importlib
 import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import typer
 
-from cli import (
-    commands,
-    config,
-    keyring,
-    licenses,
-    memory,
-    model,
-    proposal,
-    records,
-    seam,
-    session,
-    stack,
-    verify,
-    witness,
+from cli import seam
+
+# What a person types first, and the file that answers; in the order of the help.
+HOMES: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "stack",
+        "up": "stack",
+        "down": "stack",
+        "status": "stack",
+        "init": "session",
+        "login": "session",
+        "logout": "session",
+        "whoami": "session",
+        "keys": "keyring",
+        "license": "licenses",
+        "witness": "witness",
+        "proposal": "proposal",
+        "seal": "proposal",
+        "model": "model",
+        "trust": "model",
+        "memory": "memory",
+        "canon": "records",
+        "audit": "records",
+        "commands": "commands",
+        "call": "commands",
+        "verify": "verify",
+        "config": "config",
+    }
 )
 
 
-def application() -> typer.Typer:
-    """All nouns and verbs."""
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """The nouns and verbs that these words need; all of them, if they name none."""
     app = typer.Typer(
         name="sigil",
         help="A governed runtime: licences, a gate, a quorum, and one verifiable ledger.",
@@ -31,33 +51,23 @@ def application() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    stack.add(app)
-    session.add(app)
-    for noun in (
-        keyring.noun(),
-        licenses.noun(),
-        witness.noun(),
-        proposal.noun(),
-        model.noun(),
-        model.trust_noun(),
-        memory.noun(),
-        records.canon_noun(),
-        records.audit_noun(),
-        commands.noun(),
-        config.noun(),
-    ):
-        app.add_typer(noun)
-    proposal.add(app)
-    commands.add(app)
-    verify.add(app)
+
+    @app.callback()
+    def sigil() -> None:
+        """Keeps a lone verb a verb: without a callback it would become the program itself."""
+
+    asked = HOMES.get(next((word for word in words if not word.startswith("-")), ""))
+    for home in (asked,) if asked else dict.fromkeys(HOMES.values()):
+        importlib.import_module(f"cli.{home}").register(app)
     return app
 
 
 def main() -> None:
     """Run one verb; the exit code says how it went."""
-    state = seam.State(as_json="--json" in sys.argv)
+    words = sys.argv[1:]
+    state = seam.State(as_json="--json" in words)
     try:
-        application()(obj=state)
+        application(words)(obj=state)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import caller, importing, seam
-from cli.seam import Refusal, State
+from cli.refusal import Refusal
+from cli.seam import State
 from sigilcore import ids
 from sigilcore.contracts import knowledge
 from sigilrun import http
@@ -130,11 +131,10 @@ async def _send(state: State, documents: list[importing.Document], refused: dict
     return counts
 
 
-def noun() -> typer.Typer:
-    """The verbs."""
-    app = seam.family("memory", "What you remember, and documents brought in.")
-    seam.verb(app, "write")(write)
-    seam.verb(app, "list")(show_list)
-    seam.verb(app, "read")(read)
-    seam.verb(app, "import")(bring)
-    return app
+def register(app: typer.Typer) -> None:
+    """The noun `memory`."""
+    noun = seam.family(app, "memory", "What you remember, and documents brought in.")
+    seam.verb(noun, "write")(write)
+    seam.verb(noun, "list")(show_list)
+    seam.verb(noun, "read")(read)
+    seam.verb(noun, "import")(bring)

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from cli import caller, owner, seam
-from cli.seam import PROMPT, Key, MaybeKey, Passphrase, Refusal, State
+from cli.refusal import Refusal
+from cli.seam import PROMPT, Key, MaybeKey, Passphrase, State
 from sigilcore import canonical, trust
 from sigilcore.contracts import gatekeeper, quorum
 from sigilcore.contracts.common import Empty
@@ -74,18 +75,12 @@ def status(state: State) -> None:
     seam.show(state, seam.wait(work()))
 
 
-def noun() -> typer.Typer:
-    """The model's verbs."""
-    app = seam.family("model", "The trust model.")
-    seam.verb(app, "current")(current)
-    seam.verb(app, "upload")(upload)
-    seam.verb(app, "refresh")(refresh)
-    return app
-
-
-def trust_noun() -> typer.Typer:
-    """The verbs of trust."""
-    app = seam.family("trust", "Where you stand.")
-    seam.verb(app, "check")(check)
-    seam.verb(app, "status")(status)
-    return app
+def register(app: typer.Typer) -> None:
+    """The nouns `model` and `trust`."""
+    noun = seam.family(app, "model", "The trust model.")
+    seam.verb(noun, "current")(current)
+    seam.verb(noun, "upload")(upload)
+    seam.verb(noun, "refresh")(refresh)
+    standing = seam.family(app, "trust", "Where you stand.")
+    seam.verb(standing, "check")(check)
+    seam.verb(standing, "status")(status)

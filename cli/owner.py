@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from cli import governed
+from cli.refusal import Refusal
 from sigilcore import (
     canonical,
     difference,
@@ -34,10 +35,13 @@ from sigilrun import http, settings
 
 SERVERS_CHOICE: Final = frozenset({"$.expires_at"})
 ATTEST_TYPE: Final = signing.RECORD
+BOOTSTRAP_S: Final = 20.0
 
 
-class Differs(Exception):  # noqa: N818 - what the draft does
+class Differs(Refusal):
     """The server's draft isn't what was asked for; nothing was signed."""
+
+    code = "DRAFT_DIFFERS"
 
     def __init__(self, what: str, path: str, asked: Any, drafted: Any) -> None:
         """Names the first difference."""
@@ -60,21 +64,31 @@ async def bootstrap(
 
     With `deployed` (the operator has the data folder) the services' keys and the log's key are compared too."""
     asked = licensing.Bootstrap(token=token, owner_id=owner_id, owner_name=owner_name, root_key=root.public_key.hex())
-    first = await client.call(licensing.BOOTSTRAP, asked)
-    if first.draft is None:
-        return first
-    check_genesis(first.draft, asked, deployed)
-    signed = drafts.signed(first.draft, root)
-    done = await client.call(
-        licensing.BOOTSTRAP, msgspec.structs.replace(asked, draft=first.draft, signature=signed.sig)
-    )
-    core = digest.sha256_hex(first.draft.core.encode())
-    if done.genesis_hash != core or done.toml is None:
-        raise Differs("genesis", "$.genesis_hash", core, done.genesis_hash)
-    bound = licence.parse(done.toml).license
-    if bound.bindings.canon_fingerprint != core or bound.owner.key != asked.root_key:
-        raise Differs("Root's licence", "$.bindings", core, bound.bindings.canon_fingerprint)
+    done = await _resumable(client, asked)
+    if done.draft is not None:
+        check_genesis(done.draft, asked, deployed)
+        signed = drafts.signed(done.draft, root)
+        core = digest.sha256_hex(done.draft.core.encode())
+        done = await _resumable(client, msgspec.structs.replace(asked, draft=done.draft, signature=signed.sig))
+        if done.genesis_hash != core:
+            raise Differs("genesis", "$.genesis_hash", core, done.genesis_hash)
+    bound = _licence(done)
+    said = (bound.owner.id, bound.owner.key, bound.bindings.canon_fingerprint)
+    if said != (owner_id, asked.root_key, done.genesis_hash):
+        raise Differs("Root's licence", "$.license", [owner_id, asked.root_key, done.genesis_hash], list(said))
     return done
+
+
+async def _resumable(client: http.Client, asked: licensing.Bootstrap) -> licensing.Bootstrapped:
+    """A step of the bootstrap; the same again is safe at any point, so it is asked until the house is up to it."""
+    return await http.persistently(lambda: client.call(licensing.BOOTSTRAP, asked), give_up_s=BOOTSTRAP_S)
+
+
+def _licence(done: licensing.Bootstrapped) -> licence.LicenceTable:
+    try:
+        return licence.parse(done.toml or "").license
+    except ValueError as error:
+        raise governed.Unverified(f"Root's licence can't be read: {error}") from error
 
 
 def check_genesis(

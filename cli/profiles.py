@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
+from cli.refusal import Refusal
 from sigilrun import private_files
 from sigilrun.embedded.folder import write_private
 
@@ -26,8 +27,10 @@ MAX_BYTES = 64 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class BadProfile(ValueError):  # noqa: N818 - what is the matter
+class BadProfile(Refusal):
     """A profile's name or file that can't be used."""
+
+    code = "BAD_PROFILE"
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

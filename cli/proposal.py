@@ -13,7 +13,8 @@ import msgspec
 import typer
 
 from cli import caller, governed, owner, seam
-from cli.seam import PROMPT, Key, MaybeKey, Passphrase, Refusal, State
+from cli.refusal import Refusal
+from cli.seam import PROMPT, Key, MaybeKey, Passphrase, State
 from sigilcore import canonical, ids
 from sigilcore.contracts import quorum
 from sigilcore.contracts.license import Draft
@@ -201,19 +202,14 @@ def _overrides(given: list[str]) -> dict[str, int]:
     return found
 
 
-def noun() -> typer.Typer:
-    """The verbs."""
-    app = seam.family("proposal", "Changes of the system's own rules.")
-    seam.verb(app, "draft")(draft)
-    seam.verb(app, "propose")(propose)
-    seam.verb(app, "list")(show_list)
-    seam.verb(app, "show")(show)
-    seam.verb(app, "attest")(attest)
-    seam.verb(app, "commit")(commit)
-    seam.verb(app, "withdraw")(withdraw)
-    return app
-
-
-def add(app: typer.Typer) -> None:
-    """The verb without a noun."""
+def register(app: typer.Typer) -> None:
+    """The noun `proposal`, and `seal`, a proposal with a name of its own."""
+    noun = seam.family(app, "proposal", "Changes of the system's own rules.")
+    seam.verb(noun, "draft")(draft)
+    seam.verb(noun, "propose")(propose)
+    seam.verb(noun, "list")(show_list)
+    seam.verb(noun, "show")(show)
+    seam.verb(noun, "attest")(attest)
+    seam.verb(noun, "commit")(commit)
+    seam.verb(noun, "withdraw")(withdraw)
     seam.verb(app, "seal")(seal)

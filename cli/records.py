@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from cli import caller, ledger, seam
-from cli.seam import Refusal, State
+from cli.refusal import Refusal
+from cli.seam import State
 from sigilcore import canonical, ids
 from sigilcore.contracts import canon, knowledge
 from sigilrun import http
@@ -176,22 +177,16 @@ def _show_page(state: State, page: canon.RecordPage) -> None:
         raise typer.Exit(seam.EXIT_REFUSED)
 
 
-def canon_noun() -> typer.Typer:
-    """The canon's verbs."""
-    app = seam.family("canon", "Records: read, list, prove, write.")
-    seam.verb(app, "get")(get)
-    seam.verb(app, "list")(canon_list)
-    seam.verb(app, "proof")(proof)
-    seam.verb(app, "write")(write)
-    seam.verb(app, "read")(read)
-    return app
-
-
-def audit_noun() -> typer.Typer:
-    """The verbs of the audit."""
-    app = seam.family("audit", "What was decided and done; the whole ledger judged again.")
-    seam.verb(app, "get")(audit_get)
-    seam.verb(app, "list")(audit_list)
-    seam.verb(app, "export")(export)
-    seam.verb(app, "replay")(replay)
-    return app
+def register(app: typer.Typer) -> None:
+    """The nouns `canon` and `audit`."""
+    canons = seam.family(app, "canon", "Records: read, list, prove, write.")
+    seam.verb(canons, "get")(get)
+    seam.verb(canons, "list")(canon_list)
+    seam.verb(canons, "proof")(proof)
+    seam.verb(canons, "write")(write)
+    seam.verb(canons, "read")(read)
+    audits = seam.family(app, "audit", "What was decided and done; the whole ledger judged again.")
+    seam.verb(audits, "get")(audit_get)
+    seam.verb(audits, "list")(audit_list)
+    seam.verb(audits, "export")(export)
+    seam.verb(audits, "replay")(replay)

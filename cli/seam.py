@@ -9,6 +9,7 @@ import dataclasses
 import inspect
 import json
 import sys
+import traceback
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,6 +18,7 @@ import msgspec
 import typer
 
 from cli import profiles
+from cli.refusal import Refusal
 from sigilcore.faults import Fault
 from sigilcore.refusals import Refused
 from sigilrun.key_faults import KeystoreError
@@ -41,15 +43,6 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=500, help="most rows")
 Cursor = Annotated[str | None, typer.Option("--cursor", help="go on where the last page ended")]
 
 
-class Refusal(Exception):  # noqa: N818 - our own side says no
-    """This side says no: what the server showed isn't what was asked, or a local file stands in the way. Exit 1."""
-
-    def __init__(self, message: str, next_step: str = "") -> None:
-        """Written for the person at the terminal."""
-        super().__init__(message)
-        self.next_step = next_step
-
-
 @dataclasses.dataclass
 class State:
     """One invocation's options."""
@@ -64,9 +57,11 @@ class State:
         return profiles.Profile(self.profile)
 
 
-def family(name: str, about: str) -> typer.Typer:
-    """A noun whose verbs are added to it."""
-    return typer.Typer(name=name, help=about, no_args_is_help=True, pretty_exceptions_enable=False)
+def family(app: typer.Typer, name: str, about: str) -> typer.Typer:
+    """A noun; verbs are added to it."""
+    noun = typer.Typer(name=name, help=about, epilog=EXIT_CODES, no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(noun)
+    return noun
 
 
 def verb(noun: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -216,18 +211,27 @@ def _told(error: BaseException) -> tuple[int, dict[str, Any]]:
         case KeystoreError():
             return EXIT_REFUSED, {"code": type(error).__name__, "message": str(error)}
         case Refusal():
-            return EXIT_REFUSED, {"code": "REFUSED", "message": str(error), "next_step": error.next_step}
+            told = {"code": error.code, "message": str(error), "next_step": error.next_step}
+            return error.exit_code, told
+        case TimeoutError() | ConnectionError():
+            return EXIT_UNREACHABLE, {
+                "code": "UNREACHABLE",
+                "message": str(error) or "no answer in time",
+                "next_step": _UP,
+            }
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            return EXIT_USAGE, {"code": "FILE", "message": f"{where}{error.strerror or error}"}
         case _:
             return _foreign(error)
 
 
+_UP = "Start the stack with sigil up, or name it with --address."
+
+
 def _foreign(error: BaseException) -> tuple[int, dict[str, Any]]:
-    """Errors of rooms that are imported only by the verbs that need them."""
-    name = type(error).__name__
-    if name == "Unreachable":
-        step = "Start the stack with sigil up, or name it with --address."
-        return EXIT_UNREACHABLE, {"code": "UNREACHABLE", "message": str(error), "next_step": step}
-    if isinstance(error, OSError):
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return EXIT_USAGE, {"code": "FILE", "message": message}
-    return EXIT_REFUSED, {"code": name, "message": str(error)}
+    """What a room raises that only some verbs load; anything else is a mistake of ours, and shown whole."""
+    if type(error).__name__ == "Unreachable":
+        return EXIT_UNREACHABLE, {"code": "UNREACHABLE", "message": str(error), "next_step": _UP}
+    traceback.print_exception(error)
+    return EXIT_UNREACHABLE, {"code": "FAULT", "message": "this command itself broke; the lines above say where"}

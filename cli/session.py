@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from cli import caller, owner, profiles, seam
-from cli.seam import PROMPT, Key, Passphrase, Refusal, State
+from cli.refusal import Refusal
+from cli.seam import PROMPT, Key, Passphrase, State
 from sigilcore import canonical, clock, licence
 from sigilcore.contracts import gatekeeper
 from sigilcore.contracts.common import Empty
@@ -169,8 +170,8 @@ def _deployed(data: Path) -> settings.DeploymentFile | None:
         return None
 
 
-def add(app: typer.Typer) -> None:
-    """The verbs without a noun."""
+def register(app: typer.Typer) -> None:
+    """The verbs of one's own session."""
     seam.verb(app, "init")(init)
     seam.verb(app, "login")(login)
     seam.verb(app, "logout")(logout)

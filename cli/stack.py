@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cli import seam
-from cli.seam import Data, Refusal, State
+from cli.refusal import NoHouse, Refusal
+from cli.seam import Data, State
 from sigilrun.embedded import folder
 
 UP_TIMEOUT_S = 90.0
@@ -50,7 +51,7 @@ def up(state: State, data: Data = Path("data"), port: Port = 0) -> None:
         info = _until_ready(data, process)
     elif not _is_ready(info):
         info = _until_ready(data, None)
-    token = folder.DataFolder(data).bootstrap_token_file if info.bootstrap_token else None
+    token = None if _asked(info, "bootstrapped") else folder.DataFolder(data).bootstrap_token_file
     text = f"ready {info.address}" + ("" if token is None else f"\nbootstrap token: {token}")
     seam.show(state, {"address": info.address, "bootstrap_token_file": str(token) if token else None}, text)
 
@@ -73,10 +74,10 @@ def status(state: State, data: Data = Path("data")) -> None:
     """What runs on a data folder."""
     info = folder.running(data)
     if info is None:
-        raise Refusal(f"nothing runs on {data}", "Start it with sigil up.")
+        raise NoHouse(f"nothing runs on {data}", "Start it with sigil up.")
     ready = _is_ready(info)
     rows = [{"process": name, "pid": pid} for name, pid in sorted(info.processes.items())]
-    bootstrapped = info.bootstrap_token is None
+    bootstrapped = _asked(info, "bootstrapped")
     lines = [
         f"{'ready' if ready else 'not ready'} {info.address}",
         f"{'bootstrapped' if bootstrapped else 'waiting for its Root: sigil init'}, since {info.started_at}",
@@ -125,9 +126,14 @@ def _until_ready(data: Path, process: subprocess.Popen[bytes] | None) -> folder.
 
 
 def _is_ready(info: folder.RunInfo) -> bool:
+    return _asked(info, "ready")
+
+
+def _asked(info: folder.RunInfo, what: Literal["ready", "bootstrapped"]) -> bool:
     from sigilrun import house  # noqa: PLC0415 - as above
 
-    return info.address is not None and asyncio.run(house.is_ready(info.address))
+    ask = house.is_ready if what == "ready" else house.is_bootstrapped
+    return info.address is not None and asyncio.run(ask(info.address))
 
 
 def _log(data: Path) -> Path:
@@ -140,8 +146,8 @@ def _tail(data: Path) -> str:
     return log_tail(_log(data))
 
 
-def add(app: typer.Typer) -> None:
-    """The verbs without a noun."""
+def register(app: typer.Typer) -> None:
+    """The verbs of the embedded stack."""
     seam.verb(app, "run")(run)
     seam.verb(app, "up")(up)
     seam.verb(app, "down")(down)

@@ -34,6 +34,6 @@ def check(state: State, file: Path, genesis: Genesis = None) -> None:
         raise typer.Exit(seam.EXIT_REFUSED)
 
 
-def add(app: typer.Typer) -> None:
-    """The verb without a noun."""
+def register(app: typer.Typer) -> None:
+    """The verb `verify`."""
     seam.verb(app, "verify")(check)

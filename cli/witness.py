@@ -102,11 +102,10 @@ def show_list(state: State) -> None:
     seam.show(state, listed, f"{rows}\n{listed.active} active, {seal}")
 
 
-def noun() -> typer.Typer:
-    """The verbs."""
-    app = seam.family("witness", "The registry of witnesses.")
-    seam.verb(app, "list")(show_list)
-    seam.verb(app, "add")(add)
-    seam.verb(app, "rotate")(rotate)
-    seam.verb(app, "revoke")(revoke)
-    return app
+def register(app: typer.Typer) -> None:
+    """The noun `witness`."""
+    noun = seam.family(app, "witness", "The registry of witnesses.")
+    seam.verb(noun, "list")(show_list)
+    seam.verb(noun, "add")(add)
+    seam.verb(noun, "rotate")(rotate)
+    seam.verb(noun, "revoke")(revoke)

@@ -6,10 +6,11 @@ Everything is real: nats-server, Postgres, every service, the gateway, the comma
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,13 @@ from tests import oracle
 
 START_S = 60.0
 UNTIL = "2035-01-01T00:00:00.000Z"
+# What `sigil run` does, with overrides for every process: an operator would write them into config.toml.
+TOLD = """
+import asyncio, json, pathlib, sys
+from sigilrun import house
+tell = lambda ready: print("ready " + ready.address, flush=True)
+asyncio.run(house.run(pathlib.Path(sys.argv[1]), port=None, tell=tell, overrides=json.loads(sys.argv[2])))
+"""
 
 
 class Someone:
@@ -42,9 +50,10 @@ class Someone:
 class Machine:
     """One running house."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, env: Mapping[str, str] | None = None) -> None:
         """Use `running`."""
         self.data = data
+        self.env = dict(env or {})
         self.address = ""
         self.genesis = ""
         self.root: Someone
@@ -56,11 +65,12 @@ class Machine:
     # The house as its operator sees it
 
     async def start(self) -> None:
-        """`sigil run`, until it says ready."""
+        """`sigil run`, until it says ready; with settings of a test's own, the house that it runs, told of them."""
+        argv = ["-m", "cli.main", "run", "--data", str(self.data)]
+        if self.env:
+            argv = ["-c", TOLD, str(self.data), json.dumps(self.env)]
         with self._log.open("ab") as out:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "cli.main", "run", "--data", str(self.data), stdout=out, stderr=out
-            )
+            self._process = await asyncio.create_subprocess_exec(sys.executable, *argv, stdout=out, stderr=out)
         async with asyncio.timeout(START_S):
             while True:
                 lines = self._log.read_text().splitlines()
@@ -138,7 +148,10 @@ class Machine:
         root = signing.Ed25519Signer.generate()
         client = await self.client()
         token = (self.data / "bootstrap.token").read_text().strip()
-        done = await owner.bootstrap(client, root, token=token, owner_id="root", owner_name="Root")
+        # Resumable: until every service has seen genesis, the same token and key are answered with what is there.
+        done = await http.persistently(
+            lambda: owner.bootstrap(client, root, token=token, owner_id="root", owner_name="Root"), give_up_s=30
+        )
         assert done.toml is not None
         assert done.genesis_hash is not None
         self.genesis = done.genesis_hash
@@ -212,9 +225,9 @@ class Machine:
 
 
 @contextlib.asynccontextmanager
-async def running(data: Path) -> AsyncIterator[Machine]:
-    """A founded house, stopped at the end, with its whole ledger re-verified."""
-    machine = Machine(data)
+async def running(data: Path, env: Mapping[str, str] | None = None) -> AsyncIterator[Machine]:
+    """A founded house, stopped at the end, with its whole ledger re-verified; `env` overrides settings (`SIGIL_<SECTION>_<KEY>`)."""
+    machine = Machine(data, env)
     try:
         await machine.start()
         await machine.bootstrap()

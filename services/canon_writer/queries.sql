@@ -69,10 +69,12 @@ from canon.record where hash = $2 and tenant = $1;
 
 -- name: decisions
 -- These decisions.
-select seq, ts, record, licence, effect, used_by, old.index, command, owner, digest
-from canon.decision as old
-join unnest($2::uuid[], $3::smallint[]) as wanted (record, index) using (record, index)
-where tenant = $1;
+select found.*
+from unnest($2::uuid[], $3::smallint[]) as wanted (record, index)
+cross join lateral (
+    select seq, ts, record, licence, effect, used_by, index, command, owner, digest
+    from canon.decision where tenant = $1 and record = wanted.record and index = wanted.index limit 1
+) as found;
 
 -- name: thing_heads
 -- The newest version of each thing.
@@ -88,70 +90,77 @@ select header from canon.record where tenant = $1 and seq >= $2 and seq < $3 ord
 
 -- name: tiles
 -- Those of these full tiles that there are.
-select level, old.index, hashes
-from canon.tile as old
-join unnest($2::smallint[], $3::bigint[]) as wanted (level, index) using (level, index)
-where tenant = $1;
+select found.*
+from unnest($2::smallint[], $3::bigint[]) as wanted (level, index)
+cross join lateral (
+    select level, index, hashes from canon.tile
+    where tenant = $1 and level = wanted.level and index = wanted.index limit 1
+) as found;
 
 -- name: notes
 -- Checkpoints by size.
 select size, note from canon.checkpoint where tenant = $1 and size between $2 and $3;
 
 -- name: rows
--- Rows in order of seq. Bytes are counted before they are read, so a page of large payloads is never read whole.
-with chosen as (
-    select seq from canon.record
-    where tenant = $1 and seq >= $2 and seq < $3
-      and (cardinality($6::text[]) = 0 or kind = any($6)) and (cardinality($7::text[]) = 0 or space = any($7))
-      and ($8::text is null or space <> 'user' or subject = $8)
-      and ($9::bigint is null or ts >= $9) and ($10::bigint is null or ts < $10)
-    order by seq limit $4
-),
-counted as (
-    select seq, coalesce(sum(octet_length(header) + octet_length(payload))
-                         over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
-    from chosen join canon.record using (seq) where tenant = $1
-)
+-- Rows in order of seq. Bytes are counted where they lie, so large payloads beyond the bound are never read.
 select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
-from counted join canon.record using (seq) where tenant = $1 and bytes_before < $5 order by seq;
+from (
+    select chosen.*,
+           coalesce(sum(octet_length(header) + octet_length(payload))
+                    over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
+    from (
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+        from canon.record
+        where tenant = $1 and seq >= $2 and seq < $3
+          and (cardinality($6::text[]) = 0 or kind = any($6))
+          and (cardinality($7::text[]) = 0 or space = any($7))
+          and ($8::text is null or space <> 'user' or subject = $8)
+          and ($9::bigint is null or ts >= $9) and ($10::bigint is null or ts < $10)
+        order by seq limit $4
+    ) as chosen
+) as counted
+where bytes_before < $5 order by seq;
 
 -- name: rows_of_kinds
 -- The same for a few kinds, each by its index, which holds seq >> 12.
-with chosen as (
-    select found.seq
-    from unnest($6::text[]) as wanted (kind)
-    cross join lateral (
-        select seq from canon.record
-        where tenant = $1 and kind = wanted.kind and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+from (
+    select chosen.*,
+           coalesce(sum(octet_length(header) + octet_length(payload))
+                    over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
+    from (
+        select found.*
+        from unnest($6::text[]) as wanted (kind)
+        cross join lateral (
+            select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+            from canon.record
+            where tenant = $1 and kind = wanted.kind and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
+              and (cardinality($7::text[]) = 0 or space = any($7))
+              and ($8::text is null or space <> 'user' or subject = $8)
+              and ($9::bigint is null or ts >= $9) and ($10::bigint is null or ts < $10)
+            order by seq >> 12, seq limit $4
+        ) as found
+        order by seq limit $4
+    ) as chosen
+) as counted
+where bytes_before < $5 order by seq;
+
+-- name: rows_of_subject
+-- The same for one subject, by its index.
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+from (
+    select chosen.*,
+           coalesce(sum(octet_length(header) + octet_length(payload))
+                    over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
+    from (
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+        from canon.record
+        where tenant = $1 and subject = $11 and subject <> '' and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
+          and (cardinality($6::text[]) = 0 or kind = any($6))
           and (cardinality($7::text[]) = 0 or space = any($7))
           and ($8::text is null or space <> 'user' or subject = $8)
           and ($9::bigint is null or ts >= $9) and ($10::bigint is null or ts < $10)
         order by seq >> 12, seq limit $4
-    ) as found
-    order by seq limit $4
-),
-counted as (
-    select seq, coalesce(sum(octet_length(header) + octet_length(payload))
-                         over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
-    from chosen join canon.record using (seq) where tenant = $1
-)
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
-from counted join canon.record using (seq) where tenant = $1 and bytes_before < $5 order by seq;
-
--- name: rows_of_subject
--- The same for one subject, by its index.
-with chosen as (
-    select seq from canon.record
-    where tenant = $1 and subject = $11 and subject <> '' and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
-      and (cardinality($6::text[]) = 0 or kind = any($6)) and (cardinality($7::text[]) = 0 or space = any($7))
-      and ($8::text is null or space <> 'user' or subject = $8)
-      and ($9::bigint is null or ts >= $9) and ($10::bigint is null or ts < $10)
-    order by seq >> 12, seq limit $4
-),
-counted as (
-    select seq, coalesce(sum(octet_length(header) + octet_length(payload))
-                         over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
-    from chosen join canon.record using (seq) where tenant = $1
-)
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
-from counted join canon.record using (seq) where tenant = $1 and bytes_before < $5 order by seq;
+    ) as chosen
+) as counted
+where bytes_before < $5 order by seq;

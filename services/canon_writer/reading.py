@@ -187,7 +187,23 @@ class Reading:
             kinds=request.kinds,
         )
         rows = await self._shelf.rows(query)
-        return canon.EventPage(items=tuple(row.placed() for row in rows), head=head.size, next=_after(query, rows))
+        newest = await self._newest_note(request.first + 1, rows[-1].seq + 1) if rows and not request.kinds else None
+        return canon.EventPage(
+            items=tuple(row.placed() for row in rows),
+            head=head.size,
+            next=_after(query, rows),
+            checkpoint=None if newest is None else newest.decode(),
+        )
+
+    async def _newest_note(self, first: int, last: int) -> bytes | None:
+        """The newest checkpoint of a size in [first, last]; looked for from the end, where a busy log has one every few records."""
+        width = 16
+        while last >= first:
+            notes = await self._shelf.notes(max(first, last - width + 1), last)
+            if notes:
+                return notes[max(notes)]
+            last, width = last - width, width * 8
+        return None
 
     # The log.
 

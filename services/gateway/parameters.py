@@ -115,9 +115,11 @@ def _kinds(command: Command[Any, Any]) -> dict[str, Literal["integer", "truth", 
 
 
 def _kind(info: msgspec.inspect.Type) -> Literal["integer", "truth", "text"]:
-    options = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
-    if any(isinstance(one, msgspec.inspect.StrType) for one in options):
-        return "text"
-    if any(isinstance(one, msgspec.inspect.IntType) for one in options):
+    if isinstance(info, msgspec.inspect.Metadata):
+        return _kind(info.type)
+    if isinstance(info, msgspec.inspect.UnionType):
+        kinds = {_kind(one) for one in info.types if not isinstance(one, msgspec.inspect.NoneType)}
+        return kinds.pop() if len(kinds) == 1 else "text"
+    if isinstance(info, msgspec.inspect.IntType):
         return "integer"
-    return "truth" if any(isinstance(one, msgspec.inspect.BoolType) for one in options) else "text"
+    return "truth" if isinstance(info, msgspec.inspect.BoolType) else "text"

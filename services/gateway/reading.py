@@ -47,9 +47,9 @@ async def _at_most(request: web.BaseRequest, most_bytes: int) -> bytes:
 
 def _check_media(request: web.BaseRequest) -> None:
     if request.content_type != JSON or (request.charset or "utf-8").lower() != "utf-8":
-        raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, f"a body is {JSON} in UTF-8", field=hdrs.CONTENT_TYPE)
+        raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, f"a body is {JSON} in UTF-8", field="Content-Type")
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
-        raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, "a body is not compressed", field=hdrs.CONTENT_ENCODING)
+        raise Refused(Code.UNSUPPORTED_MEDIA_TYPE, "a body is not compressed", field="Content-Encoding")
 
 
 def address(request: web.BaseRequest, proxies: Sequence[limits.Network]) -> str:

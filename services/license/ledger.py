@@ -44,7 +44,7 @@ class BusLedger:
         """Return once this instance may write audit records."""
         try:
             async with asyncio.timeout(INTRODUCED_S):
-                await self._parts.authoring.introduced.wait()
+                await self._parts.authoring.wait_introduced()
         except TimeoutError:
             raise Refused(Code.UNAVAILABLE, "this instance is not introduced yet") from None
 

@@ -33,12 +33,12 @@ class Founded(simulator.House):
         self.clock = clock.FixedClock(clock.SystemClock().now_ms())
         self.state = Governance()
         self.log: list[record.SignedRecord] = []
-        self.writer = keystore.signer(contract.LOG_KEY)
+        self.writer = keystore.signer(contract.LOG_KEY)  # type: ignore[assignment]
         self.runtime_id = deployment.runtime_id
         self.origin = contract.origin(self.runtime_id, simulator.TENANT)
         self.heads: dict[tuple[str, str, str], str] = {}
         self.by_id: dict[str, record.Checked] = {}
-        self.services = {name: keystore.signer(name) for name in contract.SERVICE_KEYS}
+        self.services = {name: keystore.signer(name) for name in contract.SERVICE_KEYS}  # type: ignore[misc]
         self.instances = {name: signing.Ed25519Signer.generate() for name in contract.SERVICE_KEYS}
         self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
         self.root = simulator.Person("root")

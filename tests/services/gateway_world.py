@@ -6,8 +6,8 @@ Beside them stand a reader that serves the ledger's tiles, and projections whose
 import asyncio
 import contextlib
 import dataclasses
+import io
 import json
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from services.gatekeeper.service import HANDLERS as GATE
 from services.gateway.app import Gateway
 from services.knowledge import __main__ as knowledge_process
 from services.knowledge.service import HANDLERS as KNOWLEDGE
-from sigilcore import clock, merkle, permit, signing, tiles
+from sigilcore import clock, permit, tiles
 from sigilcore.access import Loa
 from sigilcore.contracts import canon as wire
-from sigilcore.contracts import gatekeeper, projections
+from sigilcore.contracts import projections
 from sigilcore.refusals import Code, Refused
 from sigilrun import answer, service, settings, testing
 from tests.services.canon_on_bus import CanonOnBus, canon_on_bus
@@ -156,7 +156,11 @@ class Face:
             sent["content-type"] = "application/json"
         url = self.address + path
         async with self.http.request(
-            method, aiohttp.client.URL(url, encoded=True), data=data, headers=sent, allow_redirects=False
+            method,
+            aiohttp.client.URL(url, encoded=True),
+            data=data and io.BytesIO(data),
+            headers=sent,
+            allow_redirects=False,
         ) as reply:
             return Answer(reply.status, reply.headers.copy(), await reply.read(), reply.cookies)
 
@@ -217,5 +221,3 @@ async def world(folder: Path) -> AsyncIterator[World]:
             await one.gate.ready.wait()
             await known.ready.wait()
         yield one
-
-

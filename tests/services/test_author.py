@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import structlog
 
-from sigilcore import decision, record
+from sigilcore import clock, decision, digest, ids, record, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import house as contract
 from sigilcore.records import audit, user
@@ -73,9 +73,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 def opened(owner: str = "someone") -> audit.SessionOpened:
     """A record that the gatekeeper may write at any time."""
-    return audit.SessionOpened(
-        session_id=simulator.ids.new(), licence_id=simulator.ids.new(), owner_id=owner, key=None, expires_at="x"
-    )
+    return audit.SessionOpened(session_id=ids.new(), licence_id=ids.new(), owner_id=owner, key=None, expires_at="x")
 
 
 # Authors
@@ -146,7 +144,7 @@ async def test_a_caller_may_give_up_and_the_chain_does_not(world: World) -> None
     async with world.process("gatekeeper") as one:
         author = one.parts.authoring
         world.canon.lose_before = 10_000
-        name = simulator.ids.new()
+        name = ids.new()
         with pytest.raises(Refused) as caught:
             await author.audit("session_opened", opened(), id=name, timeout_s=0.1)
         assert caught.value.code is Code.UNAVAILABLE
@@ -164,7 +162,7 @@ async def test_a_refused_record_is_taken_out_and_the_rest_is_written(world: Worl
         author = one.parts.authoring
         chain = world.ledger.judge(world.ledger.root, "license/list")
         bad = audit.DecisionBatch(decisions=(decision.FrozenChain(chain=chain, content_hash="0" * 64),))
-        name = simulator.ids.new()
+        name = ids.new()
         results = await asyncio.gather(
             author.audit("session_opened", opened()),
             author.audit("decision_batch", bad, id=name),
@@ -230,7 +228,7 @@ async def test_user_records_stand_under_their_decision_and_fall_alone(world: Wor
             command="memory/write",
             salt=granted.salt,
             digest=granted.digest,
-            parameters=simulator.digest.sha256_hex(b"{}"),
+            parameters=digest.sha256_hex(b"{}"),
         )
 
         def draft(slug: str, prev: str | None) -> UserDraft:
@@ -243,7 +241,7 @@ async def test_user_records_stand_under_their_decision_and_fall_alone(world: Wor
                 admitted_at="operator",
                 request=request,
             )
-            return UserDraft(kind="memory_block", payload=payload, id=simulator.ids.new(), prev=prev)
+            return UserDraft(kind="memory_block", payload=payload, id=ids.new(), prev=prev)
 
         receipt = await author.user([draft("a", None)], granted.decision)
         (placed,) = receipt.placed()
@@ -344,11 +342,11 @@ async def test_a_forged_event_moves_nothing(world: World) -> None:
     forged = record.build(
         "license_revoked",
         payload,
-        id=simulator.ids.new(),
+        id=ids.new(),
         tenant=testing.TENANT,
-        ts=simulator.clock.format_ms(ledger.now_ms),
+        ts=clock.format_ms(ledger.now_ms),
         space="audit",
-        signer=simulator.signing.Ed25519Signer.generate(),
+        signer=signing.Ed25519Signer.generate(),
         salt=os.urandom(16),
     )
     placed = record.PlacedRecord(seq=ledger.head(), header=forged.header, payload=forged.payload, salt=forged.salt)
@@ -375,7 +373,7 @@ async def test_another_root_s_canon_is_refused_loudly(world: World) -> None:
     """A pinned genesis that differs, or a deployment file that does: the follower stops, and its process with it."""
     pinned = await follower(world, pinned="0" * 64)
     deployed = world.running.deployment
-    elsewhere = msgspec.structs.replace(deployed, runtime_id=simulator.ids.new())
+    elsewhere = msgspec.structs.replace(deployed, runtime_id=ids.new())
     moved = Follower(await world.running.bus("gatekeeper"), elsewhere)
     await moved.start()
     swapped = {name: key[::-1] for name, key in deployed.services.items()}

@@ -166,7 +166,7 @@ async def test_a_full_house_says_busy_at_once_and_keeps_room_for_braking(served:
         raise Refused(Code.NOT_FOUND, incoming.command.name)
 
     assert not licence_contract.REVOKE.scored
-    handlers = {licence_contract.LIST: wait, licence_contract.REVOKE: wait}
+    handlers: dict[Any, answer.Handler] = {licence_contract.LIST: wait, licence_contract.REVOKE: wait}
     answering = await busy.serve("license", handlers)
 
     async def ask(command: Any) -> Code:
@@ -327,6 +327,30 @@ async def test_nobody_hears_another_s_calls(served: testing.BusHouse) -> None:
         await gateway.call(gatekeeper.AUTHORIZE, b"{}")
     await spy.flush()
     assert heard == []
+
+
+async def test_no_answer_can_be_sent_to_a_command(served: testing.BusHouse) -> None:
+    """Asking with a command's subject as the reply address would make the service call in its own name: it doesn't answer there."""
+    reader, gate, writer = [await served.bus(name) for name in ("canon_reader", "gatekeeper", "canon_writer")]
+    seen: list[bytes] = []
+
+    async def remember(incoming: answer.Incoming) -> canon.Refill:
+        seen.append(incoming.body)
+        return canon.Refill(published=0, stream_last=0, head=0)
+
+    answering = [
+        await writer.serve("canon_writer", {canon.REFILL: remember}),
+        await reader.serve("canon_reader", {canon.CHECKPOINT: checkpoint}),
+    ]
+    with structlog.testing.capture_logs() as logged:
+        await gate.publish(canon.CHECKPOINT.subject, b"{}", reply=canon.REFILL.subject)
+        await gate.call(canon.CHECKPOINT, common.Empty())
+        await reader.flush()
+        await writer.flush()
+    assert any(line["event"] == "answer_refused" for line in logged)
+    assert seen == []
+    for one in answering:
+        await one.stop()
 
 
 async def test_health_is_told_without_the_asker_s_headers(served: testing.BusHouse) -> None:

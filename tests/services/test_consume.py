@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import structlog
 
-from sigilcore import checkpoint, merkle, record
+from sigilcore import checkpoint, ids, merkle, record, signing
 from sigilcore.contracts import house as contract
 from sigilrun import consume, stream, testing
 from sigilrun.bus import Bus
-from tests import simulator
 from tests.services.canon_on_bus import CanonOnBus, canon_on_bus
 
 
@@ -79,12 +79,12 @@ class World:
         """So many more records, in one commit."""
         ledger = self.canon.ledger
         for _ in range(count):
-            ledger.close(simulator.ids.new(), "someone")
+            ledger.close(ids.new(), "someone")
         if publish:
             await self.canon.publish()
 
     @contextlib.asynccontextmanager
-    async def consuming(self, **options: object) -> AsyncIterator[None]:
+    async def consuming(self, **options: Any) -> AsyncIterator[None]:
         """Consume in the background; a clean stop at the end."""
         self.stop = asyncio.Event()
         task = asyncio.create_task(
@@ -280,7 +280,7 @@ async def test_a_forged_checkpoint_vouches_for_nothing(world: World) -> None:
         await world.view.until(world.size)
     honest = world.view.kept
     honest_writer = world.canon.ledger.writer
-    world.canon.ledger.writer = simulator.signing.Ed25519Signer.generate()
+    world.canon.ledger.writer = signing.Ed25519Signer.generate()
     with structlog.testing.capture_logs() as logged:
         async with world.consuming():
             await world.grow(3)
@@ -375,7 +375,7 @@ async def test_a_checkpoint_of_another_log_is_not_ours(world: World) -> None:
     """The log's key signs for its own origin only."""
     other = checkpoint.Checkpoint(contract.origin("other", testing.TENANT), world.size, world.canon.root(world.size))
     noted = checkpoint.sign(other, world.canon.ledger.writer)
-    world.canon.checkpoint = lambda _size: noted  # type: ignore[method-assign]
+    world.canon.checkpoint = lambda size: noted  # type: ignore[method-assign]
     with structlog.testing.capture_logs() as logged:
         async with world.consuming():
             async with asyncio.timeout(5):

@@ -7,13 +7,14 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from sigilcore import clock, ids, merkle, note, record, signing
 from sigilcore import checkpoint as checkpoints
+from sigilcore import clock, ids, merkle, note, record, signing
 from sigilcore.contracts import canon, common, projections
 from sigilcore.contracts import knowledge as contract
 from sigilcore.records import user
 from sigilcore.refusals import Code, Refused
 from tests.services import study as studies
+
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def study(tmp_path_factory):
@@ -67,9 +68,19 @@ async def test_a_memory_is_a_record_that_says_for_whom_and_why(study, key):
     granted = await study.granted("ada", contract.MEMORY_WRITE, body)
     written = await study.bus.call(contract.MEMORY_WRITE, body, permit=study.sealed(granted))
     checked = record.check(study.world.log[written.seq])
-    assert (written.id, written.hash, written.key, written.existing) == (checked.core.id, checked.header.hash, key, False)
+    assert (written.id, written.hash, written.key, written.existing) == (
+        checked.core.id,
+        checked.header.hash,
+        key,
+        False,
+    )
     payload = checked.payload
-    assert (payload.owner, payload.key, payload.text, payload.tags) == ("ada", f"mem::ada::{key}", "Say good morning.", ("habit",))
+    assert (payload.owner, payload.key, payload.text, payload.tags) == (
+        "ada",
+        f"mem::ada::{key}",
+        "Say good morning.",
+        ("habit",),
+    )
     assert (payload.origin, payload.admitted_at, payload.request.digest) == ("person", "operator", granted.digest)
     assert checked.core.link("decision") == granted.decision.link()
     assert checked.core.prev is None
@@ -557,3 +568,16 @@ async def test_the_records_view_over_the_bus(tmp_path):
         store = running.service.shelf.store
         assert store.path == result.path
         assert store.recomputed() == store.content()
+
+
+async def test_a_long_log_is_folded_from_its_first_record(tmp_path):
+    """More records than a view holds in memory at once: a fresh instance reads page by page, each under a checkpoint."""
+    async with studies.opened(tmp_path / "house") as study:
+        for number in range(18):
+            answer = await batch(study, *(contract.Item(key=f"{n}", value=number) for n in range(256)))
+            assert codes(answer) == [None] * 256
+        async with study.running("projections") as running:
+            await running.service.view.reach_head(timeout_s=20)
+            content = running.service.shelf.store.content()
+            assert content.records == len(study.world.log) > 4_500
+            assert running.service.shelf.store.recomputed() == content

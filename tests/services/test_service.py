@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sigilcore import clock, digest, permit, signing
+from sigilcore import clock, digest, ids, permit, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import knowledge
 from sigilcore.contracts import license as licence_contract
@@ -78,7 +78,11 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 @pytest.fixture
 async def serving(world: World) -> AsyncIterator[tuple[World, list[service.Call]]]:
     """The service, ready."""
-    handlers = {NOTED: remember, licence_contract.VALIDATE: remember, licence_contract.BOOTSTRAP: remember}
+    handlers: service.Handlers[list[service.Call]] = {
+        NOTED: remember,
+        licence_contract.VALIDATE: remember,
+        licence_contract.BOOTSTRAP: remember,
+    }
     async with service.running("license", build, handlers, world.running.settings("license")) as one:
         async with asyncio.timeout(10):
             await one.ready.wait()
@@ -112,7 +116,7 @@ async def test_many_at_once_with_one_permit_are_one_call(serving: tuple[World, l
     ("changes", "code"),
     [
         ({"signer": signing.Ed25519Signer.generate()}, Code.PERMIT_INVALID),
-        ({"runtime_id": simulator.ids.new()}, Code.PERMIT_INVALID),
+        ({"runtime_id": ids.new()}, Code.PERMIT_INVALID),
         ({"tenant": "other"}, Code.PERMIT_INVALID),
         ({"not_after_ms": 1}, Code.PERMIT_EXPIRED),
         ({"not_after_ms": 2**50}, Code.PERMIT_INVALID),
@@ -202,7 +206,7 @@ async def test_before_genesis_only_bootstrap_is_answered(tmp_path: Path) -> None
     """Everything else says NOT_BOOTSTRAPPED, without a permit; after genesis the service becomes ready by itself."""
     async with canon_on_bus(tmp_path / "house") as (running, canon):
         world = World(running, canon)
-        handlers = {NOTED: remember, licence_contract.BOOTSTRAP: remember}
+        handlers: service.Handlers[list[service.Call]] = {NOTED: remember, licence_contract.BOOTSTRAP: remember}
         async with service.running("license", build, handlers, running.settings("license")) as one:
             assert (await world.ask(b"{}", None)).code is Code.NOT_BOOTSTRAPPED
             refused = await world.ask(b'{"unknown":1}', None, licence_contract.BOOTSTRAP)
@@ -302,7 +306,7 @@ async def test_a_process_serves_until_sigterm_and_exits_0(world: World) -> None:
     """Ready line, calls answered, then the closing beat and an orderly end; every log line is JSON."""
     process = await start(world)
     assert process.stderr is not None
-    lines = []
+    lines: list[dict[str, Any]] = []
     async with asyncio.timeout(20):
         while not lines or lines[-1]["event"] != "ready":
             lines.append(json.loads(await process.stderr.readline()))

@@ -1,5 +1,6 @@
 """The records view: the laws of every view file, and what is particular to this one."""
 
+import asyncio
 import os
 import random
 
@@ -14,7 +15,7 @@ from services.projections.rebuild import rebuild
 from services.projections.shelf import Shelf
 from sigilcore import faults
 from sigilcore.refusals import Code, Refused
-from sigilrun import consume, sqlite
+from sigilrun import consume, live, sqlite
 from tests.stores import views
 
 HOUSE = views.house_with_memories(40)
@@ -150,7 +151,9 @@ def test_a_dropped_file_begins_anew(make, tmp_path):
     store.db.close()
 
 
-@pytest.mark.parametrize("spoilt", [b"not a database, and long enough to be looked at as one" * 100, b"SQLite format 3\x00"])
+@pytest.mark.parametrize(
+    "spoilt", [b"not a database, and long enough to be looked at as one" * 100, b"SQLite format 3\x00"]
+)
 def test_a_file_that_is_no_database_begins_anew(make, tmp_path, spoilt):
     """Damage is not an obstacle: the log is the truth."""
     (tmp_path / "view.db").write_bytes(spoilt)
@@ -260,7 +263,9 @@ def test_links_to_a_target_come_in_pages(store):
     assert [link.id for _, link in store.links_to(target, rules.BEFORE_ALL, 10)] == [memory.header.core.id]
 
 
-@pytest.mark.parametrize("cursor", ["", "1", "1.2.3", "-1.0", "01.0", "1.0\n", "٣.0", "1_0.0", "99999999999999999.0", "9" * 200])
+@pytest.mark.parametrize(
+    "cursor", ["", "1", "1.2.3", "-1.0", "01.0", "1.0\n", "٣.0", "1_0.0", "99999999999999999.0", "9" * 200]
+)
 def test_a_made_up_cursor_is_refused(cursor):
     """Only the spelling that an answer gave."""
     with pytest.raises(Refused) as caught:
@@ -296,7 +301,10 @@ def test_a_changed_row_gives_itself_away(store, change):
 
 def test_an_erased_payload_changes_no_digest(tmp_path):
     """A view folded before an erasure and one folded after it agree."""
-    erased = [msgspec.structs.replace(event, payload=None, salt=None) if event.kind == "memory_block" else event for event in EVENTS]
+    erased = [
+        msgspec.structs.replace(event, payload=None, salt=None) if event.kind == "memory_block" else event
+        for event in EVENTS
+    ]
     before, after = projection_store.Store(tmp_path / "a.db"), projection_store.Store(tmp_path / "b.db")
     views.feed(before, EVENTS)
     views.feed(after, erased)
@@ -311,6 +319,44 @@ def test_a_kind_from_the_future_is_carried(tmp_path):
     store = projection_store.Store(tmp_path / "a.db")
     store.apply([msgspec.structs.replace(EVENTS[0], header=header)], views.position_at(EVENTS, 1))
     assert store.tally() == {"system": {"not_invented_yet": 1}}
+
+
+# Readers that wait
+
+
+async def test_a_reader_waits_until_the_view_has_seen_a_record(tmp_path):
+    """It wakes with the batch that holds the record; what is there already costs no question to the log."""
+    asked = []
+
+    async def head():
+        asked.append(1)
+        return len(EVENTS)
+
+    view = live.LiveView("records", projection_store.Store(tmp_path / "a.db"), head)
+    waiting = asyncio.create_task(view.reach(20, timeout_s=10))
+    for first in range(0, 21, 7):
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await view.apply(EVENTS[first : first + 7], views.position_at(EVENTS, first + 7))
+    await waiting
+    await view.reach(20)
+    await view.reach(None)
+    assert len(asked) == 1
+
+
+async def test_a_reader_is_told_when_it_waits_in_vain(tmp_path):
+    """Below the head it may come later; beyond the head it was never there."""
+
+    async def head():
+        return 10
+
+    view = live.LiveView("records", projection_store.Store(tmp_path / "a.db"), head)
+    with pytest.raises(Refused) as caught:
+        await view.reach(9, timeout_s=0.01)
+    assert (caught.value.code, caught.value.detail) == (Code.NOT_YET, {"position": 0, "head": 10})
+    with pytest.raises(Refused) as caught:
+        await view.reach(10)
+    assert (caught.value.code, caught.value.detail) == (Code.BEYOND_HEAD, {"head": 10})
 
 
 # Rebuilding

@@ -7,6 +7,7 @@ Invariants:
 - a request whose `Sigil-Deadline` has passed is refused unread: its caller is gone;
 - a handler ends within its command's longest run;
 - what goes wrong is logged in full and counted; the caller hears FAULT and a trace id, never the exception's words;
+- an answer goes to a private inbox or nowhere, so that nobody can make a service call another one by asking it to answer there;
 - `stop` takes nothing new, answers everything taken, and only then returns.
 
 `$SRV.PING`, `INFO` and `STATS` are answered in the manner of NATS services (ADR-32), without echoing the asker's headers and without
@@ -14,6 +15,7 @@ anything of the last error but its name.
 """
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -174,7 +176,9 @@ class Answering:
 
     async def _reply(self, message: wire.Message, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Send the answer; if it can't be sent the caller's time runs out, and we know why."""
-        if not message.reply:
+        if not message.reply.startswith(wire.INBOX):
+            # The server lets us answer anywhere we were asked from. An answer to a command's subject would be a call in our name.
+            telemetry.log.error("answer_refused", subject=message.subject, reply=message.reply[:128])
             return
         try:
             await self._bus.publish(message.reply, body, headers=headers)
@@ -182,7 +186,8 @@ class Answering:
             telemetry.log.warning("answer_lost", subject=message.subject, code=refused.code, bytes=len(body))
             if refused.code is Code.BODY_TOO_LARGE:
                 body, headers = wire.fault(telemetry.current_trace_id())
-                await self._bus.publish(message.reply, body, headers=headers)
+                with contextlib.suppress(Refused):
+                    await self._bus.publish(message.reply, body, headers=headers)
 
     def _count(self, command: Command[Any, Any], outcome: str, seconds: float) -> None:
         tally = self._tallies[command.name]

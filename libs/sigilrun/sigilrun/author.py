@@ -93,7 +93,6 @@ class Author:
     ) -> None:
         """`signer` is the service's key; the instance key is made here and lives in memory only."""
         self.lost = asyncio.Event()  # set when the log lets this instance speak no more
-        self.introduced = asyncio.Event()  # set once `audit` works
         self._bus = bus
         self._signer = signer
         self._follower = follower
@@ -104,6 +103,7 @@ class Author:
         self._tenant = options.deployed.tenant
         self._log_key = note.VerifierKey.parse(options.deployed.log)
         self._key = signing.Ed25519Signer.generate()
+        self._opened: common.Placed | None = None
         self._introduced = asyncio.Event()
         self._head: str | None = None
         self._written = 0
@@ -120,33 +120,37 @@ class Author:
     # What services ask.
 
     async def introduce(self) -> common.Placed:
-        """Let the service key vouch for this instance's key; then `audit` works. Safe to repeat."""
-        payload = audit.InstanceOpened(
-            service=self._resident,
-            instance=self._instance,
-            key=self._key.public_key.hex(),
-            settings_digest=settings.digest_hex(self._options),
-        )
-        name = ids.new()
-        head = self._follower.state.chains.get(self._signer.key_id)
-        while True:
-            signed = self._build("instance_opened", payload, name, "audit", self._signer, prev=head)
-            (result,) = (await self._append_until_answered([signed], None)).results
-            if result.refusal is None:
-                break
-            if result.refusal.code is not Code.STALE_PREV or head == (result.refusal.detail or {}).get("head"):
-                raise raised(result.refusal)
-            head = (result.refusal.detail or {}).get("head")
-        placed = _place(result)
-        await self._follower.wait_for(placed.seq + 1, timeout_s=10.0)
+        """Let the service key vouch for this instance's key; then `audit` works. Again after a failure, it goes on where it was."""
+        if self._opened is None:
+            self._opened = await self._open()
+        await self._follower.wait_for(self._opened.seq + 1, timeout_s=10.0)
         if not self._introduced.is_set():
             self._introduced.set()
             self._tasks = [
                 asyncio.create_task(self._write(), name="author"),
                 asyncio.create_task(self._beat(), name="beat"),
             ]
-            self.introduced.set()
-        return placed
+        return self._opened
+
+    async def _open(self) -> common.Placed:
+        """Append `instance_opened`, on the service key's own chain as the log has it."""
+        payload = audit.InstanceOpened(
+            service=self._resident,
+            instance=self._instance,
+            key=self._key.public_key.hex(),
+            settings_digest=settings.digest_hex(self._options),
+        )
+        name, head = ids.new(), self._follower.state.chains.get(self._signer.key_id)
+        while True:
+            signed = self._build("instance_opened", payload, name, "audit", self._signer, prev=head)
+            (result,) = (await self._append_until_answered([signed], None)).results
+            if result.refusal is None:
+                return _place(result)
+            # Another instance of this service was introduced meanwhile: the refusal names its record.
+            newer = (result.refusal.detail or {}).get("head")
+            if result.refusal.code is not Code.STALE_PREV or newer == head:
+                raise raised(result.refusal)
+            head = newer
 
     async def wait_introduced(self) -> None:
         """Return once `audit` works."""
@@ -168,8 +172,7 @@ class Author:
             Refused: the writer's refusal; BUSY; UNAVAILABLE when there was no answer in time (the record may still be written).
 
         """
-        if not self._introduced.is_set() or self.lost.is_set():
-            raise Refused(Code.UNAVAILABLE, f"{self._resident} may not write yet")
+        self._check_may_write()
         if len(self._queue) >= self._options.service.max_queued_audits:
             raise Refused(Code.BUSY, f"{len(self._queue)} records wait for their place")
         if type(payload) is not records.REGISTRY[kind].payload:
@@ -185,6 +188,7 @@ class Author:
             Refused: none was answered for: BUSY, UNAVAILABLE, READ_ONLY.
 
         """
+        self._check_may_write()
         links = _links((), decision)
         signed: list[record.SignedRecord] = []
         for draft in drafts:
@@ -228,6 +232,10 @@ class Author:
             if not item.done.done():
                 item.done.set_exception(Refused(Code.UNAVAILABLE, f"{self._resident} is stopping"))
         self._queue.clear()
+
+    def _check_may_write(self) -> None:
+        if not self._introduced.is_set() or self.lost.is_set():
+            raise Refused(Code.UNAVAILABLE, f"this instance of {self._resident} may not write")
 
     # The chain.
 

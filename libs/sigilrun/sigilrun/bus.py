@@ -78,7 +78,7 @@ class Bus:
             [url.strip() for url in options.url.split(",")],
             name=name,
             nkeys_seed=str(options.nkey_seed_file),
-            inbox_prefix=f"_INBOX_{name}",
+            inbox_prefix=f"{wire.INBOX}{name}",
             tls=tls,
             allow_reconnect=True,
             max_reconnect_attempts=-1,

@@ -71,6 +71,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     author: Author | None
     keystore: keys.Keystore | None
     signer: signing.Signer | None  # the service's own key
+    # Set it, after logging why, when going on makes no sense: the process ends with 1 and its supervisor starts it anew.
+    failing: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     @property
     def following(self) -> Follower:
@@ -168,6 +170,7 @@ class Running:
         )
         if not self._replays.first_time(bound.permit.permit_id, bound.permit.not_after_ms, now_ms):
             raise Refused(Code.PERMIT_REPLAYED, "this permit was used before")
+        telemetry.bind_caller(parts.deployment.runtime_id, bound.permit.owner_id)
         return bound
 
 
@@ -273,7 +276,10 @@ async def _become_ready(one: Running) -> None:
 async def _watch(one: Running) -> None:
     """End when going on makes no sense; the supervisor starts anew."""
     parts = one.parts
-    waits: list[tuple[Awaitable[Any], str]] = [(parts.bus.closed.wait(), "the bus closed for good")]
+    waits: list[tuple[Awaitable[Any], str]] = [
+        (parts.bus.closed.wait(), "the bus closed for good"),
+        (parts.failing.wait(), "the service can't go on"),
+    ]
     if parts.follower is not None:
         waits.append((parts.follower.stopped.wait(), "wrong canon"))
     if parts.author is not None:

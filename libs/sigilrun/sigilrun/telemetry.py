@@ -127,12 +127,17 @@ class Metrics:
         return prometheus_client.generate_latest(self.registry)
 
 
-def record_call(metrics: Metrics, *, command: str, outcome: str, seconds: float, caller: str = "") -> None:
+def bind_caller(runtime_id: str, owner_id: str) -> None:
+    """From here on this task's log lines say for whom, as a hash."""
+    structlog.contextvars.bind_contextvars(caller=caller_hash(runtime_id, owner_id))
+
+
+def record_call(metrics: Metrics, *, command: str, outcome: str, seconds: float) -> None:
     """Count and log one answered call; `outcome` is OK, a refusal's code, or FAULT."""
     metrics.calls.labels(command, outcome).inc()
     metrics.call_seconds.labels(command).observe(seconds)
     say = log.debug if outcome == OK else log.info
-    say("call", command=command, outcome=outcome, ms=round(seconds * 1000, 2), caller=caller)
+    say("call", command=command, outcome=outcome, ms=round(seconds * 1000, 2))
 
 
 def _with_trace_id(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -13,6 +13,7 @@ TRACE = "Sigil-Trace"
 DEADLINE = "Sigil-Deadline"
 ERROR = "Nats-Service-Error"
 ERROR_CODE = "Nats-Service-Error-Code"
+INBOX = "_INBOX_"
 STATUS = "Status"
 NO_RESPONDERS = "503"
 

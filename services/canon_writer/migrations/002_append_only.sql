@@ -19,9 +19,11 @@ create trigger append_only before delete or truncate on canon.writer_epoch
 
 -- A decision changes once, from unused to used, and in nothing else.
 create function canon.check_use() returns trigger language plpgsql as $$
+declare
+    used canon.decision := old;
 begin
-    if old.used_by is not null or new.used_by is null
-       or (to_jsonb(old) - 'used_by') is distinct from (to_jsonb(new) - 'used_by') then
+    used.used_by := new.used_by;
+    if old.used_by is not null or new.used_by is null or used is distinct from new then
         raise exception 'a decision is used once and changes in nothing else' using errcode = 'SG000';
     end if;
     return new;

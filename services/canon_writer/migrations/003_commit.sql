@@ -16,7 +16,6 @@ create function canon.commit_batch(
 ) returns void language plpgsql as $$
 declare
     head bigint;
-    used bigint;
 begin
     -- Shared, so that a take-over, which updates the row, waits for this commit, and every later one of ours finds another epoch.
     perform 1 from canon.writer_epoch where tenant = in_tenant and epoch = in_epoch for share;
@@ -46,15 +45,14 @@ begin
              as new (record, index, seq, ts, command, owner, licence, digest, effect);
     end if;
 
-    if cardinality(in_used_records) > 0 then
-        update canon.decision as old set used_by = new.used_by
-        from unnest(in_used_records, in_used_indexes, in_used_by) as new (record, index, used_by)
-        where old.tenant = in_tenant and old.record = new.record and old.index = new.index and old.used_by is null;
-        get diagnostics used = row_count;
-        if used <> cardinality(in_used_records) then
+    -- One by one, so that each is found by its index whatever the planner thinks of the table's size.
+    for place in 1 .. cardinality(in_used_records) loop
+        update canon.decision set used_by = in_used_by[place]
+        where tenant = in_tenant and record = in_used_records[place] and "index" = in_used_indexes[place] and used_by is null;
+        if not found then
             raise exception 'a decision was used already' using errcode = 'SG003';
         end if;
-    end if;
+    end loop;
 
     insert into canon.tile (level, "index", tenant, hashes)
     select level, new.index, in_tenant, hashes
@@ -73,3 +71,10 @@ $$;
 
 revoke all on all functions in schema canon from public;
 grant execute on function canon.commit_batch, canon.raise_epoch to canon_writer;
+
+-- Every query here has its index. A plan made while a table was small must not read the whole of it once it has grown.
+do $$
+begin
+    execute format('alter database %I set enable_seqscan = off', current_database());
+end
+$$;

@@ -290,7 +290,7 @@ COMMIT = Command(
     target=Target.SYSTEM,
     rung=Loa.ROOT,
     http=Http(method="POST", path="/api/canon/system/commit"),
-    refusals=(*_CLOSED, Code.QUORUM_NOT_SATISFIED, Code.STALE_PREV, Code.THRESHOLD_INVALID, Code.NOT_SEALED),
+    refusals=(*_CLOSED, Code.QUORUM_NOT_SATISFIED, *_PROPOSE_REFUSALS),
 )
 WITHDRAW = Command(
     name="quorum/withdraw",
