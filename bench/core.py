@@ -23,7 +23,7 @@ def run() -> list[Figure]:
         *_bytes(signed),
         Figure(what="Ed25519 sign", value=micro(sign_s)),
         Figure(what="Ed25519 verify", value=micro(verify_s)),
-        *_records(house, checked, signed, granted, verify_s),
+        *_records(house, checked, signed, verify_s),
         *_gate(house, operator),
         *_tree(),
         *_replay(verify_s),
@@ -54,9 +54,7 @@ def _bytes(signed: record.SignedRecord) -> list[Figure]:
     ]
 
 
-def _records(
-    house: House, checked: record.Checked, signed: record.SignedRecord, granted: object, verify_s: float
-) -> list[Figure]:
+def _records(house: House, checked: record.Checked, signed: record.SignedRecord, verify_s: float) -> list[Figure]:
     check_s = seconds(lambda: record.check(signed))
     row = next(iter(reversed(house.rows.values())))
     admit_s = seconds(lambda: admission.admit(house.state, checked, now_ms=house.now_ms, decided=row))
@@ -86,7 +84,9 @@ def _gate(house: House, operator: Person) -> list[Figure]:
     observed = seconds(lambda: gate.observe(facts.command, parameters, bytes(digest.SALT_BYTES)))
     return [
         Figure(what="the pure decision", value=micro(judged), limit="aim 10 µs", ratio=f"{judged * 1e6 / 10:.2f}×"),
-        Figure(what=f"what the gate keeps of {len(parameters)} B of parameters", value=micro(observed), bound="entropy"),
+        Figure(
+            what=f"what the gate keeps of {len(parameters)} B of parameters", value=micro(observed), bound="entropy"
+        ),
     ]
 
 

@@ -14,7 +14,7 @@ from sigilrun import settings
 
 Resident = Annotated[str, typer.Option("--resident", help="for which process: " + ", ".join(house.RESIDENTS))]
 # Variables of the command itself, which are no settings of a process.
-_OURS = frozenset({"SIGIL_DATA", "SIGIL_HOME", "SIGIL_ADDRESS"})
+_OURS = frozenset({"SIGIL_DATA", "SIGIL_HOME", "SIGIL_ADDRESS", "SIGIL_PASSPHRASE"})
 
 
 def show(state: State, data: Data = Path("data"), resident: Resident = "gateway") -> None:

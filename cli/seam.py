@@ -35,7 +35,12 @@ Key = Annotated[Path, typer.Option("--key", help="your key file; the key never l
 MaybeKey = Annotated[
     Path | None, typer.Option("--key", help="prove by the owner's key file instead of the session's certificate")
 ]
-Passphrase = Annotated[str, typer.Option("--passphrase", help="where it comes from: file:PATH, fd:N or prompt")]
+Passphrase = Annotated[
+    str,
+    typer.Option(
+        "--passphrase", envvar="SIGIL_PASSPHRASE", help="where it comes from, never itself: file:PATH, fd:N or prompt"
+    ),
+]
 Data = Annotated[Path, typer.Option("--data", envvar="SIGIL_DATA", help="the stack's data folder")]
 
 
@@ -48,6 +53,7 @@ class State:
     """One invocation's options."""
 
     as_json: bool = False
+    field: str | None = None
     profile: str = "default"
     address: str | None = None
 
@@ -75,6 +81,7 @@ def verb(noun: typer.Typer, name: str, **settings: Any) -> Callable[[Callable[..
             state = context.find_object(State)
             assert state is not None, "main makes the state"
             state.as_json = given.pop("as_json") or state.as_json
+            state.field = given.pop("field") or state.field
             state.profile = given.pop("profile") or state.profile
             state.address = given.pop("address") or state.address
             function(state, **given)
@@ -100,6 +107,7 @@ def _common(name: str, kind: Any, default: Any, *, flag: str, about: str) -> ins
 
 _EVERY_VERB = (
     _common("as_json", bool, default=False, flag="--json", about="print JSON"),
+    _common("field", str | None, default=None, flag="--field", about="print only this field of the answer"),
     _common("profile", str | None, default=None, flag="--profile", about="which profile to use"),
     _common("address", str | None, default=None, flag="--address", about="the gateway's address"),
 )
@@ -116,7 +124,11 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
 def show(state: State, value: Any, text: str | None = None) -> None:
     """Print a value: JSON when asked for, else `text`, else one line a field."""
     plain = msgspec.to_builtins(value)
-    if state.as_json:
+    if state.field is not None:
+        if state.field not in plain:
+            raise Refusal(f"the answer has no field {state.field!r}", f"It has: {', '.join(plain)}.")
+        say(cell(plain[state.field]))
+    elif state.as_json:
         say(json.dumps(plain, indent=2, ensure_ascii=False))
     elif text is not None:
         say(text)

@@ -30,9 +30,8 @@ def codes(operation):
     """Every code that an operation says it may refuse with, by status."""
     found = {}
     for status, answer in operation["responses"].items():
-        if "$ref" in answer:
-            answer = DOCUMENT["components"]["responses"][answer["$ref"].rsplit("/", 1)[1]]
-        for code in answer.get("x-sigil-codes", ()):
+        name = answer.get("$ref", "").rsplit("/", 1)[-1]
+        for code in DOCUMENT["components"]["responses"].get(name, answer).get("x-sigil-codes", ()):
             found[code] = int(status)
     return found
 

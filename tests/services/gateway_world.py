@@ -1,4 +1,4 @@
-"""A house behind a gateway: real bus, the real gatekeeper and knowledge as processes of their own identity, the simulator's ledger as canon.
+"""A house behind a gateway: a real bus, the real gatekeeper and knowledge with identities of their own, the simulator's ledger as canon.
 
 Beside them stand a reader that serves the ledger's tiles, and projections whose answers a test can hold back or break.
 """

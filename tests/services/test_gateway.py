@@ -30,7 +30,6 @@ from sigilcore.refusals import Code, Refused
 from sigilrun import http
 from sigilrun.faces import examples, generate, routes
 from tests.services.gateway_world import CANARY, Answer, Face, World, bearer, raw, world
-from tests.simulator import Person
 
 WRITE = {"key": "greeting", "text": "Good morning."}
 ROOT = Path(__file__).parents[2]
@@ -980,7 +979,7 @@ async def test_bad_settings_are_told_at_once(home: World) -> None:
 
 def test_people_are_who_the_tests_say(home: World) -> None:
     """The house's people stand on real licences in a real log."""
-    people: dict[Person, Loa] = {
+    people = {
         home.bob: Loa.OPERATOR,
         home.eve: Loa.OBSERVER,
         home.ada: Loa.OPERATOR,

@@ -266,13 +266,13 @@ def _struct_schema(struct: type[Any]) -> dict[str, Any]:
 
 
 def _portable(schema: Any) -> Any:
-    r"""Python's \A and \Z as the ECMAScript that JSON Schema wants."""
+    r"""Plain JSON, with Python's \A and \Z as the ECMAScript that JSON Schema wants."""
     if isinstance(schema, dict):
         made = {key: _portable(value) for key, value in schema.items()}
         if isinstance(made.get("pattern"), str):
             made["pattern"] = made["pattern"].replace(r"\A", "^").replace(r"\Z", "$")
         return made
-    if isinstance(schema, list):
+    if isinstance(schema, list | tuple):
         return [_portable(one) for one in schema]
     return schema
 
