@@ -100,7 +100,7 @@ def _detach(data: Path, port: int) -> subprocess.Popen[bytes]:
     """`sigil run` in a session of its own, its words in a log."""
     log = _log(data)
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    with open(log, "wb", opener=_private) as output:
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "cli.main", "run", "--data", str(data.absolute()), "--port", str(port)],
             stdin=subprocess.DEVNULL,
@@ -108,6 +108,10 @@ def _detach(data: Path, port: int) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _until_ready(data: Path, process: subprocess.Popen[bytes] | None) -> folder.RunInfo:

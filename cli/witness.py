@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cli import caller, licenses, owner, seam
+from cli import caller, licenses, owner, seam, witness_serve
 from cli.seam import PROMPT, Key, Passphrase, State
 from sigilcore import signing
 from sigilcore.contracts import license as licensing
@@ -104,8 +104,9 @@ def show_list(state: State) -> None:
 
 def register(app: typer.Typer) -> None:
     """The noun `witness`."""
-    noun = seam.family(app, "witness", "The registry of witnesses.")
+    noun = seam.family(app, "witness", "The registry of witnesses, and a witness of one's own.")
     seam.verb(noun, "list")(show_list)
     seam.verb(noun, "add")(add)
     seam.verb(noun, "rotate")(rotate)
     seam.verb(noun, "revoke")(revoke)
+    witness_serve.add_to(noun)

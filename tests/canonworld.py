@@ -30,18 +30,15 @@ class World(simulator.House):
         self,
         deployed: settings.DeploymentFile | None = None,
         keystore: keys.Keystore | None = None,
-        now_ms: int | None = None,
     ) -> None:
         self._given = deployed, keystore
-        self._start_ms = now_ms
         self._placed: dict[int, record.SignedRecord] = {}
         super().__init__()
         self.sent = 0
         self.receipts: list[canon.Appended] = []
 
     def _genesis(self) -> None:
-        """With the deployment's keys, if there is one, and at the given time."""
-        self.clock.ms = self._start_ms or self.clock.ms
+        """With the deployment's keys, if there is one."""
         deployed, keystore = self._given
         if deployed is not None and keystore is not None:
             self.runtime_id = deployed.runtime_id

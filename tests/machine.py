@@ -69,19 +69,18 @@ class Machine:
         argv = ["-m", "cli.main", "run", "--data", str(self.data)]
         if self.env:
             argv = ["-c", TOLD, str(self.data), json.dumps(self.env)]
+        seen = len(self._log.read_text().splitlines()) if self._log.exists() else 0
         with self._log.open("ab") as out:
             self._process = await asyncio.create_subprocess_exec(sys.executable, *argv, stdout=out, stderr=out)
         async with asyncio.timeout(START_S):
             while True:
                 lines = self._log.read_text().splitlines()
-                ready = [line.removeprefix("ready ") for line in lines[self._seen :] if line.startswith("ready ")]
+                ready = [line.removeprefix("ready ") for line in lines[seen:] if line.startswith("ready ")]
                 if ready:
-                    self._seen, self.address = len(lines), ready[-1]
+                    self.address = ready[-1]
                     return
                 assert self._process.returncode is None, "\n".join(lines)
                 await asyncio.sleep(0.05)
-
-    _seen = 0
 
     async def stop(self) -> int:
         """SIGTERM, and wait; the exit code."""

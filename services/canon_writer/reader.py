@@ -10,7 +10,7 @@ import structlog
 from services.canon_writer import reading, store
 from services.canon_writer.laws import StoreError
 from sigilcore import note
-from sigilcore.contracts import canon, common
+from sigilcore.contracts import canon, common, house
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
 from sigilrun import postgres, service
@@ -120,6 +120,14 @@ async def events(self: Reader, request: canon.Events, _: service.Call) -> canon.
     return await _answered(self.reading.events(request))
 
 
+async def events_of(self: Reader, request: canon.EventsOf, call: service.Call) -> canon.EventPage:
+    """`canon/events_of`: the bus has let the caller ask of this scope, and the scope says which kinds."""
+    kinds = house.kinds_of(call.scope)
+    if kinds is None:
+        raise Refused(Code.BAD_INPUT, "no such space and kind")
+    return await self.page(canon.Events(first=request.first, limit=request.limit, kinds=kinds))
+
+
 HANDLERS: service.Handlers[Any] = {
     canon.GET: get,
     canon.LIST: records,
@@ -131,6 +139,7 @@ HANDLERS: service.Handlers[Any] = {
     canon.TILE: tile,
     canon.ENTRIES: entries,
     canon.EVENTS: events,
+    canon.EVENTS_OF: events_of,
 }
 
 if __name__ == "__main__":

@@ -217,7 +217,11 @@ class Reading:
         head = await self._shelf.head()
         new = head.size if request.new is None else request.new
         if new > head.size or request.old > new:
-            raise Refused(Code.BEYOND_HEAD, f"sizes go up to {head.size}, the old one up to the new one")
+            raise Refused(
+                Code.BEYOND_HEAD,
+                f"sizes go up to {head.size}, the old one up to the new one",
+                field="$.new" if new > head.size else "$.old",
+            )
         path = await self._tiles.consistency(request.old, new)
         return canon.ConsistencyProof(old=request.old, new=new, hashes=tuple(map(encode_base64, path)))
 

@@ -32,6 +32,9 @@ class Ledger(Protocol):
     async def wait_for(self, size: int) -> None:
         """Return once the state has seen the first `size` records. Raises NOT_YET."""
 
+    async def reach(self, seq: int) -> None:
+        """Return once the state has seen the record that a caller names by `seq`. Raises BEYOND_HEAD, NOT_YET."""
+
     async def seek_genesis(self) -> None:
         """If the canon has a record 0, return once the state has seen it."""
 
@@ -190,7 +193,7 @@ async def listed(service: License, request: wire.ListLicenses, call: Call) -> wi
     """Licences in order of issue."""
     del call
     if request.wait_for is not None:
-        await service.ledger.wait_for(request.wait_for + 1)
+        await service.ledger.reach(request.wait_for)
     return rules.page(service.state, cursor=request.cursor, limit=request.limit)
 
 

@@ -38,6 +38,7 @@ class BusLedger:
         self.book = Book()
         self.position = 0
         self._parts = parts
+        self.head = 0  # the canon's size at the last look
         self._admitted: dict[int, str] = {}  # seq → hash of each system record that the follower admitted
         self._reading = asyncio.Lock()
         parts.following.on_change(self._note)
@@ -55,7 +56,7 @@ class BusLedger:
                 page = await self._parts.bus.call(canon.EVENTS, asked)
                 for placed in page.items:
                     await self._take(placed)
-                self.position = max(self.position, page.next)
+                self.position, self.head = max(self.position, page.next), page.head
                 if page.next >= page.head or not page.items:
                     return
 
@@ -63,6 +64,15 @@ class BusLedger:
         """Book and state both know all that stands in the canon now."""
         await self.refresh()
         await self._parts.following.wait_for(self.position)
+
+    async def reach(self, seq: int) -> None:
+        """Return once the book holds the record that a caller names by `seq`. Raises BEYOND_HEAD, NOT_YET."""
+        await self.refresh()
+        if seq >= self.head:
+            raise Refused(
+                Code.BEYOND_HEAD, f"the log has {self.head} records", field="$.wait_for", detail={"head": self.head}
+            )
+        await self.wait_for(seq + 1)
 
     async def wait_for(self, size: int) -> None:
         """Return once the book has seen the first `size` records."""

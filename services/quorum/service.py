@@ -48,6 +48,9 @@ class Ledger(Protocol):
     async def reach_head(self) -> None:
         """Book and state both know all that stands in the canon now. Raises NOT_YET."""
 
+    async def reach(self, seq: int) -> None:
+        """Return once the book holds the record that a caller names by `seq`. Raises BEYOND_HEAD, NOT_YET."""
+
     async def wait_for(self, size: int) -> None:
         """Return once the book has seen the first `size` records. Raises NOT_YET."""
 
@@ -211,9 +214,7 @@ async def shown(service: Quorum, request: wire.ReadProposal, call: Call) -> wire
 
 async def _seen(service: Quorum, seq: int | None) -> None:
     """The book at the head, and at least at the record that the caller names."""
-    await service.ledger.refresh()
-    if seq is not None:
-        await service.ledger.wait_for(seq + 1)
+    await (service.ledger.refresh() if seq is None else service.ledger.reach(seq))
 
 
 # Voices and endings

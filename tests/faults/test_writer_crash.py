@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -27,6 +28,7 @@ from tests.simulator import Person
 
 ROOT = Viewer(owner="root", loa=Loa.ROOT)
 PATIENCE_S = 20
+WRITER = Path(__file__).with_name("writer_process.py")
 
 
 class BusPen:
@@ -52,7 +54,7 @@ class Place:
         self.high_water = buses.folder / "high_water"
         self.token_hash = buses.folder / "token_hash"
         private_files.write_new(self.token_hash, TOKEN_HASH.encode() + b"\n")
-        self.world = World(buses.deployment, buses.keystore, now_ms=_now_ms())
+        self.world = World(buses.deployment, buses.keystore)
         self.ada = self.world.issue(Person("ada"), Loa.OPERATOR)
 
     async def start(self):
@@ -155,10 +157,6 @@ class Place:
             with pytest.raises(Refused) as refused:
                 await call
             assert refused.value.code is Code.READ_ONLY
-
-
-def _now_ms():
-    return time.time_ns() // 1_000_000
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -266,7 +264,7 @@ async def spawned(place):
     }
     (place.buses.folder / "config.toml").touch()
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.canon_writer", env=env, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, str(WRITER), str(place.world.now_ms), env=env, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         yield child

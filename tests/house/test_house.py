@@ -1,124 +1,140 @@
-"""What the house promises about itself: floors, rooms, words, and that what is declared is documented."""
+"""A data folder becomes a house: each thing made once, each process told only what it needs."""
 
-import re
-import subprocess
-import sys
-import tomllib
+import contextlib
+import json
+import stat
 from pathlib import Path
 
 import pytest
 
-from sigilcore import records, refusals
-from sigilcore.contracts import canon, catalogue, house
-from sigilcore.contracts.command import Command
-
-ROOT = Path(__file__).parents[2]
-SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__init__.py"))
-
-
-def tracked():
-    """The files that git knows, as text where they are text."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [ROOT / line for line in listed.splitlines() if (ROOT / line).is_file()]
+from sigilcore import note
+from sigilcore.contracts import house as contract
+from sigilrun import house, keys, settings
+from sigilrun.embedded.folder import DataFolder
+from sigilrun.embedded.stack import Addresses
 
 
-def test_floors_and_rooms():
-    """Imports point down only; services never import services; sigilcore doesn't talk; only sigilrun speaks NATS and Postgres."""
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+@contextlib.contextmanager
+def furnished(path: Path):
+    folder = DataFolder(path).acquire()
+    try:
+        yield folder, house.furnish(folder)
+    finally:
+        folder.release()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("house") / "data"
+    with furnished(path):
+        pass
+    return path
+
+
+def addresses(data: Path) -> Addresses:
+    return Addresses(
+        address="http://127.0.0.1:1",
+        api_port=1,
+        nats_url="nats://127.0.0.1:2",
+        nats_monitor_url="http://127.0.0.1:3",
+        postgres_host="127.0.0.1",
+        postgres_port=4,
+        database="sigil",
+        role_passwords={role: f"password of {role}" for role in house.ROLES},
+        folder=data,
     )
-    assert done.returncode == 0, done.stdout
 
 
-def test_services_are_shaped_alike():
-    """A service folder is README, __init__, __main__, service and rules, and its README says what it decides."""
-    for name in SERVICES:
-        folder = ROOT / "services" / name
-        for part in ("README.md", "__init__.py", "__main__.py"):
-            assert (folder / part).is_file(), f"{name} lacks {part}"
-        text = (folder / "README.md").read_text()
-        for word in ("Decides", "Owns", "Answers", "Listens", "Refuses"):
-            assert word in text, f"{name}/README.md doesn't say what it {word.lower()}"
+def specs(data: Path):
+    with furnished(data) as (folder, _):
+        for role in house.ROLES:
+            folder.secret(f"postgres_role_{role}")
+        return {spec.name: spec for spec in house.processes(folder, addresses(data), {})}
 
 
-def test_every_resident_has_a_program():
-    """Whoever is drawn in the house can be started."""
-    for resident in house.RESIDENTS.values():
-        path = ROOT.joinpath(*resident.module.split("."))
-        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), resident.module
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
-def test_every_command_is_answered_by_a_resident():
-    """A command without a service is a promise nobody keeps."""
-    for command in catalogue.COMMANDS.values():
-        assert command.service in house.RESIDENTS, command.name
+def test_deployment_names_the_keys_of_the_keystore(data):
+    """deployment.json repeats the keystore's public keys, and the log's key under the log's own name."""
+    deployed = json.loads((data / "deployment.json").read_bytes())
+    store = keys.Keystore.open(data / "keystore", (data / "keys/passphrase").read_bytes().strip())
+    assert set(store.names()) == {*contract.SERVICE_KEYS, contract.LOG_KEY, house.PAYLOAD_KEY}
+    assert deployed["services"] == {name: store.public(name).hex() for name in contract.SERVICE_KEYS}
+    log = note.VerifierKey.parse(deployed["log"])
+    assert log.name == contract.origin(deployed["runtime_id"], deployed["tenant"])
+    assert log.public_key == store.public(contract.LOG_KEY)
 
 
-def test_everything_declared_is_in_the_catalogue_page():
-    """Every command, kind and refusal is documented."""
-    text = (ROOT / "docs" / "CATALOGUE.md").read_text()
-    names = [*catalogue.COMMANDS, *records.REGISTRY, *refusals.Code]
-    assert [name for name in names if f"`{name}`" not in text] == []
+def test_nothing_is_made_twice(data):
+    """A second run finds everything and changes none of it."""
+    before = contents(data)
+    with furnished(data) as (_, users):
+        assert {user.name for user in users} == {*contract.RESIDENTS, "subscriber", "operator"}
+    assert contents(data) == before
 
 
-@pytest.mark.parametrize("command", catalogue.COMMANDS.values(), ids=lambda command: command.name)
-def test_subjects_are_derived(command: Command):
-    """A subject is made of service and name, and is a valid NATS subject without wildcards."""
-    assert command.subject == f"sigil.v1.{command.service}.{command.name.replace('/', '.')}"
-    assert re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", command.subject)
+def test_a_first_run_that_broke_off_is_finished_with_the_same_keys(tmp_path):
+    """Whatever stood when it was killed is kept; what was missing is made."""
+    path = tmp_path / "data"
+    with furnished(path):
+        pass
+    first = contents(path)
+    (path / "deployment.json").unlink()
+    (path / "keystore/license.json").unlink()
+    (path / "bootstrap.token").unlink()
+    with furnished(path):
+        pass
+    second = contents(path)
+    assert second.keys() == first.keys()
+    changed = {name for name in first if first[name] != second[name]}
+    assert changed == {
+        "deployment.json",
+        "keystore/license.json",
+        "bootstrap.token",
+        "keys/bootstrap_token_hash",
+    }
 
 
-def test_only_the_writer_publishes_events():
-    """One pen: nobody else may publish a change event."""
-    for resident in (*house.RESIDENTS.values(), house.SUBSCRIBER, house.OPERATOR):
-        allowed = house.allowance(resident, "default").publish
-        publishes = any(subject.startswith(house.EVENTS) for subject in allowed)
-        assert publishes == (resident.name == canon.WRITER), resident.name
+def test_a_process_is_told_only_what_it_needs(data):
+    """The database for canon's processes alone, the keystore for those that sign, the token's hash for two; secrets as files only."""
+    told = {name: spec.env for name, spec in specs(data).items()}
+    with_database = {name for name, env in told.items() if "SIGIL_CANON_PASSWORD_FILE" in env}
+    with_keystore = {name for name, env in told.items() if "SIGIL_KEYSTORE_PATH" in env}
+    with_hash = {name for name, env in told.items() if any("TOKEN_HASH" in key for key in env)}
+    assert with_database == {"canon_writer", "canon_reader"}
+    assert with_keystore == {name for name, resident in contract.RESIDENTS.items() if resident.key}
+    assert with_hash == {"canon_writer", "license"}
+    secret = {path.read_text().strip() for path in (data / "keys").iterdir() if path.name != "bootstrap_token_hash"}
+    for name, env in told.items():
+        assert not secret & set(env.values()), name
+        assert not any("password of" in value for value in env.values()), name
+        assert str(data / "keys/postgres_role_canon_owner") not in env.values(), name
 
 
-def test_nobody_may_say_everything():
-    """No allow-list holds a bare wildcard."""
-    for resident in (*house.RESIDENTS.values(), house.SUBSCRIBER, house.OPERATOR):
-        allowed = house.allowance(resident, "default")
-        for subject in (*allowed.publish, *allowed.subscribe):
-            assert subject not in {">", "*", "sigil.>", "$JS.>", "$JS.API.>", "$SYS.>"}, (resident.name, subject)
+def test_every_process_can_read_its_settings(data):
+    """What is told is a whole configuration: each process's settings load, and nothing in them is unknown."""
+    for name, spec in specs(data).items():
+        needs = ("canon",) if name.startswith("canon_") else ()
+        loaded = settings.load(Path(spec.env["SIGIL_CONFIG"]), spec.env, resident=name, needs=needs)
+        assert loaded.bus.nkey_seed_file == data / "keys" / f"bus_{name}"
+        assert loaded.service.state_dir == data / "services" / name
 
 
-def test_no_words_that_promise_later():
-    """What isn't there isn't promised in code."""
-    word = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|NotImplementedError|pytest\.(skip|xfail)|mark\.(skip|xfail)")
-    found = [
-        f"{path.relative_to(ROOT)}:{number}"
-        for path in tracked()
-        if path.suffix in {".py", ".sql", ".sh"} and path != Path(__file__)
-        for number, line in enumerate(path.read_text().splitlines(), 1)
-        if word.search(line)
-    ]
-    assert found == []
+def test_who_writes_stops_before_the_pen(data):
+    """Stopping goes backwards: the face, then the services, then the pen and its reader, then the servers."""
+    after = {name: set(spec.after) for name, spec in specs(data).items()}
+    assert after["gateway"] == {"nats", "postgres", *contract.RESIDENTS} - {"gateway"}
+    assert {"canon_writer", "canon_reader", "nats"} <= after["gatekeeper"]
+    assert after["canon_writer"] == {"nats", "postgres"}
 
 
-def test_locks_hold_hashes_and_no_addresses():
-    """The lock pins by hash and records no registry."""
-    lock = (ROOT / "requirements.lock").read_text()
-    assert "--hash=sha256:" in lock
-    assert not re.search(r"https?://|^--(index|extra-index|find)", lock, re.MULTILINE)
-    for path in tracked():
-        if path.name == "package-lock.json":
-            assert '"resolved"' not in path.read_text(), path
+def test_the_token_is_shown_by_its_hash_only(data):
+    """Services see SHA-256 of the token; the token itself is private."""
+    import hashlib
 
-
-def test_claims_are_proven_by_tests_that_exist():
-    """Each promise of the README names the test that keeps it."""
-    claims = tomllib.loads((ROOT / "claims.toml").read_text())["claim"]
-    readme = (ROOT / "README.md").read_text()
-    for claim in claims:
-        assert claim["says"] in readme, claim["says"]
-        path, _, name = claim["test"].partition("::")
-        assert f"def {name}(" in (ROOT / path).read_text(), claim["test"]
-
-
-def test_core_is_installable_alone():
-    """An auditor needs sigilcore and five small libraries, none of which talks."""
-    project = tomllib.loads((ROOT / "libs" / "sigilcore" / "pyproject.toml").read_text())["project"]
-    names = {re.split(r"[<>=]", text)[0] for text in project["dependencies"]}
-    assert names == {"msgspec", "pynacl", "rfc8785", "tomli-w", "uuid-utils"}
+    token = (data / "bootstrap.token").read_text().strip()
+    assert (data / "keys/bootstrap_token_hash").read_text().strip() == hashlib.sha256(token.encode()).hexdigest()
+    assert stat.S_IMODE((data / "bootstrap.token").stat().st_mode) == 0o600
+    assert len(token) >= 43

@@ -20,10 +20,11 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import rfc8785
+from msgspec import inspect
 
 MAX_DEPTH = 64
 MAX_BYTES = 1 << 20
@@ -101,6 +102,61 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
 def convert(data: bytes, kind: type[T], *, max_bytes: int = MAX_BYTES) -> T:
     """Read canonical bytes into a type; a value that doesn't fit is `NotCanonical` and names its path."""
     return typed(decode(data, max_bytes=max_bytes), kind)
+
+
+class Shape(Generic[T]):
+    """The short way for a Struct whose type already says what the walk would check: texts, bounded integers, and arrays and tables of them.
+
+    What arrives is read as the type, written again with sorted keys and compared: equal bytes are canonical bytes of that type, by the
+    same argument as `decode` and `convert`. Anything else, even if only spelled otherwise, is left to those two, who say what is wrong.
+    """
+
+    def __init__(self, kind: type[T]) -> None:
+        """A type that says too little (floats, Any, integers without bounds) has a shape that recognises nothing."""
+        self._closed = _is_closed(inspect.type_info(kind), ())
+        self._decoder = msgspec.json.Decoder(kind)
+
+    def read(self, data: bytes, *, max_bytes: int = MAX_BYTES) -> T | None:
+        """The value if these bytes are surely its canonical form; None if only `decode` can tell."""
+        if not self._closed or len(data) > max_bytes:
+            return None
+        try:
+            value = self._decoder.decode(data)
+            same = _fast.encode(value) == data
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return None
+        return value if same and (data.isascii() or not data.translate(None, _BMP)) else None
+
+    def write(self, value: T) -> bytes:
+        """The canonical bytes of a value that was read strictly; for what code has built itself, ask `of`, which checks."""
+        return _fast.encode(value) if self._closed else encode(msgspec.to_builtins(value, str_keys=True))
+
+
+def _is_closed(info: inspect.Type, inside: tuple[type, ...]) -> bool:
+    """True if every value of this type has a canonical form that the fast encoder writes. Types within themselves say no depth."""
+    match info:
+        case inspect.StrType() | inspect.BoolType() | inspect.NoneType() | inspect.LiteralType():
+            return True
+        case inspect.Metadata():
+            return _is_closed(info.type, inside)
+        case inspect.EnumType():
+            return issubclass(info.cls, str)
+        case inspect.IntType():
+            low, high = info.ge, info.le
+            return low is not None and high is not None and -MAX_INT <= low and high <= MAX_INT
+        case inspect.VarTupleType() | inspect.ListType():
+            return _is_closed(info.item_type, inside)
+        case inspect.DictType():
+            return isinstance(info.key_type, inspect.StrType | inspect.EnumType) and _is_closed(
+                info.value_type, inside
+            )
+        case inspect.UnionType():
+            return all(_is_closed(one, inside) for one in info.types)
+        case inspect.StructType():
+            flat = info.cls not in inside and info.forbid_unknown_fields and not info.array_like
+            return flat and all(_is_closed(field.type, (*inside, info.cls)) for field in info.fields)
+        case _:
+            return False
 
 
 def typed(value: Any, kind: type[T]) -> T:

@@ -9,9 +9,11 @@ import re
 import time
 from typing import Protocol
 
-_FORM = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
+# Hours end at 23, because later Pythons read 24:00 as the next day; the other ranges are fromisoformat's to refuse.
+_FORM = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T(?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS = dt.timedelta(milliseconds=1)
+_ZERO = dt.timedelta(0)
 
 LAST_MS = (dt.datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=dt.UTC) - _EPOCH) // _MS
 
@@ -28,12 +30,12 @@ def parse_ms(text: str) -> int:
     if _FORM.fullmatch(text) is None:
         raise ValueError("not RFC 3339 UTC with milliseconds and Z")
     try:
-        ms = (dt.datetime.fromisoformat(text) - _EPOCH) // _MS
+        since = dt.datetime.fromisoformat(text) - _EPOCH
     except ValueError:
         raise ValueError("no such day or time of day") from None
-    if format_ms(ms) != text:  # later Pythons read 24:00 as the next day
-        raise ValueError("no such day or time of day")
-    return ms
+    if since < _ZERO:
+        raise ValueError("a time outside the years 1970 to 9999")
+    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
 
 
 class Clock(Protocol):

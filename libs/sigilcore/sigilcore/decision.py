@@ -22,6 +22,9 @@ class Verdict(enum.StrEnum):
     MANUAL_REVIEW = "ManualReview"
 
 
+# Integers that JSON carries exactly (RFC 7493); canonical bytes refuse all others, so the types may say so.
+Count = Annotated[int, msgspec.Meta(ge=0, le=canonical.MAX_INT)]
+Number = Annotated[int, msgspec.Meta(ge=-canonical.MAX_INT, le=canonical.MAX_INT)]
 ProofKind = Literal["bearer", "session", "owner"]
 
 
@@ -38,9 +41,9 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     model: str
     features: trust.Features
-    standing_as_of: int
-    logit: int
-    threshold: int
+    standing_as_of: Number
+    logit: Number
+    threshold: Number
     allowed: bool
 
 
@@ -62,7 +65,7 @@ class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     command: str
     target: str
     digest: Hex64
-    length: Annotated[int, msgspec.Meta(ge=0)]
+    length: Count
     effect: str | None
     steps: tuple[Step, ...]
     suggestion: str
@@ -70,8 +73,11 @@ class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     audit: Audit
     trust: Trust | None
     proof: ProofKind
-    as_of: Annotated[int, msgspec.Meta(ge=0)]
+    as_of: Count
     scope: tuple[str, ...]
+
+
+_CHAIN = canonical.Shape(ReasoningChain)
 
 
 class FrozenChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,7 +94,7 @@ def freeze(chain: ReasoningChain) -> FrozenChain:
 
 def intact(frozen: FrozenChain) -> bool:
     """True if the chain is what was frozen."""
-    return digest.sha256_hex(canonical.of(frozen.chain)) == frozen.content_hash
+    return digest.sha256_hex(_CHAIN.write(frozen.chain)) == frozen.content_hash
 
 
 class DecisionRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

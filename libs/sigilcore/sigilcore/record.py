@@ -14,6 +14,7 @@ Example::
     leaf = merkle.leaf_hash(checked.leaf)
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -95,6 +96,16 @@ class PlacedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return SignedRecord(header=self.header, payload=self.payload, salt=self.salt)
 
 
+_HEADER = canonical.Shape(Header)
+_CORE = canonical.Shape(Core)
+
+
+@functools.cache
+def _shape(kind: type[T]) -> canonical.Shape[T]:
+    """The short way for a kind's payload; one a kind, made when it is first met."""
+    return canonical.Shape(kind)
+
+
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
     """A record whose own bytes agree with each other: schema, canonical form, hashes, bounds. Its signature is checked by
     `verify_author`, once somebody says which public key `key_id` is."""
@@ -112,6 +123,11 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
         """The nine signed fields."""
         return self.header.core
 
+    @property
+    def erased(self) -> bool:
+        """True if only the header is left; see `check_erased`."""
+        return not self.payload_bytes
+
     def signed(self) -> SignedRecord:
         """The record as it travels."""
         return SignedRecord(
@@ -122,21 +138,8 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 def check(signed: SignedRecord) -> Checked:
     """Check what needs no state of the log, in order: header's form, kind, payload's form, payload hash, record hash, bounds."""
     leaf = bytes(signed.header)
-    if len(leaf) > MAX_HEADER_BYTES:
-        raise Refused(Code.HEADER_TOO_LARGE, f"the sealed header has {len(leaf)} bytes, at most {MAX_HEADER_BYTES}")
-    header, core_bytes = open_header(leaf)
+    header, core_bytes, kind = _check_header(leaf)
     core = header.core
-    kind = records.REGISTRY.get(core.kind)
-    if kind is None:
-        raise Refused(Code.KIND_UNKNOWN, f"no kind {core.kind!r}", field="$.header.core.kind")
-    if core.space not in kind.spaces:
-        raise Refused(Code.KIND_NOT_ALLOWED, f"{core.kind} doesn't stand in {core.space}", field="$.header.core.space")
-    if core.schema_version != kind.version:
-        raise Refused(
-            Code.RECORD_INVALID,
-            f"{core.kind} has version {kind.version}",
-            field="$.header.core.schema_version",
-        )
     payload_bytes = bytes(signed.payload)
     if len(payload_bytes) > kind.max_bytes:
         raise Refused(Code.BODY_TOO_LARGE, f"{core.kind} holds at most {kind.max_bytes} bytes", field="$.payload")
@@ -155,14 +158,52 @@ def check(signed: SignedRecord) -> Checked:
     )
 
 
+def check_erased(leaf: bytes) -> Checked:
+    """Check what is left of a record in `user` whose payload was erased: its header by itself. There is no payload to ask."""
+    header, core_bytes, kind = _check_header(leaf)
+    if header.core.space != "user":
+        raise Refused(Code.RECORD_INVALID, f"a {header.core.space} record's payload is never erased", field="$.payload")
+    return Checked(
+        header=header, leaf=leaf, core_bytes=core_bytes, payload=None, payload_bytes=b"", salt=b"", kind=kind
+    )
+
+
+def check_placed(placed: PlacedRecord) -> Checked:
+    """Check a record as the log holds it, erased or whole. What enters the log is whole: the writer asks `check`."""
+    if placed.salt is None and bytes(placed.payload) == b"null":
+        return check_erased(bytes(placed.header))
+    if placed.salt is None:
+        raise Refused(Code.RECORD_INVALID, "a payload without its salt", field="$.salt")
+    return check(placed.signed())
+
+
+def _check_header(leaf: bytes) -> tuple[Header, bytes, records.Kind]:
+    """The sealed header's size and form, and the kind that it names."""
+    if len(leaf) > MAX_HEADER_BYTES:
+        raise Refused(Code.HEADER_TOO_LARGE, f"the sealed header has {len(leaf)} bytes, at most {MAX_HEADER_BYTES}")
+    header, core_bytes = open_header(leaf)
+    core = header.core
+    kind = records.REGISTRY.get(core.kind)
+    if kind is None:
+        raise Refused(Code.KIND_UNKNOWN, f"no kind {core.kind!r}", field="$.header.core.kind")
+    if core.space not in kind.spaces:
+        raise Refused(Code.KIND_NOT_ALLOWED, f"{core.kind} doesn't stand in {core.space}", field="$.header.core.space")
+    if core.schema_version != kind.version:
+        raise Refused(
+            Code.RECORD_INVALID,
+            f"{core.kind} has version {kind.version}",
+            field="$.header.core.schema_version",
+        )
+    return header, core_bytes, kind
+
+
 def open_header(leaf: bytes) -> tuple[Header, bytes]:
     """Read a sealed header strictly; returns it with JCS(core). Kinds may be unknown here: they are carried opaquely."""
-    try:
-        plain = canonical.decode(leaf, max_bytes=MAX_HEADER_BYTES)
-    except canonical.NotCanonical as error:
-        raise Refused(Code.RECORD_INVALID, f"header: {error.reason}", field="$.header" + error.path[1:]) from error
-    header = _typed(plain, Header, "$.header")
-    core_bytes = canonical.encode(plain["core"])
+    header = _HEADER.read(leaf, max_bytes=MAX_HEADER_BYTES)
+    if header is None:
+        header, core_bytes = _open_slowly(leaf)
+    else:
+        core_bytes = _CORE.write(header.core)
     if digest.sha256_hex(core_bytes) != header.hash:
         raise Refused(Code.RECORD_INVALID, "hash doesn't match the core", field="$.header.hash")
     core = header.core
@@ -180,6 +221,14 @@ def open_header(leaf: bytes) -> tuple[Header, bytes]:
                 field=f"$.header.core.links[{index}].target",
             )
     return header, core_bytes
+
+
+def _open_slowly(leaf: bytes) -> tuple[Header, bytes]:
+    try:
+        plain = canonical.decode(leaf, max_bytes=MAX_HEADER_BYTES)
+    except canonical.NotCanonical as error:
+        raise Refused(Code.RECORD_INVALID, f"header: {error.reason}", field="$.header" + error.path[1:]) from error
+    return _typed(plain, Header, "$.header"), canonical.encode(plain["core"])
 
 
 def verify_author(header: Header, core_bytes: bytes, public: bytes) -> None:
@@ -257,6 +306,9 @@ def witness(signed: SignedRecord, witness_id: str, signer: signing.Signer) -> Wi
 
 
 def _canonical(data: bytes, kind: type[T], field: str, max_bytes: int) -> T:
+    value = _shape(kind).read(data, max_bytes=max_bytes)
+    if value is not None:
+        return value
     try:
         plain = canonical.decode(data, max_bytes=max_bytes)
     except canonical.NotCanonical as error:

@@ -5,7 +5,6 @@ verifying constructors of the libraries take small-order and non-canonical point
 malformed key or signature with False; nothing a stranger sends makes it raise.
 """
 
-import base64
 import binascii
 from typing import Protocol
 
@@ -128,12 +127,12 @@ def verify_typed(public: bytes, payload_type: str, body: bytes, signature: bytes
 def signature_bytes(text: str) -> bytes:
     """The bytes of a signature in standard base64; empty when malformed, which then verifies nothing."""
     try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
+        raw = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
         return b""
     return raw if signature_text(raw) == text else b""
 
 
 def signature_text(raw: bytes) -> str:
     """Standard base64 with padding."""
-    return base64.b64encode(raw).decode()
+    return binascii.b2a_base64(raw, newline=False).decode()

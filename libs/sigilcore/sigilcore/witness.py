@@ -28,6 +28,7 @@ from sigilcore import merkle, note
 
 SIZE_TYPE = "text/x.tlog.size"
 TEXT_TYPE = "text/plain; charset=utf-8"
+UNPROVEN = 422
 
 Logs = Mapping[str, Sequence[note.VerifierKey]]
 """The logs that a witness knows: the keys it trusts, by origin."""
@@ -141,15 +142,15 @@ def judge(submitted: Submitted, held: Held | None) -> Accepted | Rejected:
         )
     # 6. There is one empty tree.
     if checkpoint.size == 0 and checkpoint.root != merkle.EMPTY_ROOT:
-        return _no(6, 422, "size 0, and not the root of the empty tree")
+        return _no(6, UNPROVEN, "size 0, and not the root of the empty tree")
     # 7. The proof. From an empty tree there is nothing to prove, so nothing may be there.
     root = merkle.EMPTY_ROOT if held is None else held.root
     if old == 0 and submitted.proof:
-        return _no(7, 422, "a proof from the empty tree is empty")
+        return _no(7, UNPROVEN, "a proof from the empty tree is empty")
     if old == checkpoint.size and root != checkpoint.root:
-        return _no(7, 422, f"another root than the one that was cosigned for size {old}")
+        return _no(7, UNPROVEN, f"another root than the one that was cosigned for size {old}")
     if not merkle.verify_consistency(old, root, checkpoint.size, checkpoint.root, submitted.proof):
-        return _no(7, 422, f"the proof doesn't lead from {old} to {checkpoint.size}")
+        return _no(7, UNPROVEN, f"the proof doesn't lead from {old} to {checkpoint.size}")
     return Accepted(held=held, submitted=submitted)
 
 

@@ -40,6 +40,7 @@ class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """One request as it came: nothing of it is checked yet but its deadline."""
 
     command: Command[Any, Any]
+    scope: tuple[str, ...] = ()  # of a scoped command: what its subject said, which the bus has permitted
     body: bytes
     permit: str | None
     trace_id: str
@@ -92,7 +93,7 @@ class Answering:
             for tail in ("", f".{self._resident}", f".{self._resident}.{self._instance}"):
                 self._stops.append(await self._bus.subscribe(f"$SRV.{verb}{tail}", self._tell))
         for command in self._handlers:
-            self._stops.append(await self._bus.subscribe(command.subject, self._hearing(command), queue=self._resident))
+            self._stops.append(await self._bus.subscribe(command.heard, self._hearing(command), queue=self._resident))
         await self._bus.flush()
 
     async def stop(self) -> None:
@@ -164,6 +165,7 @@ class Answering:
             raise Refused(Code.UNAVAILABLE, "the request came after its deadline")
         incoming = Incoming(
             command=command,
+            scope=tuple(message.subject.removeprefix(command.subject).split(".")[1:]),
             body=message.data,
             permit=message.headers.get(wire.PERMIT),
             trace_id=trace_id,
@@ -176,7 +178,7 @@ class Answering:
 
     async def _reply(self, message: wire.Message, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Send the answer; if it can't be sent the caller's time runs out, and we know why."""
-        if not message.reply.startswith(wire.INBOX):
+        if not message.reply.startswith((wire.INBOX, wire.MAPPED)):
             # The server lets us answer anywhere we were asked from. An answer to a command's subject would be a call in our name.
             telemetry.log.error("answer_refused", subject=message.subject, reply=message.reply[:128])
             return
@@ -213,7 +215,7 @@ class Answering:
         endpoints = [
             {
                 "name": _endpoint(command),
-                "subject": command.subject,
+                "subject": command.heard,
                 "queue_group": self._resident,
                 "metadata": {"command": command.name, "admission": command.admission.value},
             }
@@ -225,7 +227,7 @@ class Answering:
         endpoints = [
             {
                 "name": _endpoint(command),
-                "subject": command.subject,
+                "subject": command.heard,
                 "queue_group": self._resident,
                 "num_requests": tally.requests,
                 "num_errors": tally.errors,

@@ -116,15 +116,16 @@ class Bus:
         permit: str | None = None,
         timeout_s: float | None = None,
         trace_id: str | None = None,
+        scope: Sequence[str] = (),
     ) -> Rep:
-        """Ask a command; bytes are sent as they are.
+        """Ask a command, of a scope if it has one; bytes are sent as they are.
 
         Raises:
             Refused: the other side's refusal, or UNAVAILABLE.
             Fault: something of ours broke over there.
 
         """
-        body = await self.call_raw(command, request, permit=permit, timeout_s=timeout_s, trace_id=trace_id)
+        body = await self.call_raw(command, request, permit=permit, timeout_s=timeout_s, trace_id=trace_id, scope=scope)
         try:
             return msgspec.json.decode(body, type=command.reply)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -140,6 +141,7 @@ class Bus:
         permit: str | None = None,
         timeout_s: float | None = None,
         trace_id: str | None = None,
+        scope: Sequence[str] = (),
     ) -> bytes:
         """As `call`, and the reply's very bytes: for faces that pass them on."""
         trace_id = trace_id or telemetry.current_trace_id()
@@ -149,7 +151,7 @@ class Bus:
             headers[wire.PERMIT] = permit
         body = request if isinstance(request, bytes) else msgspec.json.encode(request)
         try:
-            reply = await self.request(command.subject, body, headers=headers, timeout_s=timeout)
+            reply = await self.request(command.subject_of(*scope), body, headers=headers, timeout_s=timeout)
             wire.raise_for(reply, trace_id)
         except Refused as refused:
             self.metrics.asked.labels(command.name, refused.code).inc()

@@ -71,7 +71,7 @@ def write_new(path: Path, data: bytes) -> None:
         os.link(scratch, path, follow_symlinks=False)
     finally:
         scratch.unlink()
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _check(path: Path, status: os.stat_result, *, directory: bool) -> None:
@@ -85,7 +85,8 @@ def _check(path: Path, status: os.stat_result, *, directory: bool) -> None:
         raise key_faults.WrongPermissions(f"{path} has mode {mode:04o}, so others can reach it.")
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Make the folder's names durable: what was made or linked in it stays after a power cut."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

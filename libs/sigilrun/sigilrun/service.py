@@ -97,6 +97,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a handler knows of one call besides its request."""
 
     command: Command[Any, Any]
+    scope: tuple[str, ...] = ()
     body: bytes
     trace_id: str
     deadline_ms: int | None
@@ -139,6 +140,7 @@ class Running:
         request = read(incoming.body, command.request)
         call = Call(
             command=command,
+            scope=incoming.scope,
             body=incoming.body,
             trace_id=incoming.trace_id,
             deadline_ms=incoming.deadline_ms,

@@ -26,7 +26,13 @@ OK = "OK"
 
 _TRACE_ID = re.compile("[0-9a-f]{32}")
 _trace_id: contextvars.ContextVar[str] = contextvars.ContextVar("trace_id", default="")
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR, "critical": 50}
+_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": 50,
+}
 
 # From a bus round trip (0.2 ms) to the longest a caller waits.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -14,6 +14,7 @@ DEADLINE = "Sigil-Deadline"
 ERROR = "Nats-Service-Error"
 ERROR_CODE = "Nats-Service-Error-Code"
 INBOX = "_INBOX_"
+MAPPED = "_R_."  # a reply that the server maps back into the account of who asked
 STATUS = "Status"
 NO_RESPONDERS = "503"
 

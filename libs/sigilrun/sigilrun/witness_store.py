@@ -14,7 +14,9 @@ The laws of this file:
 One connection, used by one thread.
 """
 
+import contextlib
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -200,19 +202,16 @@ def origin_hash(origin: str) -> bytes:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    new = not path.exists()
-    # Made private before SQLite opens it; the files beside it take its mode.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    if not path.exists():
+        _make(path)
     db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000, check_same_thread=False)
     try:
-        db.execute("pragma journal_mode = wal")
-        db.execute("pragma synchronous = full")
         db.execute("pragma trusted_schema = off")
-        if new:
-            db.executescript(_SCHEMA)
-            private_files.sync_folder(path.parent)
         (found,) = db.execute("pragma user_version").fetchone()
         (sound,) = db.execute("pragma quick_check(1)").fetchone()
+        if found == VERSION and sound == "ok":  # else not even the journal mode is touched
+            db.execute("pragma journal_mode = wal")
+            db.execute("pragma synchronous = full")
     except sqlite3.DatabaseError as error:
         db.close()
         raise Unreadable(f"{path}: {error}") from error
@@ -220,3 +219,20 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise Unreadable(f"{path}: schema {found}, {sound}")
     return db
+
+
+def _make(path: Path) -> None:
+    """The file appears whole or not at all, so that an empty one is always damage and never a first start."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # Made private before SQLite opens it; the files beside it take its mode.
+    os.close(os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    try:
+        db = sqlite3.connect(scratch, isolation_level=None)
+        db.execute("pragma synchronous = full")
+        db.executescript(_SCHEMA)
+        db.close()
+        with contextlib.suppress(FileExistsError):  # another process was faster, with the same
+            os.link(scratch, path)
+    finally:
+        scratch.unlink()
+    private_files.sync_folder(path.parent)

@@ -174,6 +174,13 @@ class Events(Message, frozen=True, kw_only=True):
     kinds: tuple[str, ...] = ()
 
 
+class EventsOf(Message, frozen=True, kw_only=True):
+    """As `Events`; which kinds is said by the scope that it is asked of, and so by a bus permission."""
+
+    first: PositiveSeq
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2000)] = 500
+
+
 class EventPage(Message, frozen=True, kw_only=True):
     """Placed records in order; `head` is the log's size when read; `next` the seq to ask from. `checkpoint`: the newest signed
     checkpoint whose size is above `first` and at most `next`, for who recomputes the tree; null when there is none in the page."""
@@ -345,6 +352,18 @@ EVENTS = Command(
     admission=Admission.BUS,
     refusals=(Code.BEYOND_HEAD,),
 )
+EVENTS_OF = Command(
+    name="canon/events_of",
+    service=READER,
+    request=EventsOf,
+    reply=EventPage,
+    summary="Placed records of one space and kind from a seq on: for consumers outside the house.",
+    action=Action.READ,
+    target=Target.CANON,
+    admission=Admission.BUS,
+    refusals=(Code.BEYOND_HEAD,),
+    scopes=2,
+)
 REFILL = Command(
     name="canon/refill",
     service=WRITER,
@@ -370,4 +389,5 @@ COMMANDS = (
     TILE,
     ENTRIES,
     EVENTS,
+    EVENTS_OF,
 )

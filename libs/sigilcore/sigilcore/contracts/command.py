@@ -73,12 +73,24 @@ class Command(Generic[Req, Rep]):
     longest_run_s: int = 10
     scored: bool = True  # braking (revoke, withdraw, close) skips the trust score
     http: Http | None = None
+    scopes: int = 0  # so many tokens after the subject say of what it is asked, where a bus permission can pin them
     example: dict[str, object] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def subject(self) -> str:
         """Where it is asked on the bus; derived, never typed by hand."""
         return f"sigil.v1.{self.service}.{self.name.replace('/', '.')}"
+
+    @property
+    def heard(self) -> str:
+        """What its service hears: the subject, of whatever scope."""
+        return self.subject_of(*("*" * self.scopes))
+
+    def subject_of(self, *scope: str) -> str:
+        """Where it is asked of this scope; for a scoped command the bare subject is nobody's."""
+        if len(scope) != self.scopes:
+            raise ValueError(f"{self.name} has {self.scopes} scope tokens, not {len(scope)}")
+        return ".".join((self.subject, *scope))
 
     @property
     def mutates(self) -> bool:

@@ -6,9 +6,10 @@ change events.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from sigilcore import records
 from sigilcore.contracts import canon, catalogue
 
 STREAM = "CANON"
@@ -95,6 +96,46 @@ def event_subject(tenant: str, space: str, kind: str) -> str:
     return f"{EVENTS}.{tenant}.{space}.{kind}"
 
 
+# Scopes of `canon/events_of`: a space and a kind, or one of these two.
+EVERYTHING = ("all", "all")
+GOVERNING = ("all", "governing")
+
+
+def kinds_of(scope: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The kinds that a scope names, none for all of them; None if it is no scope."""
+    if scope == EVERYTHING:
+        return ()
+    if scope == GOVERNING:
+        return tuple(kind.tag for kind in records.REGISTRY.values() if kind.governs)
+    if len(scope) == 2 and scope[1] in records.REGISTRY and scope[0] in records.REGISTRY[scope[1]].spaces:
+        return (scope[1],)
+    return None
+
+
+# What consumers outside the house may be let ask; each is let ask a part of it.
+OUTSIDE_ASKS = (canon.CHECKPOINT.heard, canon.EVENTS_OF.heard)
+
+
+def outside_events(tenant: str) -> str:
+    """What consumers outside the house may be let hear; each is let hear a part of it."""
+    return f"{EVENTS}.{tenant}.>"
+
+
+def heard_by(scope: tuple[str, str], tenant: str) -> tuple[str, ...]:
+    """The change events that say that there is something new of a scope."""
+    if scope == EVERYTHING:
+        return (outside_events(tenant),)
+    return tuple(event_subject(tenant, scope[0], kind) for kind in kinds_of(scope) or ()) if scope != GOVERNING else ()
+
+
+def outside(name: str, tenant: str, scopes: Sequence[tuple[str, str]]) -> Allowance:
+    """The allow-lists of a consumer outside the house. It has no word with JetStream: whoever may make a consumer, or name the subject of a
+    reply, can have the server publish there."""
+    asks = tuple(canon.EVENTS_OF.subject_of(*scope) for scope in scopes)
+    hears = tuple(subject for scope in scopes for subject in heard_by(scope, tenant))
+    return Allowance(publish=(canon.CHECKPOINT.subject, *asks), subscribe=(*hears, f"_INBOX_{name}.>"))
+
+
 def origin(runtime_id: str, tenant: str) -> str:
     """The log's origin: a schema-less name, the same as its key's."""
     return f"sigil/{runtime_id}/{tenant}"
@@ -102,8 +143,8 @@ def origin(runtime_id: str, tenant: str) -> str:
 
 def allowance(resident: Resident, tenant: str) -> Allowance:
     """The allow-lists of one identity."""
-    asked = tuple(catalogue.COMMANDS[name].subject for name in resident.asks)
-    answered = tuple(command.subject for command in catalogue.of_service(resident.name))
+    asked = tuple(catalogue.COMMANDS[name].heard for name in resident.asks)
+    answered = tuple(command.heard for command in catalogue.of_service(resident.name))
     inbox = f"_INBOX_{resident.name}.>"
     name = stream(tenant)
     publish = [*asked]
@@ -119,6 +160,7 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
     if resident.looks:
         publish += [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".*", ".*.*")]
     if resident.follows:
+        subscribe.append(outside_events(tenant))
         # Consumers are ephemeral, acknowledge nothing, and have names of 128 random bits: a wildcard matches whole tokens only, so what
         # keeps one follower from another's consumer is that it can't learn its name (no CONSUMER.LIST or NAMES).
         publish += [

@@ -48,7 +48,7 @@ def _command(command: Command[Any, Any]) -> Iterator[str]:
     yield command.summary
     yield ""
     ways = [f"`{route.method} {route.path}`" for route in routes.ROUTES if route.command is command]
-    yield f"- Asked: `{command.subject}`" + "".join(f" · {way}" for way in ways)
+    yield f"- Asked: `{command.heard}`" + "".join(f" · {way}" for way in ways)
     owner = ", by the owner's own word" if command.needs_owner else ""
     yield f"- Admitted by: {command.admission}" + (f", {command.rung} and above{owner}" if _permitted(command) else "")
     yield f"- Does: {command.action} · {command.target} · at most {command.longest_run_s} s" + _unscored(command)
