@@ -12,10 +12,9 @@ import requests
 import schemathesis
 from schemathesis import checks
 
-from services.gateway import parameters
+from services.gateway import calls, parameters
 from services.gateway.router import Router
 from sigilcore.access import Loa
-from sigilcore.contracts import gatekeeper
 from sigilcore.refusals import Refused
 from sigilrun import http
 from sigilrun.faces import openapi
@@ -57,18 +56,19 @@ class Voice(requests.auth.AuthBase):
         self._spare = spare
 
     def __call__(self, sent: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Speak in the caller's session, with a proof where it has a key."""
+        """Speak in the caller's session, with a proof where it has a key; a proof that no schema allows stays, to be refused."""
         closing = sent.path_url.endswith("session/close")
         client = self._spare if closing else self._client
         assert client.session is not None
         sent.headers["Authorization"] = f"Bearer {client.session.token}"
-        if client.session.key is not None and not closing:
-            self._prove(client, sent)
+        if len(sent.headers.get(http.PROOF, "")) <= calls.MAX_TOKEN:
+            sent.headers.pop(http.PROOF, None)
+            if client.session.key is not None and not closing:
+                self._prove(client, sent)
         return sent
 
     def _prove(self, client: http.Client, sent: requests.PreparedRequest) -> None:
         """Sign the call's parameters; what has none is refused before any proof is looked at."""
-        sent.headers.pop(http.PROOF, None)
         path, _, query = sent.path_url.partition("?")
         body = sent.body.encode() if isinstance(sent.body, str) else sent.body or b""
         try:
@@ -115,13 +115,12 @@ SEEN = {}
 
 @API.parametrize()
 @CALM
-@pytest.mark.parametrize("who", ["stranger", "operator", "root"])
-def test_every_answer_is_described(case, who, house, voices, wire):
-    """Anything sent to an operation is answered as the document says."""
-    kwargs = {} if voices[who] is None else {"auth": voices[who]}
-    r = case.call_and_validate(base_url=house.address, session=wire, checks=CHECKS, timeout=30, **kwargs)
-    d = SEEN.setdefault((who, case.operation.label), {})
-    d[r.status_code] = d.get(r.status_code, 0) + 1
+def test_every_answer_is_described(case, house, voices, wire):
+    """Anything sent to an operation, by anybody, is answered as the document says."""
+    for who, voice in voices.items():
+        r = case.call_and_validate(base_url=house.address, session=wire, checks=CHECKS, timeout=30, auth=voice)
+        d = SEEN.setdefault((who, case.operation.label), {})
+        d[r.status_code] = d.get(r.status_code, 0) + 1
 
 def test_z():
     import collections

@@ -323,7 +323,7 @@ async def test_pages_without_checkpoints_are_covered_by_the_newest_one(world: Wo
 
 async def test_a_filter_brings_its_kinds_only_and_the_position_moves_past_the_rest(world: World) -> None:
     """With kinds there is no tree to check; the position still says how far the canon was seen."""
-    async with world.consuming(check=False, kinds=("instance_opened",)):
+    async with world.consuming(check="none", kinds=("instance_opened",)):
         await world.view.until(world.size)
         await world.grow(5)
         world.canon.ledger.open_instances("quorum")
@@ -360,7 +360,7 @@ async def test_stopping_is_clean_even_when_nothing_comes(world: World) -> None:
 
 async def test_a_tree_cannot_be_checked_from_some_of_its_leaves(world: World) -> None:
     """Asking for both is a mistake of ours, told at once."""
-    with pytest.raises(ValueError, match="check=False"):
+    with pytest.raises(ValueError, match="signatures"):
         await consume.consume(
             world.bus,
             world.view,

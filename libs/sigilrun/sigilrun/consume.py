@@ -4,20 +4,23 @@ Invariants:
 
 - the view's position is the only one: it moves in the view's own transaction with what the events changed, and everything starts from it;
 - events come in order of seq; older ones are ignored; a hole is filled from the canon before anything after it is applied;
-- with `check`, leaf hashes are recomputed and the tree's root compared with the log's signed checkpoint. Events after the last checkpoint
-  that fits wait in memory; the view never sees an event that the log's key doesn't vouch for;
+- with `check="tree"`, leaf hashes are recomputed and the tree's root compared with the log's signed checkpoint. Events after the last
+  checkpoint that fits wait in memory; the view never sees an event that the log's key doesn't vouch for;
+- with `check="signatures"`, for who sees some kinds only: each record's author is checked against the fold of what governs, at its place
+  (`authors`);
 - a payload belongs to its header by its salted hash; an erased one is None;
 - what doesn't verify is loud, moves nothing, and is read again from the canon.
 
 The stream is only the fast way. When it is missing, shorter than the view, silent or strange, `canon/events` is asked, and
-it is asked after each quiet spell besides. Memory is bounded: the stream hands out at most a batch at a time, and no more than
+it is asked after each quiet spell besides. Who sees some kinds only can't tell a hole from what isn't theirs, so for them a change event
+is never more than a knock: what they get is what the canon says, page by page, and so whole. Memory is bounded: the stream hands out at most a batch at a time, and no more than
 `WAITING_MOST` events wait for a checkpoint.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -26,16 +29,20 @@ from sigilcore.contracts import canon, common, house
 from sigilcore.refusals import Code, Refused
 from sigilrun import stream, telemetry
 from sigilrun.bus import Bus
+from sigilrun.wire import Message
 
 CHECKPOINT = "Sigil-Checkpoint"  # the event header that carries the note in base64
 PAGE = 500
 IDLE_S = 1.0
+# Who is knocked for asks by himself that often: a knock may be lost with a connection, and what others wrote doesn't knock.
+UNASKED_S = 2.0
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 1.0
 CORRUPT_RETRY_S = 1.0
 # A commit has at most 500 records, so a checkpoint is never further away than that when all is well.
 WAITING_MOST = 4000
 
+Check = Literal["tree", "signatures", "none"]
 Pager = Callable[[canon.Events], Awaitable[canon.EventPage]]
 T = TypeVar("T")
 
@@ -64,6 +71,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         """The record's kind; it may be one that this code doesn't know."""
         return self.header.core.kind
 
+    def signed(self) -> record.SignedRecord:
+        """The record as its author sent it. Raises `Refused`: NOT_FOUND once erased."""
+        if self.payload is None or self.salt is None:
+            raise Refused(Code.NOT_FOUND, "the payload was erased")
+        return record.SignedRecord(header=msgspec.Raw(self.leaf), payload=msgspec.Raw(self.payload), salt=self.salt)
+
     def typed(self) -> Any:
         """The payload in its kind's Struct; None once erased. Raises KeyError for an unknown kind."""
         return (
@@ -87,6 +100,13 @@ class View(Protocol):
         """Take these events, which stand right before `position`."""
 
 
+class Authorship(Protocol):
+    """Says whether these records were written by who could write them there; see `authors`."""
+
+    async def check(self, events: Sequence[Event]) -> None:
+        """Raises `Corrupt` at the first that wasn't, `Refused` if that can't be told yet."""
+
+
 async def consume(
     bus: Bus,
     view: View,
@@ -95,17 +115,34 @@ async def consume(
     log_key: str,
     stop: asyncio.Event,
     batch: int = 500,
-    check: bool = True,
+    check: Check = "tree",
+    authors: Authorship | None = None,
     kinds: Sequence[str] = (),
     pager: Pager | None = None,
+    hears: Sequence[str] = (),
 ) -> None:
-    """Feed the view until `stop`. `log_key` is the log's vkey text; `kinds` filters, which leaves nothing to check a tree by.
+    """Feed the view until `stop`. `log_key` is the log's vkey text; `kinds` filters, which leaves nothing to check a tree by: then the
+    `authors` say who could write. Outside of the house (see `outside`) there is no stream: `hears` are the subjects that knock.
 
     Returns after the batch in work when `stop` is set. Nothing else ends it: what fails is tried again.
     """
-    if check and kinds:
-        raise ValueError("a tree can't be checked from some of its leaves: pass check=False with kinds")
-    one = _Consumption(bus, view, tenant, log_key, stop, batch=batch, check=check, kinds=tuple(kinds), pager=pager)
+    if check == "tree" and kinds:
+        raise ValueError('a tree can\'t be checked from some of its leaves: with kinds pass check="signatures"')
+    if (check == "signatures") != (authors is not None):
+        raise ValueError('check="signatures" and authors go together')
+    one = _Consumption(
+        bus,
+        view,
+        tenant,
+        log_key,
+        stop,
+        batch=batch,
+        check=check == "tree",
+        authors=authors,
+        kinds=tuple(kinds),
+        pager=pager,
+        hears=tuple(hears),
+    )
     delay_s = RETRY_FIRST_S
     while not stop.is_set():
         try:
@@ -148,8 +185,10 @@ class _Consumption:
         *,
         batch: int,
         check: bool,
+        authors: Authorship | None,
         kinds: tuple[str, ...],
         pager: Pager | None,
+        hears: tuple[str, ...],
     ) -> None:
         self.base = 0
         self._bus = bus
@@ -159,7 +198,9 @@ class _Consumption:
         self._stop = stop
         self._batch = batch
         self._check = check
+        self._authors = authors
         self._kinds = kinds
+        self._hears = hears or tuple(_subjects(tenant, kinds))
         self._pager = pager or self._ask
         self._tree = merkle.EMPTY
         self._waiting: list[Event] = []
@@ -200,22 +241,37 @@ class _Consumption:
                 raise faults.Corrupt(f"no checkpoint covers {len(self._waiting)} records after {self.base}")
 
     async def follow(self) -> None:
-        """From the stream, until it is silent while the canon isn't, or there is a hole."""
-        subjects = [
-            house.event_subject(self._tenant, space, kind)
-            for kind in self._kinds
-            for space in (records.REGISTRY[kind].spaces if kind in records.REGISTRY else ("*",))
-        ]
-        feed = self._bus.read_stream(self._tenant, self._next + 1, subjects=subjects)
+        """From the stream, until it is silent while the canon isn't, or there is a hole; or from the canon, at each knock."""
+        if self._hears:
+            await self._follow_knocks()
+            return
+        feed = self._bus.read_stream(self._tenant, self._next + 1)
         try:
             while True:
                 arrived = await self._unless_stopped(feed.fetch(self._batch, IDLE_S))
-                if self._kinds and feed.opened > 1:
-                    return
                 if not (await self._take(arrived) if arrived else await self._quiet()):
                     return
         finally:
             await feed.close()
+
+    async def _follow_knocks(self) -> None:
+        """The canon, asked whenever something may be new in it. What knocks isn't read: whole is what the canon's pages are."""
+        knocked = asyncio.Event()
+
+        async def hear(_: Message) -> None:
+            knocked.set()
+
+        async with contextlib.AsyncExitStack() as hearing:
+            hearing.callback(self._bus.on_reconnect(knocked.set))
+            for subject in self._hears:
+                hearing.push_async_callback(await self._bus.subscribe(subject, hear))
+            while True:
+                # Forgotten before the canon is asked: what comes meanwhile is asked for again.
+                knocked.clear()
+                await self.catch_up()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(UNASKED_S):
+                        await self._unless_stopped(knocked.wait())
 
     async def _take(self, arrived: Sequence[stream.Message]) -> bool:
         """Add what the stream brought; False at a hole, after applying what stands before it."""
@@ -224,7 +280,7 @@ class _Consumption:
             placed = _decode(message)
             if placed.seq < self._next:
                 continue
-            if placed.seq > self._next and not self._kinds:
+            if placed.seq > self._next:
                 whole = False
                 break
             self._add(placed)
@@ -239,9 +295,6 @@ class _Consumption:
         page = await self._page(1)
         if page.items:
             return False
-        if self._kinds and page.next > self._next:
-            self._next = page.next
-            await self._apply()
         if self._waiting:
             await self._ask_checkpoint()
         return True
@@ -294,6 +347,8 @@ class _Consumption:
 
     async def _move(self, events: list[Event], end: int, tree: merkle.Frontier) -> None:
         frontier = tree.to_bytes() if self._check else b""
+        if self._authors is not None and events:
+            await self._authors.check(events)
         await self._view.apply(events, Position(next_seq=end, frontier=frontier))
         # The commit point was the view's. What follows is memory, and is loaded from the view if we fall.
         self.base, self._tree = end, tree
@@ -345,6 +400,15 @@ def open_event(placed: record.PlacedRecord, *, whole_tree: bool = True) -> Event
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, Refused) as error:
         raise faults.Corrupt(f"the record at {placed.seq}: {error}") from error
     return Event(seq=placed.seq, header=header, leaf=leaf, payload=payload, salt=placed.salt)
+
+
+def _subjects(tenant: str, kinds: tuple[str, ...]) -> list[str]:
+    """Where change events of these kinds are published; a kind that this code doesn't know may stand in any space."""
+    return [
+        house.event_subject(tenant, space, kind)
+        for kind in kinds
+        for space in (records.REGISTRY[kind].spaces if kind in records.REGISTRY else ("*",))
+    ]
 
 
 def _decode(message: stream.Message) -> record.PlacedRecord:

@@ -9,6 +9,7 @@
 A view is a subclass with a schema, a version of it, and `fold`. One connection, used by one thread.
 """
 
+import abc
 import os
 import re
 import sqlite3
@@ -39,7 +40,7 @@ class Unreadable(Exception):  # noqa: N818 - what is found
     """Somebody else's file that isn't there, is damaged, or has another schema."""
 
 
-class ViewFile:
+class ViewFile(abc.ABC):
     """A view's file, and how far it has read."""
 
     def __init__(self, path: Path, *, schema: str, version: int, owned: bool = True) -> None:
@@ -51,9 +52,9 @@ class ViewFile:
         self._owned = owned
         self.db = self._open()
 
+    @abc.abstractmethod
     def fold(self, events: Sequence[consume.Event]) -> None:
         """Take these consecutive events, inside the transaction."""
-        raise NotImplementedError
 
     @property
     def at(self) -> consume.Position:
