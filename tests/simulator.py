@@ -284,7 +284,7 @@ class House:
             k=1,
             kinds={},
             proposal_ttl_s=3600,
-            checkpoint_witnesses=system.CheckpointWitnesses(c=0, keys=()),
+            checkpoint_witnesses=system.CheckpointWitnesses(c=0, cosigners=()),
             persona_cap=0,
             expires_at=later,
         )
@@ -511,7 +511,7 @@ class House:
             "k": k,
             "kinds": {},
             "proposal_ttl_s": 3600,
-            "checkpoint_witnesses": system.CheckpointWitnesses(c=0, keys=()),
+            "checkpoint_witnesses": system.CheckpointWitnesses(c=0, cosigners=()),
             "persona_cap": 0,
             "expires_at": self.later(),
         }

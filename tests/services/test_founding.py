@@ -316,7 +316,7 @@ async def test_three_witnesses_seal_and_change_the_model(founded: Founded) -> No
         "k": 2,
         "kinds": {},
         "proposal_ttl_s": 3600,
-        "checkpoint_witnesses": {"c": 0, "keys": []},
+        "checkpoint_witnesses": {"c": 0, "cosigners": []},
         "persona_cap": 0,
     }
     with pytest.raises(Refused, match=Code.NOT_SEALED):
@@ -382,7 +382,7 @@ async def test_proposals_repeat_and_end(founded: Founded) -> None:
         "k": 1,
         "kinds": {},
         "proposal_ttl_s": 3600,
-        "checkpoint_witnesses": {"c": 0, "keys": []},
+        "checkpoint_witnesses": {"c": 0, "cosigners": []},
         "persona_cap": 0,
     }
     draft = await root.call(quorum_wire.DRAFT, quorum_wire.MakeDraft(kind="quorum_policy", payload=policy))

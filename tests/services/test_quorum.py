@@ -109,7 +109,7 @@ class House(simulator.House):
             "k": k,
             "kinds": {},
             "proposal_ttl_s": 3600,
-            "checkpoint_witnesses": system.CheckpointWitnesses(c=0, keys=()),
+            "checkpoint_witnesses": system.CheckpointWitnesses(c=0, cosigners=()),
             "persona_cap": 0,
             "expires_at": LATER,
         }

@@ -8,12 +8,15 @@ this kind in this space now → the author's signature → the rules of its spac
 - `audit`: an instance key that its service key introduced; that key's chain; the decision, if the kind is an effect.
 - `user`: the service that owns the command, or the person whose key the licence names; the decision; the thing's previous version.
 
+An erased payload can't be asked what it said: in a ledger that is read again, such a record is held to all that its header says. It never
+enters: `record.check`, which the writer asks, takes whole records only.
+
 There is no other path: canon_writer, followers, verifiers and the simulator call these same functions.
 """
 
 import msgspec
 
-from sigilcore import clock, decision, licence, signing
+from sigilcore import clock, decision, licence, note, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.governance import Governance, KeyEntry
@@ -272,10 +275,28 @@ def _check_quorum_policy(state: Governance, payload: system.QuorumPolicy) -> Non
     for kind in payload.kinds:
         if kind not in REGISTRY or REGISTRY[kind].space != "system":
             raise Refused(Code.RECORD_INVALID, f"{kind} is no system kind", field=f"$.payload.kinds.{kind}")
-    cosigners = payload.checkpoint_witnesses
-    if cosigners.c > len(cosigners.keys) or len(set(cosigners.keys)) != len(cosigners.keys):
-        raise Refused(Code.THRESHOLD_INVALID, "c of m needs m distinct keys", field="$.payload.checkpoint_witnesses")
+    _check_cosigners(state, payload.checkpoint_witnesses)
     _check_threshold(payload, len(state.active_witnesses()))
+
+
+def _check_cosigners(state: Governance, wanted: system.CheckpointWitnesses) -> None:
+    """c of m cosigners, each a key of its own that is safe, can cosign, and speaks in no other role here."""
+    where = "$.payload.checkpoint_witnesses"
+    if wanted.c > len(wanted.cosigners):
+        raise Refused(Code.THRESHOLD_INVALID, f"{wanted.c} of {len(wanted.cosigners)} cosigners", field=f"{where}.c")
+    taken = {note.VerifierKey.parse(state.log_key).public_key}
+    for index, cosigner in enumerate(wanted.cosigners):
+        field = f"{where}.cosigners[{index}].vkey"
+        try:
+            key = note.VerifierKey.parse(cosigner.vkey)
+        except note.NoteError as error:
+            raise Refused(Code.RECORD_INVALID, str(error), field=field) from error
+        if key.type != note.COSIGNATURE:
+            raise Refused(Code.RECORD_INVALID, "not a cosigner's key (type 0x04)", field=field)
+        _strong(key.public_key.hex(), field)
+        if key.public_key in taken or signing.key_id(key.public_key) in state.keys:
+            raise Refused(Code.THRESHOLD_INVALID, "this key has a role already", field=field)
+        taken.add(key.public_key)
 
 
 def _check_threshold(quorum: system.QuorumPolicy, count: int) -> None:
@@ -434,7 +455,7 @@ def _admit_user(
         command = catalogue.COMMANDS[row.command]
         if entry.name != command.service or entry.name not in checked.kind.authors:
             raise Refused(Code.KEY_NOT_ALLOWED, f"{entry.name} doesn't write for {row.command}")
-        if checked.payload.request is None:
+        if not checked.erased and checked.payload.request is None:
             raise Refused(Code.DECISION_MISMATCH, "a service says for which call it writes", field="$.payload.request")
         public = entry.public
     else:
@@ -442,7 +463,7 @@ def _admit_user(
     verify_author(checked.header, checked.core_bytes, public)
     if checked.header.witnesses:
         raise Refused(Code.RECORD_INVALID, "only system records carry witnesses", field="$.header.witnesses")
-    if checked.kind.subject(checked.payload) != row.owner:
+    if not checked.erased and checked.kind.subject(checked.payload) != row.owner:
         raise Refused(Code.DECISION_MISMATCH, "the decision is for another caller", field="$.payload.owner")
     if checked.core.prev != thing_head:
         raise Refused(Code.STALE_PREV, "prev is not this thing's newest version", detail={"head": thing_head})
@@ -476,7 +497,7 @@ def _check_decision(checked: Checked, row: DecisionRow | None, now_ms: int) -> D
     request = getattr(checked.payload, "request", None)
     if request is not None and (request.command, request.digest) != (row.command, row.digest):
         raise Refused(Code.DECISION_MISMATCH, "the decision is for another command or other parameters")
-    if request is None and row.effect != checked.core.id:
+    if request is None and not checked.erased and row.effect != checked.core.id:
         raise Refused(Code.DECISION_MISMATCH, "the decision doesn't name this record")
     if now_ms - row.ts_ms > max(DECISION_AGE_MS, command.longest_run_s * 1000):
         raise Refused(Code.DECISION_UNKNOWN, "the decision is too old")

@@ -174,7 +174,7 @@ class Governance:
         if core.space == "system":
             self._put(system_head=record.header.hash)
         elif core.space == "audit":
-            self._set(self.chains, record.header.key_id, record.header.hash)
+            self.continue_chain(record.header.key_id, record.header.hash)
         if not record.kind.governs:
             return
         self._put(size=seq + 1)
@@ -205,6 +205,10 @@ class Governance:
                 self._set(self.licences, payload.license_id, revoked)
             case _:
                 pass
+
+    def continue_chain(self, key_id: str, digest: str) -> None:
+        """All that an audit record which doesn't govern moves: its key's chain goes on with this hash."""
+        self._set(self.chains, key_id, digest)
 
     def _genesis(self, digest: str, payload: system.Genesis) -> None:
         self._put(

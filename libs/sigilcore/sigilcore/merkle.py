@@ -64,6 +64,20 @@ def fold(peaks: Sequence[bytes]) -> bytes:
     return whole
 
 
+def subtrees(first: int, leaf_hashes: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    """Width and hash of the complete subtrees, in order, that these leaves from `first` on make up; for `Frontier.graft`."""
+    found = []
+    at = 0
+    while at < len(leaf_hashes):
+        start = first + at
+        width = 1 << ((len(leaf_hashes) - at).bit_length() - 1)
+        if start:
+            width = min(width, start & -start)
+        found.append((width, root(leaf_hashes[at : at + width])))
+        at += width
+    return found
+
+
 def peak_spans(start: int, end: int) -> list[Span]:
     """The complete subtrees, largest first, that make up the subtree over [start, end)."""
     spans = []
@@ -118,6 +132,17 @@ class Frontier(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             nodes = _parents(nodes)
             height += 1
         return type(self)(self.size + len(leaf_hashes), (*old, *reversed(new)))
+
+    def graft(self, width: int, peak: bytes) -> Self:
+        """The frontier with one complete subtree of `width` leaves more, which must stand aligned here."""
+        if width < 1 or width & (width - 1) or self.size % width:
+            raise MerkleError(f"no complete subtree of {width} leaves stands at {self.size}")
+        peaks = list(self.peaks)
+        height = width
+        while self.size & height:
+            peak = node_hash(peaks.pop(), peak)
+            height <<= 1
+        return type(self)(self.size + width, (*peaks, peak))
 
     def root(self) -> bytes:
         """The root of the tree that ends here."""

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import msgspec
 
-from sigilcore import decision, digest, envelope, signing
+from sigilcore import digest, envelope, signing
 from sigilcore.access import Loa
+from sigilcore.decision import DecisionRef, ProofKind, Request
 from sigilcore.record_types import Hex32, Hex64, RecordId
 from sigilcore.refusals import Code, Refused
 
@@ -26,14 +27,14 @@ class Permit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     licence_id: RecordId
     session_id: RecordId
     loa: Loa
-    proof: decision.ProofKind
+    proof: ProofKind
     command: str
     service: str
     target: str
     salt: Hex32
     digest: Hex64
-    decision: decision.DecisionRef
-    parent: decision.DecisionRef | None
+    decision: DecisionRef
+    parent: DecisionRef | None
     not_after_ms: int
     longest_run_s: Annotated[int, msgspec.Meta(ge=1)]
 
@@ -45,9 +46,9 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     parameters: bytes
     token: str
 
-    def request(self, share: bytes | None = None) -> decision.Request:
+    def request(self, share: bytes | None = None) -> Request:
         """What an effect keeps of this call; `share` is this record's part of the parameters when there are several."""
-        return decision.Request(
+        return Request(
             command=self.permit.command,
             salt=self.permit.salt,
             digest=self.permit.digest,

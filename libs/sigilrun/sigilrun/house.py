@@ -7,6 +7,7 @@ Decides which process gets which file, and nothing about what they do. The first
     deployment.json          runtime id, tenant, the services' public keys, the log's verifier key
     bootstrap.token          the one-time token; `keys/bootstrap_token_hash` is all that services see of it
     keys/bus_<identity>      how a process, the subscriber and the operator's tools show themselves to the bus
+    consumers/               who outside the house may read what, one file each
     config.toml              settings that the operator may edit; addresses are given anew at each start
 
 Invariants:
@@ -32,7 +33,7 @@ import tomli_w
 
 from sigilcore import canonical, digest, ids, note
 from sigilcore.contracts import canon, house
-from sigilrun import identities, keys, settings
+from sigilrun import consumers, identities, keys, settings
 from sigilrun.embedded import nats, spawn, stack, supervisor
 from sigilrun.embedded.errors import StartFailed
 from sigilrun.embedded.folder import DataFolder, write_private
@@ -282,6 +283,8 @@ async def run(data: Path, *, port: int | None, tell: Tell, overrides: Mapping[st
 
     plan = stack.Plan(
         bus_users=bus_users,
+        outside=lambda folder: consumers.bus_users(folder.path),
+        exports=identities.exports(TENANT),
         roles=ROLES,
         prepare=lambda addresses: migrate(held[0], addresses),
         make_processes=lambda addresses: processes(held[0], addresses, overrides or {}),

@@ -18,6 +18,11 @@ def bus_users(folder: Path, tenant: str) -> list[nats.BusUser]:
     return [bus_user(folder, resident, tenant) for resident in EVERYONE]
 
 
+def exports(tenant: str) -> nats.Exports:
+    """What consumers outside the house may be let ask and hear parts of."""
+    return nats.Exports(services=house.OUTSIDE_ASKS, streams=(house.outside_events(tenant),))
+
+
 def bus_user(folder: Path, resident: house.Resident, tenant: str) -> nats.BusUser:
     """One identity. Who answers something may answer to wherever it was asked from."""
     allowed = house.allowance(resident, tenant)

@@ -124,6 +124,12 @@ class Metrics:
         self.corrupt = prometheus_client.Counter(
             "sigil_corrupt", "Events that did not verify.", ("view",), registry=self.registry
         )
+        self.contradictions = prometheus_client.Counter(
+            "sigil_log_contradictions", "Other histories of this log that were seen.", registry=self.registry
+        )
+        self.cosigned = prometheus_client.Counter(
+            "sigil_cosign_asked", "Cosigners asked, by what they answered.", ("outcome",), registry=self.registry
+        )
         self.reconnects = prometheus_client.Counter(
             "sigil_bus_reconnects", "Times the bus came back.", registry=self.registry
         )

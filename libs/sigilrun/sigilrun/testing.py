@@ -130,7 +130,7 @@ async def bus_house(folder: Path, *, tenant: str = TENANT) -> AsyncIterator[BusH
     users = identities.bus_users(folder / "keys", tenant)
     seed = nats.kept_nkey(identities.seed_file(folder / "keys", _DEMOLISHER))
     users.append(nats.BusUser(name=_DEMOLISHER, public_nkey=seed, publish=(">",), subscribe=(">",)))
-    nats.prepare(server, users)
+    nats.prepare(server, users, exports=identities.exports(tenant))
     async with Supervisor() as supervisor:
         await supervisor.start((nats.process(server, folder / "nats.log"),))
         house = BusHouse(folder, tenant, server, supervisor)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from sigilcore import witnessed
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Empty, Limit, Message, PositiveSeq, WaitFor
@@ -67,12 +68,14 @@ class Get(Message, frozen=True, kw_only=True):
 
 
 class RecordView(Message, frozen=True, kw_only=True):
-    """A record as a reader shows it, verified before it is shown. `witnessed`: none | below | satisfied."""
+    """A record as a reader shows it, verified before it is shown. `witnessed`: whether enough cosigners have signed a checkpoint that
+    covers it."""
 
     seq: int
     header: dict[str, Any]
     payload: Any
     salt: str | None
+    witnessed: witnessed.Standing = "not required"
 
 
 class ListRecords(Message, frozen=True, kw_only=True):
@@ -129,6 +132,10 @@ class Bundle(Message, frozen=True, kw_only=True):
             description="records that introduce the author's key: instance_opened, or the system records before"
         ),
     ]
+    witnessed: Annotated[
+        witnessed.Standing,
+        msgspec.Meta(description="the reader's word; the proof's checkpoint carries the cosignatures that show it"),
+    ] = "not required"
 
 
 class Consistency(Message, frozen=True, kw_only=True):
@@ -146,12 +153,39 @@ class ConsistencyProof(Message, frozen=True, kw_only=True):
     hashes: tuple[str, ...]
 
 
+class Grown(Message, frozen=True, kw_only=True):
+    """A consistency proof with the roots it stands between, for who collects cosignatures; all in base64."""
+
+    old: int
+    old_root: str
+    new: int
+    new_root: str
+    hashes: tuple[str, ...]
+
+
 class Checkpoint(Message, frozen=True, kw_only=True):
-    """The newest signed checkpoint (a C2SP signed note)."""
+    """The newest signed checkpoint (a C2SP signed note). `witnessed`: the newest one with enough cosignatures, and with them; null while
+    there is none, and where the policy asks for none."""
 
     note: str
     sealed: bool
     bootstrapped: bool
+    witnessed: str | None = None
+
+
+class Cosign(Message, frozen=True, kw_only=True):
+    """Cosignature lines for the checkpoint of this size, as cosigners answered them."""
+
+    size: PositiveSeq
+    lines: Annotated[str, msgspec.Meta(min_length=1, max_length=16_384)]
+
+
+class Cosigned(Message, frozen=True, kw_only=True):
+    """What stands now: how many of the policy's cosigners have signed the checkpoint of this size, and how many it needs."""
+
+    size: int
+    have: int
+    need: int
 
 
 class LogPart(Message, frozen=True, kw_only=True):
@@ -319,6 +353,28 @@ CHECKPOINT = Command(
     target=Target.CANON,
     admission=Admission.OPEN,
 )
+GROWN = Command(
+    name="log/consistency",
+    service=READER,
+    request=Consistency,
+    reply=Grown,
+    summary="Proof that one tree continues another, with both roots.",
+    action=Action.READ,
+    target=Target.CANON,
+    admission=Admission.BUS,
+    refusals=(Code.BEYOND_HEAD,),
+)
+COSIGN = Command(
+    name="canon/cosign",
+    service=WRITER,
+    request=Cosign,
+    reply=Cosigned,
+    summary="Keep cosignatures of a checkpoint; each is verified against the policy in force.",
+    action=Action.WRITE,
+    target=Target.CANON,
+    admission=Admission.BUS,
+    refusals=(Code.SIGNATURE_INVALID, Code.KEY_NOT_ALLOWED, Code.NOT_FOUND),
+)
 TILE = Command(
     name="log/tile",
     service=READER,
@@ -386,6 +442,8 @@ COMMANDS = (
     PROOF,
     CONSISTENCY,
     CHECKPOINT,
+    GROWN,
+    COSIGN,
     TILE,
     ENTRIES,
     EVENTS,

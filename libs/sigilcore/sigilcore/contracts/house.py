@@ -53,6 +53,9 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
             Resident(name="gatekeeper", asks=_AUTHOR, follows=True, module="services.gatekeeper"),
             Resident(name="license", asks=(*_AUTHOR, "canon/bootstrap"), follows=True, module="services.license"),
             Resident(name="quorum", asks=_AUTHOR, follows=True, module="services.quorum"),
+            Resident(
+                name="notary", asks=(*_AUTHOR, "log/consistency", "canon/cosign"), follows=True, module="services.notary"
+            ),
             Resident(name="knowledge", asks=_AUTHOR, follows=True, store="sqlite", module="services.knowledge"),
             Resident(
                 name="projections",
@@ -99,6 +102,11 @@ def event_subject(tenant: str, space: str, kind: str) -> str:
 # Scopes of `canon/events_of`: a space and a kind, or one of these two.
 EVERYTHING = ("all", "all")
 GOVERNING = ("all", "governing")
+
+
+def kinds_in(space: str) -> tuple[str, ...]:
+    """The kinds that may stand in a space."""
+    return tuple(kind.tag for kind in records.REGISTRY.values() if space in kind.spaces)
 
 
 def kinds_of(scope: tuple[str, ...]) -> tuple[str, ...] | None:

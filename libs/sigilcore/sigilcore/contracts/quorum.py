@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sigilcore import trust
+from sigilcore import trust, witnessed
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Empty, Id, Limit, Message, WaitFor
@@ -72,7 +72,8 @@ class ReadProposal(Message, frozen=True, kw_only=True):
 
 
 class ProposalView(Message, frozen=True, kw_only=True):
-    """A proposal: the record to sign, its difference as the server sees it (compute your own), and the tally."""
+    """A proposal: the record to sign, its difference as the server sees it (compute your own), and the tally. `witnessed`: once it is
+    committed, whether enough cosigners have signed a checkpoint that covers it."""
 
     proposal_id: RecordId
     state: State
@@ -87,6 +88,7 @@ class ProposalView(Message, frozen=True, kw_only=True):
     expires_at: str
     opened_seq: int
     reason: str
+    witnessed: witnessed.Standing | None = None
 
 
 class ListProposals(Message, frozen=True, kw_only=True):
@@ -122,12 +124,13 @@ class Tally(Message, frozen=True, kw_only=True):
 
 
 class Committed(Message, frozen=True, kw_only=True):
-    """The system record and its place."""
+    """The system record and its place; `witnessed` as in a view of the proposal."""
 
     proposal_id: RecordId
     id: RecordId
     hash: Hex64
     seq: int
+    witnessed: witnessed.Standing = "not required"
 
 
 class WitnessChange(Message, frozen=True, kw_only=True):

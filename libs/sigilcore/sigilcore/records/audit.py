@@ -124,6 +124,17 @@ class AppendRefused(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     record_id: str
 
 
+class LogContradiction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Somebody holds another history of this log than ours. `proven`: `evidence` is a note by the log's own key that can't stand beside
+    `note`, ours; else it is a cosigner's word."""
+
+    cosigner: Text
+    proven: bool
+    reason: Text
+    note: Annotated[str, msgspec.Meta(max_length=16_384)]
+    evidence: Annotated[str, msgspec.Meta(max_length=16_384)]
+
+
 def _owner(payload: SessionOpened | SessionClosed) -> str:
     return payload.owner_id
 
@@ -132,7 +143,7 @@ def _kind(tag: str, payload: type[msgspec.Struct], summary: str, *authors: str, 
     return Kind(tag=tag, payload=payload, space="audit", summary=summary, authors=authors, **more)  # type: ignore[arg-type]
 
 
-_EVERY_AUTHOR = ("gatekeeper", "license", "quorum", "knowledge")
+_EVERY_AUTHOR = ("gatekeeper", "license", "quorum", "knowledge", "notary")
 
 KINDS = (
     _kind(
@@ -185,5 +196,6 @@ KINDS = (
     _kind("proposal_attested", ProposalAttested, "A witness attested.", "quorum", thing=lambda p: p.proposal_id),
     _kind("proposal_closed", ProposalClosed, "A proposal ended.", "quorum", thing=lambda p: p.proposal_id),
     _kind("refusal_summary", RefusalSummary, "Counts of what was refused without a record.", "gatekeeper"),
+    _kind("log_contradiction", LogContradiction, "Another history of this log was seen.", "notary"),
     _kind("append_refused", AppendRefused, "The writer refused an append.", *_EVERY_AUTHOR),
 )

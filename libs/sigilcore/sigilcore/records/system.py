@@ -47,11 +47,18 @@ class TrustedWitness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     expires_at: Timestamp
 
 
+class Cosigner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who cosigns checkpoints, by its verifier key (C2SP vkey, type 0x04), and where it is asked; without a URL it isn't asked by us."""
+
+    vkey: Annotated[str, msgspec.Meta(max_length=256)]
+    url: Annotated[str, msgspec.Meta(pattern=r"\Ahttps?://[\x21\x24-\x3e\x40-\x7e]{1,240}\Z")] | None
+
+
 class CheckpointWitnesses(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many (`c`) of which cosigners a checkpoint needs; keys are C2SP vkeys."""
+    """How many (`c`) of which cosigners a checkpoint needs before what it covers counts as witnessed; 0 asks for none."""
 
     c: Annotated[int, msgspec.Meta(ge=0, le=32)]
-    keys: Annotated[tuple[str, ...], msgspec.Meta(max_length=32)]
+    cosigners: Annotated[tuple[Cosigner, ...], msgspec.Meta(max_length=32)]
 
 
 class QuorumPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,7 +7,10 @@ Invariants:
   says so;
 - streams are encrypted at rest; the key lies in a 0600 file that the configuration includes, so it appears
   neither on a command line nor in an environment;
-- a user may publish and subscribe what is listed and nothing else: an empty list is nothing, not anything.
+- a user may publish and subscribe what is listed and nothing else: an empty list is nothing, not anything;
+- who isn't of the house has an account of their own: they can name no subject of ours, not even as the reply of a request, and what
+  they are let ask or hear is a part of what the house exports. Their accounts stand in a file of their own and change while the
+  server runs.
 """
 
 import asyncio
@@ -25,7 +28,7 @@ import msgspec
 import nkeys
 
 from sigilrun.embedded import folder, ports, spawn, supervisor
-from sigilrun.embedded.errors import EmbeddedError
+from sigilrun.embedded.errors import EmbeddedError, StartFailed
 
 ACCOUNT = "SIGIL"
 # Holds a full batch of records and a large document; the default of 1 MiB holds neither.
@@ -40,8 +43,16 @@ MAX_FILE_BYTES = 8 * 1024 * 1024 * 1024
 RESPONSES_MOST = 8
 RESPONSES_EXPIRE = "2m"
 
+# Each account outside the house: a few processes of one consumer. What they send are questions.
+OUTSIDE_CONNECTIONS = 8
+OUTSIDE_SUBSCRIPTIONS = 256
+OUTSIDE_PAYLOAD_BYTES = 64 * 1024
+RELOAD_S = 10.0
+_RELOAD_LOOK_S = 0.05
+
 # A subject, and for a subscription optionally a queue name. Quotes can't get into the configuration.
 _SUBJECT = re.compile(r"[^\s\"\\]+( [^\s\"\\]+)?")
+_INBOX = "_INBOX_"
 _USER_NKEY = re.compile(r"U[A-Z2-7]{55}")
 
 
@@ -54,6 +65,13 @@ class BusUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     subscribe: tuple[str, ...] = ()
     # May answer to the reply subject of a message it received, wherever that is.
     allow_responses: bool = False
+
+
+class Exports(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What accounts outside the house may import parts of: questions to ask, messages to hear."""
+
+    services: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +98,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The rendered configuration."""
         return self.folder / "nats.conf"
 
+    @property
+    def outside_file(self) -> Path:
+        """The accounts outside the house, which the configuration includes."""
+        return outside_file(self.folder)
+
 
 def generate_nkey() -> tuple[str, str]:
     """A new user: (seed, public nkey). The seed is secret."""
@@ -105,8 +128,13 @@ def new_server_name() -> str:
     return f"sigil-{secrets.token_hex(6)}"
 
 
-def render_config(settings: Settings, users: Sequence[BusUser]) -> str:
-    """The server's configuration, without the stream key, which it includes.
+def outside_file(nats_folder: Path) -> Path:
+    """Where the accounts outside the house are."""
+    return nats_folder / "outside.conf"
+
+
+def render_config(settings: Settings, users: Sequence[BusUser], exports: Exports = Exports()) -> str:  # noqa: B008 - frozen
+    """The server's configuration, without the stream key and the accounts outside the house, which it includes.
 
     Raises:
         EmbeddedError: a subject or nkey isn't one, or two users share an nkey.
@@ -114,6 +142,8 @@ def render_config(settings: Settings, users: Sequence[BusUser]) -> str:
     """
     _refuse_doubles(users)
     users_text = "\n".join(_render_user(user) for user in users)
+    exported = [f"{{ service: {json.dumps(subject)} }}" for subject in exports.services]
+    exported += [f"{{ stream: {json.dumps(subject)} }}" for subject in exports.streams]
     store = json.dumps(str(settings.folder))
     return f"""server_name: {json.dumps(settings.server_name)}
 listen: "{ports.LOOPBACK}:{settings.port}"
@@ -138,17 +168,85 @@ accounts {{
     users: [
 {users_text}
     ]
+    exports: [ {", ".join(exported)} ]
   }}
+  include {json.dumps(settings.outside_file.name)}
 }}
 """
 
 
-def prepare(settings: Settings, users: Sequence[BusUser]) -> None:
+def render_outside(users: Sequence[BusUser]) -> str:
+    """An account for each of these, which imports what its user may ask and hear.
+
+    Raises:
+        EmbeddedError: a subject or nkey isn't one, or two users share an nkey.
+
+    """
+    _refuse_doubles(users)
+    return "# Who isn't of the house; written by the house, kept in its data folder.\n" + "".join(map(_account, users))
+
+
+def _account(user: BusUser) -> str:
+    text = _render_user(user)  # refuses what isn't a subject
+    imports = [f"{{ service: {{ account: {ACCOUNT}, subject: {json.dumps(subject)} }} }}" for subject in user.publish]
+    imports += [
+        f"{{ stream: {{ account: {ACCOUNT}, subject: {json.dumps(subject)} }} }}"
+        for subject in user.subscribe
+        if not subject.startswith(_INBOX)
+    ]
+    return f"""
+{json.dumps("OUTSIDE_" + user.name)} {{
+  limits {{
+    max_connections: {OUTSIDE_CONNECTIONS}
+    max_subscriptions: {OUTSIDE_SUBSCRIPTIONS}
+    max_payload: {OUTSIDE_PAYLOAD_BYTES}
+  }}
+  imports: [ {", ".join(imports)} ]
+  users: [
+{text}
+  ]
+}}
+"""
+
+
+def prepare(
+    settings: Settings,
+    users: Sequence[BusUser],
+    *,
+    exports: Exports = Exports(),  # noqa: B008 - frozen
+    outside: Sequence[BusUser] = (),
+) -> None:
     """Write the configuration, and at the first run the stream key."""
     key_file = settings.folder / "stream_key.conf"
     if not key_file.exists():
         folder.write_private(key_file, f'key: "{secrets.token_hex(32)}"\n'.encode())
-    folder.write_private(settings.config_file, render_config(settings, users).encode())
+    folder.write_private(settings.outside_file, render_outside(outside).encode())
+    folder.write_private(settings.config_file, render_config(settings, users, exports).encode())
+
+
+async def change_outside(nats_folder: Path, monitor_port: int, pid: int, users: Sequence[BusUser]) -> None:
+    """Give a running server other accounts outside the house. Who lost theirs is cut off; nobody else notices.
+
+    Raises:
+        StartFailed: the server didn't take them; it goes on as before, and the file is as before.
+
+    """
+    path = outside_file(nats_folder)
+    before, loaded = path.read_bytes(), await _loaded(monitor_port)
+    folder.write_private(path, render_outside(users).encode())
+    os.kill(pid, signal.SIGHUP)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(RELOAD_S):
+            while await _loaded(monitor_port) == loaded:
+                await asyncio.sleep(_RELOAD_LOOK_S)
+            return
+    folder.write_private(path, before)
+    raise StartFailed("nats-server didn't take the new accounts; its log says why")
+
+
+async def _loaded(monitor_port: int) -> str:
+    """When the server last took a configuration."""
+    return str((await _get(monitor_port, "/varz"))["config_load_time"])
 
 
 def process(settings: Settings, log: Path) -> supervisor.ProcessSpec:
