@@ -23,7 +23,7 @@ from sigilcore.governance import Governance
 from sigilcore.records import system
 from sigilcore.refusals import Code, Refused
 from sigilrun import service as run
-from tests import simulator
+from tests import oracle, simulator
 from tests.simulator import NOW_MS, Person
 
 WRITE = '{"key":"greeting","text":"Good morning."}'
@@ -855,6 +855,20 @@ async def test_calls_in_flight_share_one_record(house):
     answers = await asyncio.gather(*calls)
     assert sorted(answer.decision.index for answer in answers) == list(range(20))
     assert len({answer.decision.record for answer in answers}) == 1
+
+
+async def test_a_call_that_waited_long_still_counts_where_its_record_says(house):
+    """Counted when it came, judged much later: the next call's rate is still at least what a replay finds in the log."""
+    bob = await house.login(house.bob)
+    house.log.gate = asyncio.Event()
+    waiting = [asyncio.create_task(house.authorize(bob, "memory/write", WRITE)) for _ in range(2)]
+    await asyncio.sleep(0)
+    house.world.clock.advance(59_500)
+    house.log.gate.set()
+    await asyncio.gather(*waiting)
+    house.world.clock.advance(1_000)
+    await house.authorize(bob, "memory/write", WRITE)
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
 
 
 async def test_a_batch_holds_no_more_than_its_record(house):

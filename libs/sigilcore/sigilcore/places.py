@@ -14,6 +14,7 @@ What a record says of its place is its `Entry`. `fits` asks, `put` remembers; ne
 """
 
 import collections
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -122,11 +123,8 @@ class Places:
         self._rows: dict[str, bytes] = {}
         self._used: set[str] = set()
         self._effects: dict[str, str] = {}  # record id → the unused decision that names it
-        self._call: tuple[str, int, bytes] = (
-            "",
-            -1,
-            b"",
-        )  # the decision that the newest record used, and that record's seq
+        # The decision that the newest call used, its last record's seq, and what the decision says.
+        self._call: tuple[str, int, bytes] = ("", -1, b"")
         self._times: dict[tuple[str, str], collections.deque[int]] = {}
 
     # What admission is told.
@@ -205,12 +203,12 @@ class Places:
             batch = before.setdefault(call.licence, [])
             if call.limit:
                 times = self._times.get((said.key or "", call.licence), ())
-                if call.rate >= trust.rate(len(times) + len(batch) + 1, call.limit):
-                    batch.append(call.ts_ms)
-                    continue
-                since = call.ts_ms - RATE_WINDOW_MS
-                count = sum(since < ts_ms <= call.ts_ms for ts_ms in (*times, *batch))
-                need = trust.rate(count + 1, call.limit)
+                need = trust.rate(_most(times, call) + len(batch) + 1, call.limit)
+                if call.rate < need:
+                    # Where a clock went back, some of these lie ahead: count exactly.
+                    since = call.ts_ms - RATE_WINDOW_MS
+                    count = sum(since < ts_ms <= call.ts_ms for ts_ms in (*times, *batch))
+                    need = trust.rate(count + 1, call.limit)
                 if call.rate < need:
                     return index, need
             batch.append(call.ts_ms)
@@ -255,6 +253,15 @@ class Places:
         while times and times[0] <= call.ts_ms - RATE_WINDOW_MS:
             times.popleft()
         times.append(call.ts_ms)
+
+
+def _most(times: Collection[int], call: Call) -> int:
+    """At most how many of these, in the order that they were judged, lie in the minute before a call: those after the first that does."""
+    since = call.ts_ms - RATE_WINDOW_MS
+    for stale, ts_ms in enumerate(times):
+        if ts_ms > since:
+            return len(times) - stale
+    return 0
 
 
 def link_of(checked: Checked, effects: dict[str, str]) -> str | None:
