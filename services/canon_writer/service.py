@@ -11,9 +11,9 @@ import structlog
 
 from services.canon_writer import committer, high_water, publisher, rules, store
 from services.canon_writer.laws import Lost, StoreError
-from sigilcore import note
+from sigilcore import note, signing
 from sigilcore.contracts import canon, house
-from sigilrun import private_files, service, settings
+from sigilrun import keys, private_files, service, settings
 
 _log = structlog.get_logger("canon_writer")
 
@@ -87,9 +87,11 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
         if high is not None:
             high.reached(commit.size)
 
+    log_keys = keys.RoleSigner(parts.keystore, house.LOG_KEY, lambda: None)
     committing = committer.Committer(
         keeping,
-        signer=parts.keystore.signer(house.LOG_KEY),
+        signer=log_keys,
+        successor=lambda public: _held(log_keys, public),
         deployment=_deployment(deployed, options),
         clock=parts.clock,
         bounds=committer.Bounds(batch_records=options.max_rows, waiting_records=options.max_queue),
@@ -121,6 +123,13 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await writer.finish()
+
+
+def _held(log_keys: keys.RoleSigner, public: bytes) -> signing.Signer | None:
+    """The log's key with this public key, if the keystore holds it."""
+    with contextlib.suppress(keys.KeyMissing):
+        return log_keys.of(public)
+    return None
 
 
 async def _connect(options: settings.Canon, tenant: str) -> store.PostgresStore:

@@ -68,6 +68,8 @@ def in_force(state: governance.Governance, payload: msgspec.Struct) -> Any:
         case system.ServiceKey():
             key = state.service_key(payload.service)
             return None if key is None else {"service": payload.service, "key": key.hex()}
+        case system.LogKey():
+            return {"vkey": state.log_key}
         case _:
             return None
 

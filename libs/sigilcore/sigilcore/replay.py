@@ -84,7 +84,7 @@ class Replay:
     def finish(self, signed_checkpoint: bytes) -> Report:
         """Hold the recomputed tree to the signed checkpoint; raises `Diverged`."""
         try:
-            opened = checkpoint.open_signed(signed_checkpoint, note.VerifierKey.parse(self.state.log_key))
+            opened = checkpoint.open_by_size(signed_checkpoint, self.state.log_key_at)
         except note.NoteError as error:
             raise Diverged(self._size, "REPLAY", f"checkpoint: {error}") from error
         if opened.size != self._size:

@@ -213,13 +213,13 @@ async def running(
         keystore = _keystore(options)
         if keystore is not None:
             stack.callback(keystore.close)
-        signer = keystore.signer(resident) if keystore is not None and resident in house.SERVICE_KEYS else None
         bus = await Bus.connect(options.bus, resident, metrics=metrics)
         stack.push_async_callback(bus.close)
         follower = author = None
         if declared.follows:
             pinned = _pinned(state_dir)
             follower = Follower(bus, deployed, pinned=pinned, repage_interval_s=options.service.repage_interval_s)
+        signer = _signer(resident, keystore, follower)
         if signer is not None and follower is not None:
             author = Author(bus, signer, follower, options, resident=resident, clock=ticking)
         parts = Parts(
@@ -373,6 +373,16 @@ def _keystore(options: settings.Settings) -> keys.Keystore | None:
         return None
     passphrase = keys.passphrase_from(f"file:{options.keystore.passphrase_file}")
     return keys.Keystore.open(options.keystore.path, passphrase)
+
+
+def _signer(resident: str, keystore: keys.Keystore | None, follower: Follower | None) -> signing.Signer | None:
+    """The service's own key, whichever the log names at the time; None for who has none.
+
+    One that was revoked signs on in here until another is enrolled: nobody takes it.
+    """
+    if keystore is None or follower is None or resident not in house.SERVICE_KEYS:
+        return None
+    return keys.RoleSigner(keystore, resident, lambda: follower.state.service_key(resident))
 
 
 def _state_dir(path: Path) -> Path:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sigilcore import witnessed
+from sigilcore.witnessed import Standing
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Empty, Limit, Message, PositiveSeq, WaitFor
@@ -75,7 +75,7 @@ class RecordView(Message, frozen=True, kw_only=True):
     header: dict[str, Any]
     payload: Any
     salt: str | None
-    witnessed: witnessed.Standing = "not required"
+    witnessed: Standing = "not required"
 
 
 class ListRecords(Message, frozen=True, kw_only=True):
@@ -132,8 +132,14 @@ class Bundle(Message, frozen=True, kw_only=True):
             description="records that introduce the author's key: instance_opened, or the system records before"
         ),
     ]
+    log: Annotated[
+        tuple[dict[str, Any], ...],
+        msgspec.Meta(
+            description="the system records up to the one that named the log's key, when it isn't genesis's that signed the checkpoint"
+        ),
+    ] = ()
     witnessed: Annotated[
-        witnessed.Standing,
+        Standing,
         msgspec.Meta(description="the reader's word; the proof's checkpoint carries the cosignatures that show it"),
     ] = "not required"
 
