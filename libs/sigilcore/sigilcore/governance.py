@@ -85,7 +85,7 @@ class Governance:
         self.quorum_seq = 0
         self.keys: dict[str, KeyEntry] = {}
         self.log_keys: dict[int, str] = {}  # the position of the record that names it → vkey text
-        self.services: dict[str, str] = {}  # service → key id now; none once it was revoked
+        self.services: dict[str, str] = {}  # service → the key id that a system record names; it may be revoked
         self.instances: dict[tuple[str, str], str] = {}  # (service, instance) → key id now
         self.chains: dict[str, str] = {}  # key id → hash of its newest audit record
         self.licences: dict[str, IssuedLicence] = {}
@@ -127,6 +127,11 @@ class Governance:
 
     def service_key(self, service: str) -> bytes | None:
         """A service's public key now; None after it was revoked, until another is enrolled."""
+        key_id = self.services.get(service)
+        return self.keys[key_id].public if key_id is not None and self.keys[key_id].active else None
+
+    def enrolled_key(self, service: str) -> bytes | None:
+        """The key that system records alone name for a service, whether or not it was revoked since."""
         key_id = self.services.get(service)
         return None if key_id is None else self.keys[key_id].public
 
@@ -249,7 +254,6 @@ class Governance:
         if old is None:
             return
         self._end(old, seq)
-        self._unset(self.services, service)
         for (name, instance), key_id in list(self.instances.items()):
             if name == service:
                 self._end(key_id, seq)

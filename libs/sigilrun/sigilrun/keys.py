@@ -253,6 +253,18 @@ class Keystore:
         later = [other for other in self.names() if re.fullmatch(rf"{re.escape(name)}\.[1-9][0-9]{{0,3}}", other)]
         return [name, *sorted(later, key=lambda other: int(other.rpartition(".")[2]))]
 
+    def successor(self, name: str, known: Callable[[bytes], bool]) -> bytes:
+        """The public key for a rotation of this role: its newest key, if nobody knows that yet, else one made now.
+
+        So an attempt that came to nothing leaves no key behind that nobody will ever name, and no key is overwritten.
+        """
+        newest = self.generations(name)[-1]
+        public = self.public(newest)
+        if not known(public):
+            return public
+        number = 2 if newest == name else int(newest.rpartition(".")[2]) + 1
+        return self.generate(f"{name}.{number}")
+
     def close(self) -> None:
         """Overwrite the key-encryption key; every signer made from this keystore stops working."""
         self._kek.wipe()
