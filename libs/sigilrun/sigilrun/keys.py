@@ -301,7 +301,8 @@ class Keystore:
 class RoleSigner:
     """A `signing.Signer` for a role whose key is rotated: it signs with that of the role's keys in the keystore which the log names now.
 
-    `named` tells which; None before the log has named any. A key that the log no longer names signs nothing here any more.
+    `named` tells which: None before the log has named any, then it is the first; it raises when the log lets none speak. So a key that
+    the log no longer names signs nothing here any more.
     """
 
     def __init__(self, keystore: Keystore, name: str, named: Callable[[], bytes | None]) -> None:

@@ -79,7 +79,12 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
 # Not processes of ours: a downstream subscriber that reads the change stream, and the operator's own tools on this machine.
 SUBSCRIBER = Resident(name="subscriber", asks=("log/checkpoint",), follows=True, key=False)
 OPERATOR = Resident(
-    name="operator", asks=("canon/refill", "canon/events", "log/checkpoint"), follows=True, key=False, looks=True
+    name="operator",
+    # canon/append: a finished system record, when those who would carry it are mute; the writer admits it by its signatures alone.
+    asks=("canon/refill", "canon/events", "log/checkpoint", "canon/append"),
+    follows=True,
+    key=False,
+    looks=True,
 )
 
 # The keys in the keystore: one a service that signs, `writer` for checkpoints only.
