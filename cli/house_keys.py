@@ -1,20 +1,22 @@
 """`sigil keys` for the house's own keys: what the log says of them, their rotation by the quorum, and the end of one that was stolen.
 
-A rotation begins where the keystore is: the new key is made beside the old one, `sigil proposal` gathers the voices, and the service goes on
-with the new key by itself once the record is committed. A revocation is Root's alone and acts at once.
+A rotation begins where the keystore is: the new key is made beside the old one, `sigil proposal` gathers the voices, and the service
+goes on with the new key by itself once the record is committed. A revocation is Root's alone and acts at once. Where it silences the
+gatekeeper or the quorum service, nobody can propose any more: then the same record goes by hand, `--out`, `attest`, `carry`.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from cli import caller, governed, owner, seam
+from cli import caller, carried, governed, owner, seam
 from cli.refusal import Refusal
 from cli.seam import PROMPT, Data, Key, MaybeKey, Passphrase, State
-from sigilcore import governance, ids, note, signing
-from sigilcore.contracts import house, quorum
+from sigilcore import clock, governance, ids, note, record, signing
+from sigilcore.contracts import common, house, quorum
 from sigilcore.contracts import keys as contract
 from sigilrun import keys
 
@@ -60,7 +62,15 @@ def revoke(
 
 
 def rotate_service(
-    state: State, service: Service, *, key: Key, data: Data = Path("data"), passphrase: Passphrase = PROMPT
+    state: State,
+    service: Service,
+    *,
+    key: Key,
+    data: Data = Path("data"),
+    passphrase: Passphrase = PROMPT,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="write the record, to be carried by hand, instead of proposing it")
+    ] = None,
 ) -> None:
     """Make a service a new key in the house's keystore, and propose it."""
     if service not in house.SERVICE_KEYS:
@@ -69,6 +79,9 @@ def rotate_service(
     def asked(found: governance.Governance) -> dict[str, Any]:
         return {"service": service, "key": successor(data, service, found).hex()}
 
+    if out is not None:
+        _write(state, data, caller.signer(key, passphrase), asked, out)
+        return
     proposed = _propose(state, key, passphrase, "service_key", asked)
     warning = "\nonce it is committed, every session must be opened again" if service == GATE else ""
     _show(state, proposed, warning)
@@ -81,6 +94,51 @@ def rotate_log(state: State, *, key: Key, data: Data = Path("data"), passphrase:
         return {"vkey": log_successor(data, found)}
 
     _show(state, _propose(state, key, passphrase, "log_key", asked), "\ncosigners need the new key in their policy")
+
+
+def _write(
+    state: State, data: Path, root: signing.Signer, asked: Callable[[governance.Governance], dict[str, Any]], out: Path
+) -> None:
+    async def work() -> record.SignedRecord:
+        found = await carried.folded(data)
+        try:
+            now_ms = clock.SystemClock().now_ms()
+            return carried.drafted(found.state, "service_key", asked(found.state), root, now_ms)
+        finally:
+            await found.bus.close()
+
+    carried.write(out, seam.wait(work()))
+    seam.show(state, {"file": str(out)}, f"signed and written to {out}; each witness adds: sigil keys attest {out}")
+
+
+def attest(
+    state: State,
+    file: Path,
+    *,
+    key: Key,
+    witness_id: Annotated[str, typer.Option("--as", help="the witness whose voice this is")],
+    passphrase: Passphrase = PROMPT,
+) -> None:
+    """Add a witness's voice to a record that is carried by hand. Look at it before."""
+    signed = carried.read(file)
+    carried.write(file, carried.voiced(signed, witness_id, caller.signer(key, passphrase)))
+    checked = record.check(signed)
+    shown = {"kind": checked.core.kind, "hash": checked.header.hash, "payload": msgspec.to_builtins(checked.payload)}
+    seam.show(state, shown)
+
+
+def carry(state: State, file: Path, data: Data = Path("data")) -> None:
+    """Append a record that has its voices, as the operator of the house."""
+    signed = carried.read(file)
+
+    async def work() -> common.Placed:
+        found = await carried.folded(data)
+        try:
+            return await carried.carry(found, signed)
+        finally:
+            await found.bus.close()
+
+    seam.show(state, seam.wait(work()))
 
 
 def successor(data: Path, role: str, found: governance.Governance) -> bytes:
@@ -123,3 +181,5 @@ def register(noun: typer.Typer) -> None:
     seam.verb(noun, "revoke")(revoke)
     seam.verb(noun, "rotate-service")(rotate_service)
     seam.verb(noun, "rotate-log")(rotate_log)
+    seam.verb(noun, "attest")(attest)
+    seam.verb(noun, "carry")(carry)

@@ -188,7 +188,8 @@ class Committer:
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
         found = await self._look_up([one.call for one in batch])
-        draft = rules.Draft(self.state, self.head.size, found, self._clock.now_ms(), self._deployment, self._log_signer)
+        now_ms = self._clock.now_ms()
+        draft = rules.Draft(self.state, self.head.size, found, now_ms, self._deployment, log_signer=self._log_signer)
         results = [draft.take(one.call) for one in batch]
         growth = self._edge.grow(draft.leaves)
         if draft.rows:

@@ -125,6 +125,7 @@ class Draft:
         found: Found,
         now_ms: int,
         deployment: Deployment,
+        *,
         log_signer: Callable[[bytes], object | None] = lambda _: None,
     ) -> None:
         """`log_signer`: whom this writer would sign checkpoints with; a key of the log that it doesn't hold would stop the log."""

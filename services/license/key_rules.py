@@ -11,7 +11,7 @@ from sigilcore.refusals import Code, Refused
 
 
 def revocation(state: Governance, request: wire.RevokeKey, asked: decision.Request) -> audit.KeyRevoked:
-    """What the log keeps of a revocation, or the first reason against it. A repetition under the caller's own id is the writer's to know."""
+    """What the log keeps of a revocation, or the first reason against it. A repetition under the caller's id is the writer's to know."""
     entry = state.key(request.key_id)
     if request.id is None or entry is None or entry.active:
         entry = admission.revocable(state, request.key_id)

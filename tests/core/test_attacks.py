@@ -542,9 +542,7 @@ def test_keys_that_revocation_does_not_end(house):
 def test_key_revoked_without_a_decision(house):
     """Nobody ends a key but by a decision of the gate for `keys/revoke`."""
     request, link = house._permission("license/revoke")
-    payload = audit.KeyRevoked(
-        key_id=house.instances["knowledge"].key_id, role="instance", reason="", request=request
-    )
+    payload = audit.KeyRevoked(key_id=house.instances["knowledge"].key_id, role="instance", reason="", request=request)
     refused(Code.DECISION_UNKNOWN, house.append, "key_revoked", payload, house.instances["license"])
     refused(Code.KIND_NOT_ALLOWED, house.append, "key_revoked", payload, house.instances["license"], links=[link])
     refused(Code.KIND_NOT_ALLOWED, house.append, "key_revoked", payload, house.instances["gatekeeper"], links=[link])

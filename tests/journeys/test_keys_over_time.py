@@ -5,8 +5,8 @@ import contextlib
 
 import pytest
 
-from cli import governed, house_keys, owner
-from sigilcore import verify
+from cli import carried, governed, house_keys, owner
+from sigilcore import clock, verify
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, keys, knowledge
 from sigilcore.refusals import Code, Refused
@@ -129,7 +129,9 @@ async def test_keys_over_time(machine):
     assert verify.verified(verify.verify(bundle, machine.genesis))
     assert bundle.log[-1]["header"]["core"]["id"] == named.id
 
-    service = next(one for one in await listed(machine, active=True) if (one.role, one.name) == ("service", "knowledge"))
+    service = next(
+        one for one in await listed(machine, active=True) if (one.role, one.name) == ("service", "knowledge")
+    )
     ended = await machine.root.client.call(keys.REVOKE, keys.RevokeKey(key_id=service.key_id, reason="stolen"))
     assert (ended.role, len(ended.instances)) == ("service", 1)
     with pytest.raises(Refused) as caught:
@@ -169,3 +171,24 @@ async def test_gatekeepers_key_rotated(machine):
         )
     assert ada.client.session != before
     await remember(ada.client, knowledge.MemoryWrite(key="after", text="x"))
+
+
+async def test_quorum_services_key_revoked(machine):
+    """Nobody can propose without the quorum service, so the record that gives it a key again goes by hand, with the same voices."""
+    service = next(one for one in await listed(machine, active=True) if (one.role, one.name) == ("service", "quorum"))
+    await machine.root.client.call(keys.REVOKE, keys.RevokeKey(key_id=service.key_id, reason="stolen"))
+    found = await carried.folded(machine.data)
+    try:
+        key = house_keys.successor(machine.data, "quorum", found.state).hex()
+        asked = {"service": "quorum", "key": key}
+        signed = carried.drafted(found.state, "service_key", asked, machine.root.signer, clock.SystemClock().now_ms())
+        one, two, _ = machine.mentors
+        signed = carried.voiced(signed, one.owner_id, one.signer)
+        with pytest.raises(Refused) as caught:
+            await carried.carry(found, signed)
+        assert caught.value.code is Code.QUORUM_NOT_SATISFIED
+        placed = await carried.carry(found, carried.voiced(signed, two.owner_id, two.signer))
+    finally:
+        await found.bus.close()
+    assert (await spoken(machine, "quorum")).since_seq > placed.seq
+    assert (await rotate(machine, "knowledge")).seq > placed.seq

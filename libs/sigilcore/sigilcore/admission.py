@@ -406,9 +406,9 @@ def _check_audit_payload(state: Governance, checked: Checked, now_ms: int | None
             if entry.revoked_seq is not None:
                 raise Refused(Code.LICENSE_REVOKED, "it is revoked already", field="$.payload.license_id")
         case audit.KeyRevoked() as payload:
-            entry = revocable(state, payload.key_id)
-            if entry.role != payload.role:
-                raise Refused(Code.RECORD_INVALID, f"it is the key of a {entry.role}", field="$.payload.role")
+            role = revocable(state, payload.key_id).role
+            if role != payload.role:
+                raise Refused(Code.RECORD_INVALID, f"it is the key of a {role}", field="$.payload.role")
         case _:
             pass
 
@@ -420,9 +420,13 @@ def revocable(state: Governance, key_id: str) -> KeyEntry:
     if entry is None:
         raise Refused(Code.KEY_UNKNOWN, "the log never knew this key", field="$.key_id")
     if entry.role not in {"service", "instance"}:
-        raise Refused(Code.KEY_NOT_REVOCABLE, f"the key of {entry.role} {entry.name} ends in another way", field="$.key_id")
+        raise Refused(
+            Code.KEY_NOT_REVOCABLE, f"the key of {entry.role} {entry.name} ends in another way", field="$.key_id"
+        )
     if not entry.active:
-        raise Refused(Code.KEY_ENDED, f"it ended at seq {entry.until_seq}", field="$.key_id", detail={"seq": entry.until_seq})
+        raise Refused(
+            Code.KEY_ENDED, f"it ended at seq {entry.until_seq}", field="$.key_id", detail={"seq": entry.until_seq}
+        )
     return entry
 
 

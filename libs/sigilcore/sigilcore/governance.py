@@ -1,8 +1,9 @@
 """The state of the log that admission reads: the fold of every governing record, in order.
 
-Kept here: genesis, the log's keys, service keys and instances, licences and revocations, closed sessions, the witness registry, the quorum policy, the
-trust model, the access policy, each with the position since when. canon_writer keeps one as the authority; services keep another by
-following the stream; a verifier makes one from an export. All of them fold with this one `apply`, after `admission` said yes.
+Kept here: genesis, the log's keys, service keys and instances, licences and revocations, closed sessions, the witness registry, the
+quorum policy, the trust model, the access policy, each with the position since when. canon_writer keeps one as the authority; services
+keep another by following the stream; a verifier makes one from an export. All of them fold with this one `apply`, after `admission` said
+yes.
 
 Invariants:
 

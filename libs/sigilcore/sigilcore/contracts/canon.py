@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sigilcore.witnessed import Standing
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Empty, Limit, Message, PositiveSeq, WaitFor
@@ -12,6 +11,7 @@ from sigilcore.decision import DecisionRef
 from sigilcore.record import PlacedRecord, SignedRecord
 from sigilcore.record_types import Hex64, Name, RecordId
 from sigilcore.refusals import Code, Refusal
+from sigilcore.witnessed import Standing
 
 WRITER = "canon_writer"
 READER = "canon_reader"

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sigilcore import records
-from sigilcore.contracts import canon, gatekeeper, keys, knowledge, license, projections, quorum  # noqa: A004 - the service's name
+from sigilcore.contracts import canon, gatekeeper, keys, knowledge, license, projections, quorum
 from sigilcore.contracts.command import Command
 
 
