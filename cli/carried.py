@@ -12,7 +12,7 @@ import msgspec
 
 from cli import ledger
 from cli.refusal import Refusal
-from sigilcore import clock, governance, ids, record, signing, verify
+from sigilcore import clock, governance, ids, merkle, record, signing, verify
 from sigilcore.contracts import canon, common, house
 from sigilcore.records import REGISTRY
 from sigilcore.refusals import Refused, raised
@@ -83,7 +83,7 @@ async def carry(found: Folded, signed: record.SignedRecord) -> common.Placed:
     (result,) = appended.results
     if result.refusal is not None:
         raise raised(result.refusal)
-    sent = receipt.sent(signed)
+    sent = receipt.Sent(id=checked.core.id, hash=checked.header.hash, leaf_hash=merkle.leaf_hash(checked.leaf))
     receipt.prove([sent], appended, await found.follower.opened(appended.checkpoint.encode()), {})
     assert result.seq is not None, "the receipt was proven"
     return common.Placed(id=checked.core.id, hash=checked.header.hash, seq=result.seq)

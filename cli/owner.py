@@ -206,7 +206,7 @@ def seal_payload(k: int, *, kinds: Mapping[str, int], proposal_ttl_s: int) -> di
         "k": k,
         "kinds": dict(kinds),
         "proposal_ttl_s": proposal_ttl_s,
-        "checkpoint_witnesses": {"c": 0, "cosigners": []},
+        "checkpoint_witnesses": {"c": 0, "keys": []},
         "persona_cap": 0,
     }
 

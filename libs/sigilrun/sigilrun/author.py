@@ -193,7 +193,7 @@ class Author:
         links = _links((), decision)
         signed: list[record.SignedRecord] = []
         for draft in drafts:
-            prev = draft.prev if draft.after is None else receipt.sent(signed[draft.after]).hash
+            prev = draft.prev if draft.after is None else _sent(signed[draft.after]).hash
             signed.append(self._build(draft.kind, draft.payload, draft.id, "user", self._key, links=links, prev=prev))
         answered = await self.append_signed(signed, decision=decision, timeout_s=timeout_s)
         if await self._ended_at(answered):
@@ -326,7 +326,7 @@ class Author:
                 signed.append(
                     self._build(item.kind, item.payload, item.id, "audit", self._key, links=item.links, prev=prev)
                 )
-                prev = receipt.sent(signed[-1]).hash
+                prev = _sent(signed[-1]).hash
             try:
                 answered = await self._append_until_answered(signed, None)
             except Refused as refused:
@@ -427,7 +427,7 @@ class Author:
         A refusal of the whole call counts only if no earlier try may have been written; else the question stays open.
         """
         body = msgspec.json.encode(canon.Append(records=tuple(signed), decision=decision))
-        sent = [receipt.sent(one) for one in signed]
+        sent = [_sent(one) for one in signed]
         delay_s, unknown, began = RETRY_FIRST_S, False, time.monotonic()
         while True:
             try:
@@ -476,6 +476,12 @@ class Author:
         leaf = bytes(page.items[0].header)
         header, _ = record.open_header(leaf)
         return receipt.Sent(id=header.core.id, hash=header.hash, leaf_hash=merkle.leaf_hash(leaf))
+
+
+def _sent(signed: record.SignedRecord) -> receipt.Sent:
+    leaf = bytes(signed.header)
+    header = msgspec.json.decode(leaf, type=record.Header)
+    return receipt.Sent(id=header.core.id, hash=header.hash, leaf_hash=merkle.leaf_hash(leaf))
 
 
 def _links(links: Sequence[record.Link], decision: DecisionRef | None) -> tuple[record.Link, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from sigilcore import checkpoint, merkle, note, record
+from sigilcore import checkpoint, merkle, note
 from sigilcore.contracts import canon
 
 
@@ -22,13 +22,6 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     hash: str
     leaf_hash: bytes
-
-
-def sent(signed: record.SignedRecord) -> Sent:
-    """What is known of a record before it is sent."""
-    leaf = bytes(signed.header)
-    header = msgspec.json.decode(leaf, type=record.Header)
-    return Sent(id=header.core.id, hash=header.hash, leaf_hash=merkle.leaf_hash(leaf))
 
 
 def rebuilt(sent: Sequence[Sent], appended: canon.Appended) -> list[int]:
