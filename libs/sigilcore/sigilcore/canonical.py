@@ -143,13 +143,11 @@ def _is_closed(info: inspect.Type, inside: tuple[type, ...]) -> bool:
             return issubclass(info.cls, str)
         case inspect.IntType():
             low, high = info.ge, info.le
-            return low is not None and high is not None and -MAX_INT <= low and high <= MAX_INT
+            return low is not None and high is not None and low >= -MAX_INT and high <= MAX_INT
         case inspect.VarTupleType() | inspect.ListType():
             return _is_closed(info.item_type, inside)
         case inspect.DictType():
-            return isinstance(info.key_type, inspect.StrType | inspect.EnumType) and _is_closed(
-                info.value_type, inside
-            )
+            return isinstance(info.key_type, inspect.StrType | inspect.EnumType) and _is_closed(info.value_type, inside)
         case inspect.UnionType():
             return all(_is_closed(one, inside) for one in info.types)
         case inspect.StructType():

@@ -27,6 +27,10 @@ SEED = "seed"
 ACCOUNT = "account.json"
 
 
+class AccountEnded(Exception):  # noqa: N818 - what happened
+    """The house doesn't know this account any more."""
+
+
 class Account(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a consumer was given. `scopes` are spaces and kinds; `genesis` and `deployment` are what it pins."""
 
@@ -68,27 +72,43 @@ async def connect(folder: Path) -> Bus:
 
 
 async def consume(folder: Path, view: consuming.View, *, stop: asyncio.Event, batch: int = 500) -> None:
-    """Feed the view with all that the account may read, until `stop`; see `sigilrun.consume`."""
+    """Feed the view with all that the account may read, until `stop`; see `sigilrun.consume`.
+
+    Raises:
+        AccountEnded: it was revoked; the view is whole as far as it came.
+
+    """
     who, bus = account(folder), await connect(folder)
     scopes = tuple(scope for scope in who.scopes if scope != house.GOVERNING)
     authors, log_key = None, _log_key(who, bus)
     if not who.whole:
         authors = Authors(bus, who.deployment, genesis=who.genesis, pager=pager(bus, (house.GOVERNING,)))
+    ending = asyncio.Event()
+    reading = consuming.consume(
+        bus,
+        view,
+        tenant=who.deployment.tenant,
+        log_key=log_key,
+        stop=ending,
+        batch=batch,
+        check="tree" if who.whole else "signatures",
+        authors=authors,
+        kinds=who.kinds,
+        pager=pager(bus, scopes),
+        hears=who.hears,
+    )
+    waits = [asyncio.ensure_future(event.wait()) for event in (stop, bus.unknown)]
+    task = asyncio.ensure_future(reading)
     try:
-        await consuming.consume(
-            bus,
-            view,
-            tenant=who.deployment.tenant,
-            log_key=log_key,
-            stop=stop,
-            batch=batch,
-            check="tree" if who.whole else "signatures",
-            authors=authors,
-            kinds=who.kinds,
-            pager=pager(bus, scopes),
-            hears=who.hears,
-        )
+        await asyncio.wait((*waits, task), return_when=asyncio.FIRST_COMPLETED)
+        ending.set()
+        await task
+        if bus.unknown.is_set() and not stop.is_set():
+            raise AccountEnded(f"the house at {who.url} doesn't know {who.name} any more")
     finally:
+        for one in (*waits, task):
+            one.cancel()
+        await asyncio.gather(*waits, task, return_exceptions=True)
         await bus.close()
 
 

@@ -54,7 +54,10 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
             Resident(name="license", asks=(*_AUTHOR, "canon/bootstrap"), follows=True, module="services.license"),
             Resident(name="quorum", asks=_AUTHOR, follows=True, module="services.quorum"),
             Resident(
-                name="notary", asks=(*_AUTHOR, "log/consistency", "canon/cosign"), follows=True, module="services.notary"
+                name="notary",
+                asks=(*_AUTHOR, "log/consistency", "canon/cosign"),
+                follows=True,
+                module="services.notary",
             ),
             Resident(name="knowledge", asks=_AUTHOR, follows=True, store="sqlite", module="services.knowledge"),
             Resident(
@@ -76,12 +79,13 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
     }
 )
 
-# Not processes of ours: a downstream subscriber that reads the change stream, and the operator's own tools on this machine.
-SUBSCRIBER = Resident(name="subscriber", asks=("log/checkpoint",), follows=True, key=False)
+# Not processes of ours: a subscriber of the operator's that reads the whole change stream as the house does, and the operator's own tools
+# on this machine.
+SUBSCRIBER = Resident(name="subscriber", asks=("canon/events", "log/checkpoint"), follows=True, key=False)
 OPERATOR = Resident(
     name="operator",
     # canon/append: a finished system record, when those who would carry it are mute; the writer admits it by its signatures alone.
-    asks=("canon/refill", "canon/events", "log/checkpoint", "canon/append"),
+    asks=("canon/refill", "canon/restore", "canon/events", "log/checkpoint", "canon/append"),
     follows=True,
     key=False,
     looks=True,
