@@ -1,11 +1,11 @@
-"""`sigil keys`: key files of one's own. A key is made here and stays here; a passphrase is never an argument."""
+"""`sigil keys`: key files of one's own, made here to stay here; and, in `house_keys`, the house's. A passphrase is never an argument."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli import seam
+from cli import house_keys, seam
 from cli.seam import PROMPT, Passphrase, State
 from sigilrun import keys
 
@@ -29,6 +29,7 @@ def public(state: State, file: Path) -> None:
 
 def register(app: typer.Typer) -> None:
     """The noun `keys`."""
-    noun = seam.family(app, "keys", "Key files of your own.")
+    noun = seam.family(app, "keys", "Key files of your own, and the keys of the house.")
     seam.verb(noun, "new")(new)
     seam.verb(noun, "public")(public)
+    house_keys.register(noun)

@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cli import ledger, owner
 from sigilcore import clock, licence, record, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, common, license, quorum
+from sigilcore.refusals import Code, Refused
 from sigilrun import http
 from sigilrun.embedded import folder
 from tests import oracle
@@ -157,7 +158,20 @@ class Machine:
         self.genesis = done.genesis_hash
         self.root = Someone("root", client, root)
         self.root.toml = done.toml
-        await http.persistently(lambda: client.login(self.root.toml, owner=root), give_up_s=10)
+        await self._seen(lambda: http.persistently(lambda: client.login(self.root.toml, owner=root), give_up_s=10))
+
+    async def _seen(self, attempt: Callable[[], Awaitable[object]]) -> None:
+        """Again until the gatekeeper too has seen genesis."""
+        async with asyncio.timeout(START_S):
+            while True:
+                try:
+                    await attempt()
+                except Refused as refused:
+                    if refused.code is not Code.NOT_BOOTSTRAPPED:
+                        raise
+                    await asyncio.sleep(0.05)
+                else:
+                    return
 
     async def person(
         self, owner_id: str, loa: Loa, *, keyed: bool = False, scope: tuple[str, ...] | None = None

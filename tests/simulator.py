@@ -172,10 +172,10 @@ class House:
             for seq, signed in enumerate(self.log)
         ]
 
-    def checkpoint(self) -> bytes:
-        """The signed checkpoint over the whole log."""
+    def checkpoint(self, signer: signing.Signer | None = None) -> bytes:
+        """The signed checkpoint over the whole log, by the log's key now or by an attacker's."""
         root = merkle.root([merkle.leaf_hash(bytes(signed.header)) for signed in self.log])
-        return checkpoint.sign(checkpoint.Checkpoint(self.origin, len(self.log), root), self.writer)
+        return checkpoint.sign(checkpoint.Checkpoint(self.origin, len(self.log), root), signer or self.writer)
 
     def head(self) -> int:
         """As_of for a judgement now: everything has been seen."""
@@ -271,6 +271,37 @@ class House:
     def change_model(self, **fields: Any) -> None:
         model = msgspec.structs.replace(trust.DEFAULT_MODEL, **({"version": "changed"} | fields))
         self.change("model_config", system.ModelConfig(model=model, expires_at=clock.format_ms(self.now_ms + DAY_MS)))
+
+    def rotate_service(self, service: str) -> signing.Ed25519Signer:
+        """The quorum enrols a new key for a service, which introduces an instance; its old key."""
+        old, self.services[service] = self.services[service], signing.Ed25519Signer.generate()
+        key = self.services[service].public_key.hex()
+        self.change("service_key", system.ServiceKey(service=service, key=key, expires_at=self.later()))
+        self.introduce(service)
+        return old
+
+    def introduce(self, service: str, signer: signing.Signer | None = None, key: signing.Signer | None = None) -> None:
+        """A service's key introduces a new instance in place of the old, or an attacker does."""
+        new = signing.Ed25519Signer.generate()
+        payload = audit.InstanceOpened(
+            service=service, instance="1", key=(key or new).public_key.hex(), settings_digest=HASH
+        )
+        self.append("instance_opened", payload, signer or self.services[service])
+        self.instances[service] = new
+
+    def rotate_log(self) -> signing.Ed25519Signer:
+        """The quorum puts a new key in place of the log's; its old key."""
+        old, new = self.writer, signing.Ed25519Signer.generate()
+        vkey = note.VerifierKey.of(self.origin, note.ED25519, new.public_key).format()
+        self.change("log_key", system.LogKey(vkey=vkey, expires_at=self.later()))
+        self.writer = new
+        return old
+
+    def revoke_key(self, key: signing.Signer, role: Any = "instance") -> None:
+        """Root ends a key, by a decision of the gate."""
+        request, link = self._permission("keys/revoke")
+        payload = audit.KeyRevoked(key_id=key.key_id, role=role, reason="stolen", request=request)
+        self.append("key_revoked", payload, self.instances["license"], links=[link])
 
     def _seal(self) -> None:
         witness = self.issue(Person("witness"), Loa.MENTOR)
@@ -550,6 +581,11 @@ class House:
                 for signed in self.log[1:index]
                 if verify.introduces(record.check(signed), wanted.header.key_id)
                 or (wanted.core.space == "system" and record.check(signed).core.space == "system")
+            ),
+            log=tuple(
+                plain(signed)
+                for signed in self.log[1 : max(self.state.log_keys) + 1]
+                if record.check(signed).core.space == "system"
             ),
         )
 

@@ -36,6 +36,9 @@ _UNKNOWN = {"outcome": "unknown"}
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
+Successor = Callable[[bytes], signing.Signer | None]
+"""The signer with this public key, if the keystore holds it: a key of the log that came after genesis's."""
+
 Floor = Callable[[Head], Awaitable[str | None]]
 """Says why this head can't be the log's, or None."""
 
@@ -81,15 +84,17 @@ class Committer:
         bounds: Bounds | None = None,
         floors: Iterable[Floor] = (),
         on_commit: Callable[[Committed], None] = lambda _: None,
+        successor: Successor = lambda _: None,
         on_read_only: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Nothing is loaded yet; call `load`, then `run`."""
+        """Nothing is loaded yet; call `load`, then `run`. `signer` is the log's key since genesis; `successor` finds later ones."""
         self.state = Governance()
         self.head = Head(size=0, note=b"")
         self.read_only: str | None = None
         self.fenced = asyncio.Event()
         self._store = store
         self._signer = signer
+        self._successor = successor
         self._deployment = deployment
         self._clock = clock
         self._bounds = bounds or Bounds()
@@ -186,7 +191,8 @@ class Committer:
 
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
         found = await self._look_up([one.call for one in batch])
-        draft = rules.Draft(self.state, self.head.size, found, self._clock.now_ms(), self._deployment)
+        now_ms = self._clock.now_ms()
+        draft = rules.Draft(self.state, self.head.size, found, now_ms, self._deployment, log_signer=self._log_signer)
         results = [draft.take(one.call) for one in batch]
         growth = self._edge.grow(draft.leaves)
         if draft.rows:
@@ -370,7 +376,14 @@ class Committer:
 
     def _sign(self, edge: tree.Edge) -> bytes:
         origin = house.origin(self.state.runtime_id, self.state.tenant)
-        return checkpoint.sign(checkpoint.Checkpoint(origin, edge.size, edge.frontier.root()), self._signer)
+        signer = self._log_signer(self.state.log_key_at(edge.size).public_key)
+        if signer is None:
+            raise faults.Corrupt("the keystore doesn't hold the key that the log names for its checkpoints")
+        return checkpoint.sign(checkpoint.Checkpoint(origin, edge.size, edge.frontier.root()), signer)
+
+    def _log_signer(self, public: bytes) -> signing.Signer | None:
+        """The signer of checkpoints with this public key, if there is one here."""
+        return self._signer if public == self._signer.public_key else self._successor(public)
 
 
 async def load_state(store: Store) -> Governance:
@@ -399,7 +412,7 @@ async def load_edge(tiles_of: tree.Tiles, head: Head, state: Governance) -> tree
     if not state.bootstrapped:
         raise Broken("there are records and no genesis")
     try:
-        signed = checkpoint.open_signed(head.note, note.VerifierKey.parse(state.log_key))
+        signed = checkpoint.open_by_size(head.note, state.log_key_at)
         edge = await tiles_of.edge(head.size)
     except (note.NoteError, ValueError) as error:
         raise Broken(f"the last checkpoint or its tiles can't be read: {error}") from error

@@ -64,10 +64,9 @@ async def keep(store: Store, state: Governance, request: canon.Cosign) -> canon.
 class Shown:
     """What readers show. The last answer is remembered with the policy and the lines that it was judged by."""
 
-    def __init__(self, shelf: Shelf, state: Callable[[], Governance], log_key: note.VerifierKey) -> None:
+    def __init__(self, shelf: Shelf, state: Callable[[], Governance]) -> None:
         self._shelf = shelf
         self._state = state
-        self._log_key = log_key
         self._judged: tuple[int, int, Sequence[Cosignature]] = (-1, 0, ())
         self._last = NOTHING
 
@@ -93,7 +92,7 @@ class Shown:
         keys = [key for key, _ in witnessed.cosigners(state.quorum)]
         try:
             data = _with_lines(stored, keys, lines)
-            opened = witnessed.opened(data, state.quorum, self._log_key)
+            opened = witnessed.opened(data, state.quorum, state.log_key_at(size))
         except note.NoteError:
             return None
         return data if opened is not None and opened.size == size else None

@@ -47,14 +47,16 @@ class Viewer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading:
-    """The readers' commands over a shelf. `state` is the fold of what governs, `log_key` the deployment's own."""
+    """The readers' commands over a shelf. `state` is the fold of what governs, `log_key` the one that genesis will name."""
 
     def __init__(self, shelf: Shelf, state: Callable[[], Governance], log_key: note.VerifierKey) -> None:
         self._shelf = shelf
         self._state = state
         self._tiles = tree.Tiles(shelf)
-        self._proven = _Proven(shelf, self._tiles, log_key)
-        self._cosigned = cosigning.Shown(shelf, state, log_key)
+        self._proven = _Proven(
+            shelf, self._tiles, lambda size: state().log_key_at(size) if state().bootstrapped else log_key
+        )
+        self._cosigned = cosigning.Shown(shelf, state)
 
     # One record.
 
@@ -115,6 +117,7 @@ class Reading:
             proof=tlog_proof.format(row.seq, path, head.note).decode(),
             genesis=_plain(genesis, await self._checked(genesis)),
             evidence=tuple([_plain(one, await self._checked(one)) for one in evidence]),
+            log=tuple([_plain(one, await self._checked(one)) for one in await self._log_rotations(head.size)]),
             witnessed=self._cosigned.standing(cosigned, row.seq),
         )
 
@@ -137,6 +140,11 @@ class Reading:
             return await self._system_before(row.seq)
         opened = await self._at(entry.since_seq)
         return [*await self._introductions(opened), opened.seq]
+
+    async def _log_rotations(self, size: int) -> list[Row]:
+        """The system records up to the one that names the key of a checkpoint of this size; none while it is genesis's."""
+        named = max((seq for seq in self._state().log_keys if seq < size), default=0)
+        return [await self._at(seq) for seq in await self._system_before(named + 1)] if named else []
 
     async def _system_before(self, end: int) -> list[int]:
         rows = await self._shelf.rows(Query(first=1, end=end, limit=10_000, spaces=("system",)))
@@ -414,10 +422,10 @@ class Reading:
 class _Proven:
     """Leaves by their tile, each tile proven once against a signed checkpoint. A proven leaf never changes."""
 
-    def __init__(self, shelf: Shelf, tiles_of: tree.Tiles, log_key: note.VerifierKey) -> None:
+    def __init__(self, shelf: Shelf, tiles_of: tree.Tiles, log_key_at: Callable[[int], note.VerifierKey]) -> None:
         self._shelf = shelf
         self._tiles = tiles_of
-        self._log_key = log_key
+        self._log_key_at = log_key_at
         self._leaves: OrderedDict[int, tuple[bytes, ...]] = OrderedDict()
 
     async def standing(self, seq: int, leaf: bytes) -> bool | None:
@@ -440,7 +448,7 @@ class _Proven:
         first = index * tiles.WIDTH
         width = tiles.width_at(0, index, head.size)
         try:
-            signed = checkpoint.open_signed(head.note, self._log_key)
+            signed = checkpoint.open_by_size(head.note, self._log_key_at)
             leaves = await self._tiles.leaf_hashes(first, width, head.size)
             path = await self._tiles.range_path(first, width, head.size)
         except (note.NoteError, ValueError):

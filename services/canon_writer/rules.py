@@ -12,17 +12,18 @@ Decided here, for each call:
 4. A call with `audit` or `system` records stands or falls whole: the record at fault is refused by its reason, the others by
    `BATCH_REFUSED`, which names it. In a call of `user` records only, a bad one is refused alone.
 5. A decision admits one call: its effects, one after the other without anything between, once. So who replays the log can tell.
-6. Time: a record's `ts` stands for the writer's clock when the log is judged again, so it may not lie ahead of it, and a decision batch
+6. A new key of the log only if this writer can sign with it.
+7. Time: a record's `ts` stands for the writer's clock when the log is judged again, so it may not lie ahead of it, and a decision batch
    bears the time of its decisions.
 """
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from services.canon_writer.laws import Ref, Row, Use, row_of, thing_of
-from sigilcore import admission, clock, digest, ids, merkle, record
+from sigilcore import admission, clock, digest, ids, merkle, note, record
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
 from sigilcore.decision import DecisionRef
@@ -117,7 +118,17 @@ def check_deployment(payload: system.Genesis, deployment: Deployment) -> None:
 class Draft:
     """The next batch in the making. It moves the state as it goes: if the batch isn't committed, the state must be loaded anew."""
 
-    def __init__(self, state: Governance, size: int, found: Found, now_ms: int, deployment: Deployment) -> None:
+    def __init__(
+        self,
+        state: Governance,
+        size: int,
+        found: Found,
+        now_ms: int,
+        deployment: Deployment,
+        *,
+        log_signer: Callable[[bytes], object | None] = lambda _: None,
+    ) -> None:
+        """`log_signer`: whom this writer would sign checkpoints with; a key of the log that it doesn't hold would stop the log."""
         self.rows: list[Row] = []
         self.uses: list[Use] = []
         self.decisions: list[DecisionRow] = []
@@ -127,6 +138,7 @@ class Draft:
         self._found = found
         self._now_ms = now_ms
         self._deployment = deployment
+        self._log_signer = log_signer
         self._known: dict[str, Known] = {}
         self._heads: dict[bytes, str] = {}
         self._used: dict[Ref, str] = {}
@@ -218,12 +230,18 @@ class Draft:
         _check_time(one, self._now_ms)
         head = None if thing is None else self._heads.get(thing) or self._found.thing_heads.get(thing)
         admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head)
+        if isinstance(one.payload, system.LogKey):
+            self._check_held(one.payload)
         if ref is None or decided is None or decided.used_by is not None:
             return
         if ref not in uses:
             self._used[ref] = one.core.id
             self.uses.append(Use(ref=ref, by=one.core.id))
         uses[ref] = self.size
+
+    def _check_held(self, payload: system.LogKey) -> None:
+        if self._log_signer(note.VerifierKey.parse(payload.vkey).public_key) is None:
+            raise Refused(Code.KEY_NOT_ALLOWED, "the writer's keystore doesn't hold this key", field="$.payload.vkey")
 
     def _decided(self, ref: Ref, uses: dict[Ref, int]) -> DecisionRow | None:
         """The decision as this record finds it: used, unless the record before it used it in the same call."""

@@ -16,10 +16,10 @@ import structlog
 
 from services.canon_writer import committer, cosigning, high_water, publisher, restore, rules, store
 from services.canon_writer.laws import Broken, Fenced, Lost, Moved, StoreError
-from sigilcore import note
+from sigilcore import note, signing
 from sigilcore.contracts import canon, house
 from sigilcore.refusals import Code, Refused
-from sigilrun import private_files, service, settings, stream
+from sigilrun import keys, private_files, service, settings, stream
 
 _log = structlog.get_logger("canon_writer")
 
@@ -116,9 +116,11 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
         if high is not None:
             high.reached(commit.size)
 
+    log_keys = keys.RoleSigner(parts.keystore, house.LOG_KEY, lambda: None)
     committing = committer.Committer(
         keeping,
-        signer=parts.keystore.signer(house.LOG_KEY),
+        signer=log_keys,
+        successor=lambda public: _held(log_keys, public),
         deployment=_deployment(deployed, options),
         clock=parts.clock,
         bounds=committer.Bounds(batch_records=options.max_rows, waiting_records=options.max_queue),
@@ -164,6 +166,13 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await writer.finish()
+
+
+def _held(log_keys: keys.RoleSigner, public: bytes) -> signing.Signer | None:
+    """The log's key with this public key, if the keystore holds it."""
+    with contextlib.suppress(keys.KeyMissing):
+        return log_keys.of(public)
+    return None
 
 
 async def _connect(options: settings.Canon, tenant: str) -> store.PostgresStore:

@@ -2,7 +2,6 @@
 
 import msgspec
 
-from sigilcore import checkpoint, note
 from sigilcore.contracts import canon
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
@@ -29,6 +28,5 @@ class FollowedLog:
     async def reach_head(self) -> None:
         """Follow to the size that the log's own signature states now."""
         answer = await self._parts.bus.call(canon.CHECKPOINT, Empty())
-        log_key = note.VerifierKey.parse(self.state.log_key)
-        head = checkpoint.open_signed(answer.note.encode(), log_key)
+        head = await self._parts.following.opened(answer.note.encode())
         await self._parts.following.wait_for(head.size)

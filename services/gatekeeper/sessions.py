@@ -156,9 +156,11 @@ def _bad_certificate(why: str, field: str = "$.certificate") -> Refused:
 
 def gate_key(state: Governance) -> bytes:
     """The key that the log says is the gatekeeper's now."""
+    if not state.bootstrapped:
+        raise Refused(Code.NOT_BOOTSTRAPPED, "the log names no gatekeeper yet")
     key = state.service_key(gatekeeper.SERVICE)
     if key is None:
-        raise Refused(Code.NOT_BOOTSTRAPPED, "the log names no gatekeeper yet")
+        raise Refused(Code.UNAVAILABLE, "the gatekeeper's key was revoked; a service_key record gives it another")
     return key
 
 

@@ -12,11 +12,11 @@ from sigilrun import live, service
 @contextlib.asynccontextmanager
 async def build(parts: service.Parts) -> AsyncIterator[Knowledge]:
     """The store beside the pen, fed while the block runs."""
-    log_key = parts.deployment.log
+    opens = parts.following.opened
     store = Store(parts.state_dir / "knowledge.db")
-    view = live.LiveView(contract.SERVICE, store, live.head_of(parts.bus, log_key))
+    view = live.LiveView(contract.SERVICE, store, live.head_of(parts.bus, opens))
     try:
-        async with live.feeding(parts.bus, view, tenant=parts.deployment.tenant, log_key=log_key):
+        async with live.feeding(parts.bus, view, tenant=parts.deployment.tenant, opens=opens):
             yield Knowledge(store, view, parts.authoring)
     finally:
         store.close()

@@ -23,7 +23,6 @@ class BusLedger:
     def __init__(self, parts: service.Parts) -> None:
         """What the process was given."""
         self._parts = parts
-        self._log_key = note.VerifierKey.parse(parts.deployment.log)
 
     @property
     def state(self) -> Governance:
@@ -72,7 +71,7 @@ class BusLedger:
             raise raised(result.refusal)
         checked = record.check(request.record)
         sent = receipt.Sent(id=checked.core.id, hash=checked.header.hash, leaf_hash=merkle.leaf_hash(checked.leaf))
-        receipt.verify([sent], appended, self._log_key, {})
+        receipt.verify([sent], appended, note.VerifierKey.parse(self._parts.deployment.log), {})
 
     async def audit(
         self,

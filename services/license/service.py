@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from services.license import bootstrap, rules
+from services.license import bootstrap, key_rules, rules
 from sigilcore import clock, ids, licence, permit, record, signing
-from sigilcore.contracts import canon
+from sigilcore.contracts import canon, keys
 from sigilcore.contracts import license as wire
 from sigilcore.contracts.common import Placed
 from sigilcore.faults import Corrupt
@@ -197,6 +197,23 @@ async def listed(service: License, request: wire.ListLicenses, call: Call) -> wi
     return rules.page(service.state, cursor=request.cursor, limit=request.limit)
 
 
+async def revoke_key(service: License, request: keys.RevokeKey, call: Call) -> keys.KeyEnded:
+    """End a key; this instance's own too, which then has written its last record."""
+    payload = key_rules.revocation(service.state, request, call.bound.request())
+    name = ids.new() if request.id is None else rules.checked_id(request.id)
+    placed = await service.ledger.audit("key_revoked", payload, id=name, links=(_decision(call),))
+    await service.ledger.wait_for(placed.seq + 1)
+    return key_rules.ended(service.state, request.key_id, placed)
+
+
+async def keys_listed(service: License, request: keys.ListKeys, call: Call) -> keys.KeyPage:
+    """Keys in the order in which the log came to know them."""
+    del call
+    if request.wait_for is not None:
+        await service.ledger.reach(request.wait_for)
+    return key_rules.page(service.state, request)
+
+
 def _sealed(service: License, name: str) -> licence.LicenceDocument:
     """The document of a licence as the log holds it; Ed25519 makes the same seal each time."""
     entry = service.state.issued(name)
@@ -215,4 +232,6 @@ HANDLERS: dict[Any, Any] = {
     wire.VALIDATE: validate,
     wire.REVOKE: revoke,
     wire.LIST: listed,
+    keys.REVOKE: revoke_key,
+    keys.LIST: keys_listed,
 }

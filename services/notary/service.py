@@ -56,7 +56,6 @@ class Notary:
         """`run` begins."""
         self._parts = parts
         self._client = client
-        self._log_key = note.VerifierKey.parse(parts.deployment.log)
         self._cosigners: dict[tuple[str, str], Cosigner] = {}
         self._target: rules.Target | None = None
         self._have = 0
@@ -105,6 +104,11 @@ class Notary:
                 gone.asking.cancel()
         for (vkey, url), key in wanted.items():
             self._cosigners.setdefault((vkey, url), Cosigner(key, url))
+
+    @property
+    def _log_key(self) -> note.VerifierKey:
+        """The log's key now."""
+        return note.VerifierKey.parse(self._parts.following.state.log_key)
 
     async def _head(self) -> rules.Target:
         newest = await self._parts.bus.call(canon.CHECKPOINT, Empty())

@@ -16,6 +16,7 @@ from services.projections.shelf import Shelf
 from sigilcore.contracts import projections as contract
 from sigilrun import consume, live, service, settings, telemetry
 from sigilrun.bus import Bus
+from sigilrun.follow import Follower
 
 FOLDER = "records"
 
@@ -23,11 +24,11 @@ FOLDER = "records"
 @contextlib.asynccontextmanager
 async def build(parts: service.Parts) -> AsyncIterator[Projections]:
     """The served view, fed while the block runs."""
-    log_key = parts.deployment.log
+    opens = parts.following.opened
     shelf = Shelf(parts.state_dir / FOLDER)
-    view = live.LiveView(contract.SERVICE, shelf, live.head_of(parts.bus, log_key))
+    view = live.LiveView(contract.SERVICE, shelf, live.head_of(parts.bus, opens))
     try:
-        async with live.feeding(parts.bus, view, tenant=parts.deployment.tenant, log_key=log_key):
+        async with live.feeding(parts.bus, view, tenant=parts.deployment.tenant, opens=opens):
             yield Projections(shelf, view)
     finally:
         shelf.close()
@@ -35,14 +36,15 @@ async def build(parts: service.Parts) -> AsyncIterator[Projections]:
 
 async def rebuilt(options: settings.Settings) -> Rebuilt:
     """Build the view anew over the bus, compare it with the running one, and let it take its place."""
-    tenant, log_key = options.deployed.tenant, options.deployed.log
     bus = await Bus.connect(options.bus, contract.SERVICE)
+    # Not started: it reads what governs when a checkpoint asks for it, which is when the log's key was rotated.
+    opens = Follower(bus, options.deployed).opened
     try:
 
         async def feed(view: consume.View, enough: asyncio.Event) -> None:
-            await consume.consume(bus, view, tenant=tenant, log_key=log_key, stop=enough)
+            await consume.consume(bus, view, tenant=options.deployed.tenant, log_key=opens, stop=enough)
 
-        size = await live.head_of(bus, log_key)()
+        size = await live.head_of(bus, opens)()
         return await rebuild(options.service.state_dir / FOLDER, feed, size)
     finally:
         await bus.close()

@@ -8,7 +8,7 @@ import os
 import msgspec
 import pytest
 
-from sigilcore import decision, digest, ids, licence, permit, record, signing
+from sigilcore import checkpoint, decision, digest, ids, licence, note, permit, record, replay, signing, verify
 from sigilcore.access import Loa
 from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
@@ -31,6 +31,13 @@ def refused(code, action, *arguments, **named):
         action(*arguments, **named)
     assert caught.value.code is code, caught.value
     return caught.value
+
+
+def refused_only(code, action, *arguments, **named):
+    """The action is refused with exactly this code, whatever was recorded on the way to it."""
+    with pytest.raises(Refused) as caught:
+        action(*arguments, **named)
+    assert caught.value.code is code, caught.value
 
 
 # Permits
@@ -443,6 +450,155 @@ def test_ended_instance_writes_nothing(house):
     granted = house.granted(house.operator, "memory/write")
     refused(Code.KEY_NOT_ALLOWED, house.place, house.memory(granted, signer=old))
     house.place(house.memory(granted))
+
+
+# Keys over time
+
+
+def test_old_service_key_introduces_an_instance(house):
+    """After its rotation a service's old key has no say, and neither have the instances it had introduced."""
+    before = house.instances["knowledge"]
+    old = house.rotate_service("knowledge")
+    refused(Code.KEY_NOT_ALLOWED, house.introduce, "knowledge", old)
+    granted = house.granted(house.operator, "memory/write")
+    refused(Code.KEY_NOT_ALLOWED, house.place, house.memory(granted, signer=before))
+    house.place(house.memory(granted))
+
+
+def test_old_service_key_enrolled_again(house):
+    """A key that ended never comes back, not even by the quorum."""
+    old = house.rotate_service("knowledge")
+    again = system.ServiceKey(service="knowledge", key=old.public_key.hex(), expires_at=house.later())
+    refused(Code.WITNESS_TAKEN, house.change, "service_key", again)
+
+
+def test_permit_of_a_gatekeeper_key_that_ended(house):
+    """What the gatekeeper's old key sealed opens nothing after the rotation: sessions and permits are made anew."""
+    granted = house.granted(house.operator, "memory/write")
+    old = house.rotate_service("gatekeeper")
+    assert house.bound(granted)
+    refused(Code.PERMIT_INVALID, house.bound, granted, signer=old)
+
+
+def test_stolen_instance_key_after_its_end(house):
+    """Whoever holds a revoked instance's key writes nothing with it: no record of its kinds, and no farewell."""
+    stolen = house.instances["knowledge"]
+    granted = house.granted(house.operator, "memory/write")
+    house.revoke_key(stolen)
+    refused(Code.KEY_NOT_ALLOWED, house.place, house.memory(granted))
+    beat = audit.InstanceBeat(records=1, closing=True)
+    refused(Code.KEY_NOT_ALLOWED, house.append, "instance_beat", beat, stolen)
+    refused(Code.WITNESS_TAKEN, house.introduce, "knowledge", None, stolen)
+    house.introduce("knowledge")
+    house.place(house.memory(granted))
+
+
+def test_revoked_service_key_introduces_an_instance(house):
+    """A revoked service's key ends its instances and introduces none; only the quorum gives the service a voice again."""
+    stolen, instance = house.services["knowledge"], house.instances["knowledge"]
+    granted = house.granted(house.operator, "memory/write")
+    house.revoke_key(stolen, "service")
+    assert house.state.service_key("knowledge") is None
+    assert not house.state.key(instance.key_id).active
+    refused(Code.KEY_NOT_ALLOWED, house.introduce, "knowledge")
+    refused(Code.KEY_NOT_ALLOWED, house.introduce, "knowledge", house.services["quorum"])
+    refused(Code.KEY_NOT_ALLOWED, house.place, house.memory(granted))
+    house.rotate_service("knowledge")
+    refused(Code.KEY_NOT_ALLOWED, house.introduce, "knowledge", stolen)
+    house.place(house.memory(granted))
+
+
+def test_revocation_backwards(house):
+    """A revocation acts from its own position: what the key wrote before stands, and verifies for who replays the log."""
+    before = house.remember(house.operator)
+    house.revoke_key(house.instances["knowledge"])
+    entry = house.state.key(before.header.key_id)
+    assert (entry.active, entry.until_seq) == (False, len(house.log) - 1)
+    oracle.check(house.placed(), house.checkpoint(), house.state.genesis_hash)
+    assert verify.verified(verify.verify(house.bundle(before.core.id), house.state.genesis_hash))
+
+
+def test_licences_of_a_seal_key_that_ended(house):
+    """Licences sealed before the license service's key was revoked stay valid, and the stolen key seals nothing that counts."""
+    stolen = house.services["license"]
+    house.revoke_key(stolen, "service")
+    assert licence.validate(house.operator.toml, house.state, house.now_ms).valid
+    forged = licence.seal(msgspec.structs.replace(house.operator.table, id=ids.new()), stolen)
+    validation = licence.validate(licence.to_toml(forged), house.state, house.now_ms)
+    assert validation.reasons == (licence.Reason.NEVER_ISSUED,)
+
+
+def test_keys_that_revocation_does_not_end(house):
+    """Root's key is ended by nothing; a witness's voice isn't Root's to take alone; the log's key only makes way for another."""
+    (mentor,) = house.mentors(1)
+    for key, role in ((house.root.signer, "service"), (mentor.signer, "instance"), (house.writer, "service")):
+        refused_only(Code.KEY_NOT_REVOCABLE, house.revoke_key, key, role)
+    refused_only(Code.KEY_UNKNOWN, house.revoke_key, signing.Ed25519Signer.generate())
+    refused_only(Code.RECORD_INVALID, house.revoke_key, house.instances["knowledge"], "service")
+    house.revoke_key(house.instances["knowledge"])
+    refused_only(Code.KEY_ENDED, house.revoke_key, house.instances["knowledge"])
+
+
+def test_key_revoked_without_a_decision(house):
+    """Nobody ends a key but by a decision of the gate for `keys/revoke`."""
+    request, link = house._permission("license/revoke")
+    payload = audit.KeyRevoked(key_id=house.instances["knowledge"].key_id, role="instance", reason="", request=request)
+    refused(Code.DECISION_UNKNOWN, house.append, "key_revoked", payload, house.instances["license"])
+    refused(Code.KIND_NOT_ALLOWED, house.append, "key_revoked", payload, house.instances["license"], links=[link])
+    refused(Code.KIND_NOT_ALLOWED, house.append, "key_revoked", payload, house.instances["gatekeeper"], links=[link])
+
+
+def test_checkpoint_by_the_logs_old_key(house):
+    """From the rotation on the log's old key signs nothing that covers it, and the new one nothing that is older."""
+    earlier = house.checkpoint()
+    size = len(house.log)
+    old = house.rotate_log()
+    with pytest.raises(replay.Diverged, match="checkpoint"):
+        oracle.check(house.placed(), house.checkpoint(old), house.state.genesis_hash)
+    assert checkpoint.open_by_size(earlier, house.state.log_key_at).size == size
+    backdated = checkpoint.sign(checkpoint.parse_text(note.parse(earlier).text), house.writer)
+    with pytest.raises(note.SignatureError):
+        checkpoint.open_by_size(backdated, house.state.log_key_at)
+
+
+def test_bundle_under_the_logs_old_key(house):
+    """A bundle after a rotation shows which records gave the log its key; without them, or by the old key, it doesn't verify."""
+    kept = house.remember(house.operator)
+    old = house.rotate_log()
+    house.rotate_log()
+    bundle = house.bundle(kept.core.id)
+    pinned = house.state.genesis_hash
+    assert verify.verified(verify.verify(bundle, pinned))
+    assert not verify.verified(verify.verify(msgspec.structs.replace(bundle, log=()), pinned))
+    assert not verify.verified(verify.verify(msgspec.structs.replace(bundle, log=bundle.log[:-1]), pinned))
+    house.writer, newest = old, house.writer
+    assert not verify.verified(verify.verify(house.bundle(kept.core.id), pinned))
+    house.writer = newest
+
+
+def test_log_key_of_another_log_or_role(house):
+    """The log's key names this log, and speaks in no other role."""
+    stranger = signing.Ed25519Signer.generate()
+    keys = (
+        (Code.RECORD_INVALID, note.VerifierKey.of("elsewhere.example", note.ED25519, stranger.public_key)),
+        (Code.RECORD_INVALID, note.VerifierKey.of(house.origin, note.COSIGNATURE, stranger.public_key)),
+        (Code.WITNESS_TAKEN, note.VerifierKey.of(house.origin, note.ED25519, house.services["quorum"].public_key)),
+        (Code.WITNESS_TAKEN, note.VerifierKey.of(house.origin, note.ED25519, house.writer.public_key)),
+    )
+    for code, key in keys:
+        payload = system.LogKey(vkey=key.format(), expires_at=house.later())
+        refused_only(code, house.change, "log_key", payload)
+    quorum = system.ServiceKey(service="quorum", key=house.writer.public_key.hex(), expires_at=house.later())
+    refused_only(Code.WITNESS_TAKEN, house.change, "service_key", quorum)
+
+
+def test_log_key_without_a_quorum(house):
+    """Root alone doesn't change who signs the log."""
+    mentors = house.mentors(2)
+    house.seal(mentors, 2)
+    vkey = note.VerifierKey.of(house.origin, note.ED25519, signing.Ed25519Signer.generate().public_key).format()
+    change = house.proposal("log_key", system.LogKey(vkey=vkey, expires_at=house.later()))
+    refused(Code.QUORUM_NOT_SATISFIED, house.place, house.attested(change, mentors[0]))
 
 
 def test_small_order_key_enrolled(house):

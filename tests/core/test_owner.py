@@ -7,7 +7,7 @@ import pytest
 
 from cli import governed, owner
 from cli.refusal import Refusal
-from sigilcore import canonical, clock, digest, drafts, ids, licence, policy, record, signing, trust
+from sigilcore import canonical, clock, digest, drafts, ids, licence, note, policy, record, signing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import license as licensing
 from sigilcore.contracts import quorum
@@ -21,11 +21,12 @@ END = clock.format_ms(1_790_000_600_000)
 SALT = bytes(16)
 ROOT = signing.Ed25519Signer(bytes(31) + b"\x01")
 ASKED = licensing.Bootstrap(token="a token", owner_id="root", owner_name="Root", root_key=ROOT.public_key.hex())
+WRITER = signing.Ed25519Signer(bytes(31) + b"\x03")
 DEPLOYED = settings.DeploymentFile(
     runtime_id="0190a000-0000-7000-8000-000000000001",
     tenant=TENANT,
     services={"license": signing.Ed25519Signer(bytes(31) + b"\x02").public_key.hex()},
-    log="sigil/x/default+00000000+AQ==",
+    log=note.VerifierKey.of("sigil/x/default", note.ED25519, WRITER.public_key).format(),
 )
 MODEL = msgspec.structs.replace(trust.DEFAULT_MODEL, version="next-2", bias=1_000_000)
 OTHER = signing.Ed25519Signer(bytes(31) + b"\x09").public_key.hex()

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from services.license import bootstrap, rules
-from sigilcore import canonical, clock, drafts, ids, licence, record, signing
+from sigilcore import canonical, clock, drafts, ids, licence, note, record, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
@@ -300,11 +300,12 @@ class Founding:
     def __init__(self) -> None:
         self.root = signing.Ed25519Signer.generate()
         self.services = {name: signing.Ed25519Signer.generate() for name in house.SERVICE_KEYS}
+        writer = signing.Ed25519Signer.generate()
         self.deployment = DeploymentFile(
             runtime_id=ids.new(),
             tenant="default",
             services={name: signer.public_key.hex() for name, signer in self.services.items()},
-            log="sigil+00000000+AAAA",
+            log=note.VerifierKey.of("sigil/x/default", note.ED25519, writer.public_key).format(),
         )
         self.hash = bootstrap.token_hash(TOKEN)
 

@@ -138,7 +138,8 @@ def check_genesis(checked: Checked) -> None:
         raise Refused(Code.RECORD_INVALID, "genesis has no past, links or witnesses", field="$.header.core")
     if payload.tenant != checked.core.tenant:
         raise Refused(Code.RECORD_INVALID, "payload and core name different tenants", field="$.payload.tenant")
-    keys = [payload.root.key, *payload.services.values()]
+    log = _log_vkey(payload.log, "$.payload.log")
+    keys = [payload.root.key, *payload.services.values(), log.public_key.hex()]
     if len(set(keys)) != len(keys):
         raise Refused(Code.RECORD_INVALID, "one key in two roles", field="$.payload.services")
     for key in keys:
@@ -230,6 +231,8 @@ def _check_change(state: Governance, payload: object, now_ms: int | None) -> Non
             _check_access_policy(payload)
         case system.ServiceKey():
             _fresh_key(state, payload.key)
+        case system.LogKey():
+            _check_log_key(state, payload)
         case _:
             pass
 
@@ -284,7 +287,7 @@ def _check_cosigners(state: Governance, wanted: system.CheckpointWitnesses) -> N
     where = "$.payload.checkpoint_witnesses"
     if wanted.c > len(wanted.cosigners):
         raise Refused(Code.THRESHOLD_INVALID, f"{wanted.c} of {len(wanted.cosigners)} cosigners", field=f"{where}.c")
-    taken = {note.VerifierKey.parse(state.log_key).public_key}
+    taken: set[bytes] = set()
     for index, cosigner in enumerate(wanted.cosigners):
         field = f"{where}.cosigners[{index}].vkey"
         try:
@@ -297,6 +300,34 @@ def _check_cosigners(state: Governance, wanted: system.CheckpointWitnesses) -> N
         if key.public_key in taken or signing.key_id(key.public_key) in state.keys:
             raise Refused(Code.THRESHOLD_INVALID, "this key has a role already", field=field)
         taken.add(key.public_key)
+
+
+def _check_log_key(state: Governance, payload: system.LogKey) -> None:
+    """The same log's name over a key of its own: safe, new, and no cosigner's."""
+    check_same_log(state, payload)
+    key, field = note.VerifierKey.parse(payload.vkey), "$.payload.vkey"
+    _fresh_key(state, key.public_key.hex())
+    wanted = () if state.quorum is None else state.quorum.checkpoint_witnesses.cosigners
+    if key.public_key in {note.VerifierKey.parse(cosigner.vkey).public_key for cosigner in wanted}:
+        raise Refused(Code.WITNESS_TAKEN, "this key cosigns checkpoints", field=field)
+
+
+def check_same_log(state: Governance, payload: object) -> None:
+    """A change of the log's key names this log, and a key that can sign its checkpoints."""
+    if isinstance(payload, system.LogKey):
+        key = _log_vkey(payload.vkey, "$.payload.vkey")
+        if key.name != note.VerifierKey.parse(state.log_key).name:
+            raise Refused(Code.RECORD_INVALID, "the key of another log", field="$.payload.vkey")
+
+
+def _log_vkey(text: str, field: str) -> note.VerifierKey:
+    try:
+        key = note.VerifierKey.parse(text)
+    except note.NoteError as error:
+        raise Refused(Code.RECORD_INVALID, str(error), field=field) from error
+    if key.type != note.ED25519:
+        raise Refused(Code.RECORD_INVALID, "not a log's key (Ed25519, type 0x01)", field=field)
+    return key
 
 
 def _check_threshold(quorum: system.QuorumPolicy, count: int) -> None:
@@ -374,8 +405,29 @@ def _check_audit_payload(state: Governance, checked: Checked, now_ms: int | None
                 raise Refused(Code.ROOT_IS_SINGLE, "Root's licence can't be revoked", field="$.payload.license_id")
             if entry.revoked_seq is not None:
                 raise Refused(Code.LICENSE_REVOKED, "it is revoked already", field="$.payload.license_id")
+        case audit.KeyRevoked() as payload:
+            role = revocable(state, payload.key_id).role
+            if role != payload.role:
+                raise Refused(Code.RECORD_INVALID, f"it is the key of a {role}", field="$.payload.role")
         case _:
             pass
+
+
+def revocable(state: Governance, key_id: str) -> KeyEntry:
+    """The key, if `keys/revoke` may end it now: a service's or an instance's, and still speaking. Root's key ends by nothing; witnesses'
+    keys by the registry; the log's by its successor."""
+    entry = state.key(key_id)
+    if entry is None:
+        raise Refused(Code.KEY_UNKNOWN, "the log never knew this key", field="$.key_id")
+    if entry.role not in {"service", "instance"}:
+        raise Refused(
+            Code.KEY_NOT_REVOCABLE, f"the key of {entry.role} {entry.name} ends in another way", field="$.key_id"
+        )
+    if not entry.active:
+        raise Refused(
+            Code.KEY_ENDED, f"it ended at seq {entry.until_seq}", field="$.key_id", detail={"seq": entry.until_seq}
+        )
+    return entry
 
 
 def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | None, field: str) -> None:

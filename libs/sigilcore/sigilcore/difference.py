@@ -66,8 +66,11 @@ def in_force(state: governance.Governance, payload: msgspec.Struct) -> Any:
         case system.AccessPolicyChange():
             return {"policy": state.policy}
         case system.ServiceKey():
-            key = state.service_key(payload.service)
+            # Whoever folds system records only must find the same difference, so a revocation doesn't show here.
+            key = state.enrolled_key(payload.service)
             return None if key is None else {"service": payload.service, "key": key.hex()}
+        case system.LogKey():
+            return {"vkey": state.log_key}
         case _:
             return None
 

@@ -1,14 +1,15 @@
 """The state of the log that admission reads: the fold of every governing record, in order.
 
-Kept here: genesis, service keys and instances, licences and revocations, closed sessions, the witness registry, the quorum policy, the
-trust model, the access policy, each with the position since when. canon_writer keeps one as the authority; services keep another by
-following the stream; a verifier makes one from an export. All of them fold with this one `apply`, after `admission` said yes.
+Kept here: genesis, the log's keys, service keys and instances, licences and revocations, closed sessions, the witness registry, the
+quorum policy, the trust model, the access policy, each with the position since when. canon_writer keeps one as the authority; services
+keep another by following the stream; a verifier makes one from an export. All of them fold with this one `apply`, after `admission` said
+yes.
 
 Invariants:
 
 - `apply` is called once for each record, in order of seq; it never refuses: what reaches it was admitted.
 - Nothing is forgotten: keys, licences and witnesses that ended keep their entry with `until_seq`, so history keeps verifying.
-- One public key has one role for ever.
+- One public key has one role for ever, and a key that ended never speaks again.
 - A tentative application can be undone exactly (`tentative`), which is how a call's audit records stand or fall together.
 """
 
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sigilcore import licence, policy, signing, trust
+from sigilcore import licence, note, policy, signing, trust
 from sigilcore.record import Checked
 from sigilcore.records import audit, system
 
@@ -31,7 +32,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     public: bytes
     role: Role
-    name: str  # service, or witness principal, or Root's owner id
+    name: str  # service, or witness principal, or Root's owner id, or the log's origin
     instance: str | None
     since_seq: int
     until_seq: int | None = None
@@ -84,7 +85,8 @@ class Governance:
         self.quorum: system.QuorumPolicy | None = None
         self.quorum_seq = 0
         self.keys: dict[str, KeyEntry] = {}
-        self.services: dict[str, str] = {}  # service → key id now
+        self.log_keys: dict[int, str] = {}  # the position of the record that names it → vkey text
+        self.services: dict[str, str] = {}  # service → the key id that a system record names; it may be revoked
         self.instances: dict[tuple[str, str], str] = {}  # (service, instance) → key id now
         self.chains: dict[str, str] = {}  # key id → hash of its newest audit record
         self.licences: dict[str, IssuedLicence] = {}
@@ -113,16 +115,24 @@ class Governance:
 
     @property
     def log_key(self) -> str:
-        """The log's verifier key (vkey text)."""
-        assert self.genesis is not None
-        return self.genesis.log
+        """The log's verifier key now (vkey text)."""
+        return self.log_keys[max(self.log_keys)]
+
+    def log_key_at(self, size: int) -> note.VerifierKey:
+        """Who signs the checkpoint of this size: the newest key that one of its records names. Only after genesis."""
+        return note.VerifierKey.parse(self.log_keys[max(seq for seq in self.log_keys if seq < max(size, 1))])
 
     def key(self, key_id: str) -> KeyEntry | None:
         """The entry of a key that the log ever knew."""
         return self.keys.get(key_id)
 
     def service_key(self, service: str) -> bytes | None:
-        """A service's public key now."""
+        """A service's public key now; None after it was revoked, until another is enrolled."""
+        key_id = self.services.get(service)
+        return self.keys[key_id].public if key_id is not None and self.keys[key_id].active else None
+
+    def enrolled_key(self, service: str) -> bytes | None:
+        """The key that system records alone name for a service, whether or not it was revoked since."""
         key_id = self.services.get(service)
         return None if key_id is None else self.keys[key_id].public
 
@@ -191,10 +201,14 @@ class Governance:
                 self._put(policy=payload.policy, policy_seq=seq)
             case system.ServiceKey():
                 self._service(seq, payload.service, bytes.fromhex(payload.key))
+            case system.LogKey():
+                self._log(seq, payload.vkey)
             case audit.InstanceOpened():
                 self._instance(seq, payload)
             case audit.InstanceBeat() if payload.closing:
                 self._end(record.header.key_id, seq)
+            case audit.KeyRevoked():
+                self._revoke(seq, self.keys[payload.key_id])
             case audit.SessionClosed():
                 self._set(self.closed_sessions, payload.session_id, seq)
             case audit.LicenceIssued():
@@ -220,18 +234,39 @@ class Governance:
             policy=payload.policy,
         )
         self._key("root", payload.root.owner_id, bytes.fromhex(payload.root.key), 0)
+        self._log(0, payload.log)
         for service, key in payload.services.items():
             self._service(0, service, bytes.fromhex(key))
 
+    def _log(self, seq: int, vkey: str) -> None:
+        if self.log_keys:
+            self._end(signing.key_id(note.VerifierKey.parse(self.log_key).public_key), seq)
+        named = note.VerifierKey.parse(vkey)
+        self._set(self.log_keys, seq, vkey)
+        self._key("log", named.name, named.public_key, seq)
+
     def _service(self, seq: int, service: str, public: bytes) -> None:
-        old = self.services.get(service)
-        if old is not None:
-            self._end(old, seq)
-            for (name, instance), key_id in list(self.instances.items()):
-                if name == service:
-                    self._end(key_id, seq)
-                    self._unset(self.instances, (name, instance))
+        self._end_service(seq, service)
         self._set(self.services, service, self._key("service", service, public, seq))
+
+    def _end_service(self, seq: int, service: str) -> None:
+        """A service's key, and with it every instance that it introduced."""
+        old = self.services.get(service)
+        if old is None:
+            return
+        self._end(old, seq)
+        for (name, instance), key_id in list(self.instances.items()):
+            if name == service:
+                self._end(key_id, seq)
+                self._unset(self.instances, (name, instance))
+
+    def _revoke(self, seq: int, entry: KeyEntry) -> None:
+        if entry.role == "service":
+            self._end_service(seq, entry.name)
+            return
+        assert entry.instance is not None, "admission lets service and instance keys only be revoked"
+        self._end(signing.key_id(entry.public), seq)
+        self._unset(self.instances, (entry.name, entry.instance))
 
     def _instance(self, seq: int, payload: audit.InstanceOpened) -> None:
         slot = (payload.service, payload.instance)

@@ -56,6 +56,9 @@ class Code(enum.StrEnum):
     KIND_NOT_ALLOWED = "KIND_NOT_ALLOWED"
     SIGNATURE_INVALID = "SIGNATURE_INVALID"
     KEY_NOT_ALLOWED = "KEY_NOT_ALLOWED"
+    KEY_UNKNOWN = "KEY_UNKNOWN"
+    KEY_ENDED = "KEY_ENDED"
+    KEY_NOT_REVOCABLE = "KEY_NOT_REVOCABLE"
     WEAK_KEY = "WEAK_KEY"
     ID_TAKEN = "ID_TAKEN"
     STALE_PREV = "STALE_PREV"
@@ -149,6 +152,12 @@ _TABLE: dict[Code, tuple[int, str]] = {
     Code.KIND_NOT_ALLOWED: (403, "This kind can't be written here by this author or command."),
     Code.SIGNATURE_INVALID: (403, "Sign the exact canonical bytes with the named key."),
     Code.KEY_NOT_ALLOWED: (403, "The log doesn't let this key speak here; enrol it or use the right one."),
+    Code.KEY_UNKNOWN: (404, "List keys with keys/list."),
+    Code.KEY_ENDED: (409, "Nothing to do: the key has ended already."),
+    Code.KEY_NOT_REVOCABLE: (
+        403,
+        "Revoke a witness with witness/revoke, rotate the log's key with a log_key record; Root's key stays.",
+    ),
     Code.WEAK_KEY: (422, "Make a new key pair; this public key is not a safe curve point."),
     Code.ID_TAKEN: (409, "Choose a new id: this one names a different record."),
     Code.STALE_PREV: (409, "Rebuild on the head in detail.head and sign again."),

@@ -212,13 +212,18 @@ class Replay:
 
     def _open(self, signed: bytes, what: str) -> checkpoint.Checkpoint:
         try:
-            return checkpoint.open_signed(signed, note.VerifierKey.parse(self.state.log_key))
+            return checkpoint.open_by_size(signed, self.state.log_key_at)
         except note.NoteError as error:
             raise Diverged(self.size, "REPLAY", f"{what}: {error}") from error
 
     def _open_pinned(self) -> None:
-        if self._pins.checkpoint is not None:
-            self._pinned = self._open(self._pins.checkpoint, "the pinned checkpoint")
+        """Read it; who signed it is asked where it stood, since only then is the log's key of that size known."""
+        if self._pins.checkpoint is None:
+            return
+        try:
+            self._pinned = checkpoint.parse_text(note.parse(self._pins.checkpoint).text)
+        except note.NoteError as error:
+            raise Diverged(self.size, "REPLAY", f"the pinned checkpoint: {error}") from error
 
     def _pinned_within(self, count: int) -> bool:
         """True if the pinned root must be looked at before the end of these records; at genesis it isn't known yet."""
@@ -230,6 +235,8 @@ class Replay:
         """Hold the tree to the pinned checkpoint where that stood; raises `Diverged`."""
         if self._pinned is None or self.size != self._pinned.size:
             return False
+        assert self._pins.checkpoint is not None, "it was read"
+        self._open(self._pins.checkpoint, "the pinned checkpoint")
         self._grow()
         if self._frontier.root() != self._pinned.root:
             raise Diverged(self.size, "REPLAY", "these records are not the ones that the pinned checkpoint covers")

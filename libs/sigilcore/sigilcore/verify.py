@@ -6,7 +6,7 @@ steps go down the page; the first that fails is the answer, and none is taken af
 1. the bundle can be read
 2. genesis is Root's, and is the pinned one
 3. the record's own bytes agree: form, payload hash, record hash
-4. the log signed the checkpoint, and the record is in its tree
+4. the log signed the checkpoint, with genesis's key or one that the quorum put in its place, and the record is in its tree
 5. the author's key could speak: Root and the witnesses before it, or a service that introduced this instance, or a licence's owner
 6. the author signed exactly these bytes
 7. if a policy is given: the cosigners that it asks for signed the checkpoint
@@ -14,7 +14,8 @@ steps go down the page; the first that fails is the answer, and none is taken af
 Of a system record step 5 also says whether it is witnessed, by the log's own policy as far as the bundle shows it. Until then it is
 committed, and a log that shows somebody else another history isn't found out by this bundle.
 
-What a bundle doesn't show, and `sigil audit replay` does: that the decision it links was right, and that nothing was left out.
+What a bundle doesn't show, and `sigil audit replay` does: that the decision it links was right, and that nothing was left out; so not
+that a key which signed here hadn't ended meanwhile, where the bundle is silent about its end.
 """
 
 from collections.abc import Sequence
@@ -127,7 +128,7 @@ def _record(bundle: Bundle, held: list[str]) -> record.Checked:
 
 
 def _place(bundle: Bundle, checked: record.Checked, genesis: record.Checked, held: list[str]) -> None:
-    log_key = note.VerifierKey.parse(genesis.payload.log)
+    log_key = _log_key(bundle, genesis)
     try:
         proof = tlog_proof.parse(bundle.proof.encode())
     except tlog_proof.TlogProofError as error:
@@ -137,6 +138,19 @@ def _place(bundle: Bundle, checked: record.Checked, genesis: record.Checked, hel
         raise Refused(Code.RECORD_INVALID, f"{placed.failed.name}: {placed.failed.detail}")
     assert placed.checkpoint is not None
     held.append(f"index {proof.index} of {placed.checkpoint.size}, {placed.checkpoint.origin}")
+
+
+def _log_key(bundle: Bundle, genesis: record.Checked) -> note.VerifierKey:
+    """Genesis's key for the log, or the last that Root and the witnesses before it put in its place."""
+    state = governance.Governance()
+    state.apply(0, genesis)
+    for seq, plain in enumerate(bundle.log, start=1):
+        step = record.check(signed(plain))
+        if step.core.space != "system":
+            raise Refused(Code.RECORD_INVALID, "only system records name the log's key")
+        check_quorum(state, step)
+        state.apply(seq, step)
+    return note.VerifierKey.parse(state.log_key)
 
 
 def _author(bundle: Bundle, checked: record.Checked, genesis: record.Checked, held: list[str]) -> bytes:
@@ -167,6 +181,7 @@ def check_quorum(state: governance.Governance, checked: record.Checked) -> set[s
     record.verify_author(checked.header, checked.core_bytes, bytes.fromhex(state.root.key))
     if checked.core.prev != state.system_head:
         raise Refused(Code.STALE_PREV, "the chain of system records is broken")
+    admission.check_same_log(state, checked.payload)
     have, need = admission.voices(state, checked), state.need(checked.core.kind)
     if len(have) < need:
         raise Refused(Code.QUORUM_NOT_SATISFIED, f"{len(have)} of {need} voices")
@@ -194,7 +209,7 @@ def _speaker(state: governance.Governance, checked: record.Checked, held: list[s
 def _cosigned(bundle: Bundle, genesis: record.Checked, policy: tlog_policy.Policy) -> str:
     """The policy's word on the checkpoint; a policy that names no log takes the one that genesis names."""
     signed_note = tlog_proof.parse(bundle.proof.encode()).checkpoint
-    verdict = tlog_policy.judge(policy, signed_note, [note.VerifierKey.parse(genesis.payload.log)])
+    verdict = tlog_policy.judge(policy, signed_note, [_log_key(bundle, genesis)])
     if not verdict.satisfied:
         raise Refused(Code.QUORUM_NOT_SATISFIED, verdict.reason)
     return verdict.reason

@@ -14,13 +14,14 @@ A full queue answers BUSY at once. Person-signed and system records pass through
 
 import asyncio
 import collections
+import contextlib
 import secrets
 import time
 from collections.abc import Sequence
 
 import msgspec
 
-from sigilcore import clock, digest, faults, ids, merkle, note, record, records, signing
+from sigilcore import checkpoint, clock, digest, faults, ids, merkle, note, record, records, signing
 from sigilcore.contracts import canon, common
 from sigilcore.decision import DecisionRef
 from sigilcore.records import audit
@@ -101,7 +102,6 @@ class Author:
         self._instance = options.service.instance
         self._clock = clock
         self._tenant = options.deployed.tenant
-        self._log_key = note.VerifierKey.parse(options.deployed.log)
         self._key = signing.Ed25519Signer.generate()
         self._opened: common.Placed | None = None
         self._introduced = asyncio.Event()
@@ -111,6 +111,7 @@ class Author:
         self._queue: collections.deque[_Item] = collections.deque()
         self._waiting = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        follower.on_change(self._notice)
 
     @property
     def key_id(self) -> str:
@@ -194,7 +195,10 @@ class Author:
         for draft in drafts:
             prev = draft.prev if draft.after is None else _sent(signed[draft.after]).hash
             signed.append(self._build(draft.kind, draft.payload, draft.id, "user", self._key, links=links, prev=prev))
-        return await self.append_signed(signed, decision=decision, timeout_s=timeout_s)
+        answered = await self.append_signed(signed, decision=decision, timeout_s=timeout_s)
+        if await self._ended_at(answered):
+            raise self._ended_here()
+        return answered
 
     async def system(self, signed: record.SignedRecord, *, timeout_s: float | None = None) -> common.Placed:
         """Append a finished system record. Raises `Refused`."""
@@ -232,6 +236,32 @@ class Author:
             if not item.done.done():
                 item.done.set_exception(Refused(Code.UNAVAILABLE, f"{self._resident} is stopping"))
         self._queue.clear()
+
+    def _notice(self, _seq: int, _checked: record.Checked) -> None:
+        """The log may have let this instance's key end: it was revoked, its service's key was rotated, or another took its place."""
+        if self._has_ended() and not self.lost.is_set():
+            telemetry.log.critical("instance_ended", key_id=self.key_id)
+            self.lost.set()
+            self._waiting.set()
+
+    def _has_ended(self) -> bool:
+        entry = self._follower.state.key(self.key_id)
+        return entry is not None and not entry.active
+
+    async def _ended_at(self, answered: Receipt) -> bool:
+        """True if records were refused because this instance's key had ended: then none of them was at fault."""
+        refusals = [result.refusal for result in answered.results if result.refusal is not None]
+        if not any(refusal.code is Code.KEY_NOT_ALLOWED for refusal in refusals):
+            return False
+        with contextlib.suppress(Refused, note.NoteError):
+            size = checkpoint.parse_text(note.parse(answered.checkpoint.encode()).text).size
+            await self._follower.wait_for(size)
+        return self._has_ended()
+
+    def _ended_here(self) -> Refused:
+        """What callers hear then: nothing was written, and another instance comes."""
+        self.lost.set()
+        return Refused(Code.UNAVAILABLE, f"this instance of {self._resident} has ended", detail={"outcome": "none"})
 
     def _check_may_write(self) -> None:
         if not self._introduced.is_set() or self.lost.is_set():
@@ -310,6 +340,9 @@ class Author:
             ]
             if not refused_items:
                 self._placed(items, answered, hashes)
+                return
+            if await self._ended_at(answered):
+                self._end(items, self._ended_here())
                 return
             items = self._without_refused(items, refused_items)
 
@@ -429,11 +462,18 @@ class Author:
         try:
             earlier = {seq: await self._standing(seq) for seq in receipt.rebuilt(sent, appended)}
             if any(result.seq is not None for result in appended.results):
-                receipt.verify(sent, appended, self._log_key, earlier)
+                receipt.prove(sent, appended, await self._checkpoint(appended.checkpoint), earlier)
         except receipt.BadReceipt:
             self._bus.metrics.bad_receipts.inc()
             raise
         return Receipt(results=appended.results, checkpoint=appended.checkpoint, proofs=appended.proofs)
+
+    async def _checkpoint(self, text: str) -> checkpoint.Checkpoint:
+        """The receipt's checkpoint, by the log's key of its size."""
+        try:
+            return await self._follower.opened(text.encode())
+        except note.NoteError as error:
+            raise receipt.BadReceipt(str(error)) from error
 
     async def _standing(self, seq: int) -> receipt.Sent:
         """The record that stands at a place, to be proven there: ours was a repetition of it."""

@@ -44,6 +44,8 @@ WAITING_MOST = 4000
 
 Check = Literal["tree", "signatures", "none"]
 Pager = Callable[[canon.Events], Awaitable[canon.EventPage]]
+Opens = Callable[[bytes], Awaitable[checkpoint.Checkpoint]]
+"""Reads a signed checkpoint by the key that the log had at its size; raises `note.NoteError`. `Follower.opened` is one."""
 T = TypeVar("T")
 
 
@@ -112,7 +114,7 @@ async def consume(
     view: View,
     *,
     tenant: str,
-    log_key: str,
+    log_key: str | Opens,
     stop: asyncio.Event,
     batch: int = 500,
     check: Check = "tree",
@@ -121,7 +123,8 @@ async def consume(
     pager: Pager | None = None,
     hears: Sequence[str] = (),
 ) -> None:
-    """Feed the view until `stop`. `log_key` is the log's vkey text; `kinds` filters, which leaves nothing to check a tree by: then the
+    """Feed the view until `stop`. `log_key` opens checkpoints: by the log's key over time, or, given as vkey text, by that one key only,
+    and then nothing is believed that its successor signs. `kinds` filters, which leaves nothing to check a tree by: then the
     `authors` say who could write. Outside of the house (see `outside`) there is no stream: `hears` are the subjects that knock.
 
     Returns after the batch in work when `stop` is set. Nothing else ends it: what fails is tried again.
@@ -180,7 +183,7 @@ class _Consumption:
         bus: Bus,
         view: View,
         tenant: str,
-        log_key: str,
+        log_key: str | Opens,
         stop: asyncio.Event,
         *,
         batch: int,
@@ -194,7 +197,7 @@ class _Consumption:
         self._bus = bus
         self._view = view
         self._tenant = tenant
-        self._log_key = note.VerifierKey.parse(log_key)
+        self._opens = by_one_key(log_key) if isinstance(log_key, str) else log_key
         self._stop = stop
         self._batch = batch
         self._check = check
@@ -230,7 +233,7 @@ class _Consumption:
             if self._kinds:
                 self._next = max(self._next, page.next)
             if page.checkpoint is not None:
-                self._cover(page.checkpoint)
+                await self._cover(page.checkpoint)
             await self._apply()
             done = page.next >= page.head or not page.items
             if self._waiting and (done or len(self._waiting) >= WAITING_MOST):
@@ -286,7 +289,7 @@ class _Consumption:
             self._add(placed)
             newest = message.headers.get(CHECKPOINT, newest)
         if newest is not None and self._check:
-            self._cover(_note(newest))
+            await self._cover(_note(newest))
         await self._apply()
         return whole and len(self._waiting) < WAITING_MOST
 
@@ -312,12 +315,12 @@ class _Consumption:
             self._leaves.append(merkle.leaf_hash(event.leaf))
         self._next = placed.seq + 1
 
-    def _cover(self, text: str) -> None:
+    async def _cover(self, text: str) -> None:
         """Take a checkpoint: if it speaks of a size that we hold, the roots must be equal."""
         if not self._check:
             return
         try:
-            signed = checkpoint.open_signed(text.encode(), self._log_key)
+            signed = await self._opens(text.encode())
         except note.NoteError as error:
             raise faults.Corrupt(f"checkpoint: {error}") from error
         count = signed.size - self.base
@@ -330,7 +333,7 @@ class _Consumption:
     async def _ask_checkpoint(self) -> None:
         answer = await self._unless_stopped(self._bus.call(canon.CHECKPOINT, common.Empty()))
         if self._check:
-            self._cover(answer.note)
+            await self._cover(answer.note)
         await self._apply()
 
     async def _apply(self) -> None:
@@ -377,6 +380,16 @@ class _Consumption:
             for one in (task, stopping):
                 one.cancel()
             await asyncio.gather(task, stopping, return_exceptions=True)
+
+
+def by_one_key(vkey: str) -> Opens:
+    """Opens what this one key signed."""
+    key = note.VerifierKey.parse(vkey)
+
+    async def opened(data: bytes) -> checkpoint.Checkpoint:
+        return checkpoint.open_signed(data, key)
+
+    return opened
 
 
 def open_event(placed: record.PlacedRecord, *, whole_tree: bool = True) -> Event:

@@ -54,7 +54,8 @@ def scopes_of(space: str | None, kinds: Sequence[str]) -> tuple[tuple[str, str],
     if space is None:
         if kinds:
             raise ConsumerRefused("a kind stands in a space: name both, or neither for the whole log")
-        return (house.EVERYTHING,)
+        # And what governs, by itself: it tells who may sign the log's checkpoints after a rotation.
+        return (house.EVERYTHING, house.GOVERNING)
     known = house.kinds_in(space)
     if not known:
         raise ConsumerRefused(f"no space {space!r}: user, audit or system")

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from sigilcore import admission, faults, record, records
+from sigilcore import admission, checkpoint, faults, note, record, records
 from sigilcore.contracts import canon, house
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
@@ -106,6 +106,25 @@ class Follower:
             ) from None
         except Refused as refused:
             raise Refused(Code.NOT_YET, f"seen {self.position} of {size} records: {refused.message}") from refused
+
+    async def opened(self, data: bytes) -> checkpoint.Checkpoint:
+        """The checkpoint in these bytes, signed by the key that the log had at its size.
+
+        One that the key known here didn't sign may be signed by a successor that wasn't seen yet: then everything up to its size is seen
+        first. Raises `note.NoteError` when the log didn't sign it, and `Refused`: NOT_YET.
+        """
+        try:
+            return checkpoint.open_by_size(data, self._log_key_at)
+        except note.SignatureError:
+            size = checkpoint.parse_text(note.parse(data).text).size
+            if self.position >= size:
+                raise
+            await self.wait_for(size)
+            return checkpoint.open_by_size(data, self._log_key_at)
+
+    def _log_key_at(self, size: int) -> note.VerifierKey:
+        """Before genesis is seen, the key that the deployment was made with."""
+        return self.state.log_key_at(size) if self.state.bootstrapped else note.VerifierKey.parse(self._deployment.log)
 
     # How it runs.
 

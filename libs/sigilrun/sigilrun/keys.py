@@ -28,6 +28,7 @@ import hmac
 import os
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -73,6 +74,7 @@ __all__ = [
     "KeystoreError",
     "PassphraseMismatch",
     "PassphraseTooLong",
+    "RoleSigner",
     "SealBroken",
     "SealedSigner",
     "UnknownFormat",
@@ -246,6 +248,23 @@ class Keystore:
         """The named symmetric key. Raises as `signer`."""
         return AeadKey(*self._load(name))
 
+    def generations(self, name: str) -> list[str]:
+        """The names of a role's keys, oldest first: `license`, then `license.2`, `license.3`, which rotations put beside it."""
+        later = [other for other in self.names() if re.fullmatch(rf"{re.escape(name)}\.[1-9][0-9]{{0,3}}", other)]
+        return [name, *sorted(later, key=lambda other: int(other.rpartition(".")[2]))]
+
+    def successor(self, name: str, known: Callable[[bytes], bool]) -> bytes:
+        """The public key for a rotation of this role: its newest key, if nobody knows that yet, else one made now.
+
+        So an attempt that came to nothing leaves no key behind that nobody will ever name, and no key is overwritten.
+        """
+        newest = self.generations(name)[-1]
+        public = self.public(newest)
+        if not known(public):
+            return public
+        number = 2 if newest == name else int(newest.rpartition(".")[2]) + 1
+        return self.generate(f"{name}.{number}")
+
     def close(self) -> None:
         """Overwrite the key-encryption key; every signer made from this keystore stops working."""
         self._kek.wipe()
@@ -277,6 +296,50 @@ class Keystore:
         if document.kdf != self._kdf or document.check != self._kek.check:
             raise DamagedKey(f"{path} belongs to another keystore.")
         return document, self._kek, str(path)
+
+
+class RoleSigner:
+    """A `signing.Signer` for a role whose key is rotated: it signs with that of the role's keys in the keystore which the log names now.
+
+    `named` tells which: None before the log has named any, then it is the first; it raises when the log lets none speak. So a key that
+    the log no longer names signs nothing here any more.
+    """
+
+    def __init__(self, keystore: Keystore, name: str, named: Callable[[], bytes | None]) -> None:
+        """Nothing is decrypted before it is needed but the role's first key, so that a damaged keystore is found now."""
+        self._keystore = keystore
+        self._name = name
+        self._named = named
+        self._held: dict[bytes, SealedSigner] = {}
+        self._first = keystore.signer(name)
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw public key, 32 bytes."""
+        return self._now().public_key
+
+    @property
+    def key_id(self) -> str:
+        """The public key's id."""
+        return self._now().key_id
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature, 64 bytes. Raises KeystoreClosed, KeyMissing."""
+        return self._now().sign(message)
+
+    def _now(self) -> SealedSigner:
+        wanted = self._named()
+        return self._first if wanted is None or wanted == self._first.public_key else self.of(wanted)
+
+    def of(self, public: bytes) -> SealedSigner:
+        """The role's key with this public key. Raises KeyMissing when the keystore doesn't hold it."""
+        if public not in self._held:
+            for name in reversed(self._keystore.generations(self._name)):
+                signer = self._keystore.signer(name)
+                self._held[signer.public_key] = signer
+        if public not in self._held:
+            raise KeyMissing(f"The keystore holds no key of {self._name} with the id {signing.key_id(public)}.")
+        return self._held[public]
 
 
 def write_key_file(

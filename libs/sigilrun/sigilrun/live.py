@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol
 
-from sigilcore import checkpoint, faults, note
+from sigilcore import faults, note
 from sigilcore.contracts import canon, common
 from sigilcore.refusals import Code, Refused
 from sigilrun import consume, telemetry
@@ -82,14 +82,13 @@ class LiveView:
             )
 
 
-def head_of(bus: Bus, log_key: str) -> Head:
+def head_of(bus: Bus, opens: consume.Opens) -> Head:
     """The size that the log's own signature states now."""
-    key = note.VerifierKey.parse(log_key)
 
     async def head() -> int:
         answer = await bus.call(canon.CHECKPOINT, common.Empty())
         try:
-            return checkpoint.open_signed(answer.note.encode(), key).size
+            return (await opens(answer.note.encode())).size
         except note.NoteError as error:
             trace_id = telemetry.current_trace_id()
             telemetry.log.critical("checkpoint_forged", reason=str(error), trace_id=trace_id)
@@ -99,11 +98,11 @@ def head_of(bus: Bus, log_key: str) -> Head:
 
 
 @contextlib.asynccontextmanager
-async def feeding(bus: Bus, view: consume.View, *, tenant: str, log_key: str) -> AsyncIterator[None]:
+async def feeding(bus: Bus, view: consume.View, *, tenant: str, opens: consume.Opens) -> AsyncIterator[None]:
     """Feed the view while the block runs; then let the batch in work end."""
     stop = asyncio.Event()
     task = asyncio.create_task(
-        consume.consume(bus, view, tenant=tenant, log_key=log_key, stop=stop), name=f"feed {view.name}"
+        consume.consume(bus, view, tenant=tenant, log_key=opens, stop=stop), name=f"feed {view.name}"
     )
     try:
         yield

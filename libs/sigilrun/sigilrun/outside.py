@@ -4,8 +4,9 @@ Example::
 
     await outside.consume(Path("news"), view, stop=stop)
 
-A consumer of the whole log checks the tree against the log's signed checkpoints; a consumer of some kinds checks each record's author
-against the fold of what governs, from the genesis that its account pins. Either way nothing is believed because of who sent it.
+A consumer of the whole log checks the tree against the checkpoints that the log's key of the time signed; a consumer of some kinds
+checks each record's author against the fold of what governs, from the genesis that its account pins. Either way nothing that arrives is
+believed because of who sent it.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from sigilrun import consume as consuming
 from sigilrun import settings
 from sigilrun.authors import Authors
 from sigilrun.bus import Bus
+from sigilrun.follow import Follower
 from sigilrun.settings import DeploymentFile
 
 SEED = "seed"
@@ -78,7 +80,7 @@ async def consume(folder: Path, view: consuming.View, *, stop: asyncio.Event, ba
     """
     who, bus = account(folder), await connect(folder)
     scopes = tuple(scope for scope in who.scopes if scope != house.GOVERNING)
-    authors = None
+    authors, log_key = None, _log_key(who, bus)
     if not who.whole:
         authors = Authors(bus, who.deployment, genesis=who.genesis, pager=pager(bus, (house.GOVERNING,)))
     ending = asyncio.Event()
@@ -86,7 +88,7 @@ async def consume(folder: Path, view: consuming.View, *, stop: asyncio.Event, ba
         bus,
         view,
         tenant=who.deployment.tenant,
-        log_key=who.deployment.log,
+        log_key=log_key,
         stop=ending,
         batch=batch,
         check="tree" if who.whole else "signatures",
@@ -108,6 +110,15 @@ async def consume(folder: Path, view: consuming.View, *, stop: asyncio.Event, ba
             one.cancel()
         await asyncio.gather(*waits, task, return_exceptions=True)
         await bus.close()
+
+
+def _log_key(who: Account, bus: Bus) -> str | consuming.Opens:
+    """The log's key over time, by the fold of what governs, read when a checkpoint asks for it; else the one that the account pins."""
+    if not who.whole or house.GOVERNING not in who.scopes:
+        return who.deployment.log
+    fold = Follower(bus, who.deployment, pinned=who.genesis)
+    fold.page_with(pager(bus, (house.GOVERNING,)))
+    return fold.opened
 
 
 def pager(bus: Bus, scopes: Sequence[tuple[str, str]]) -> consuming.Pager:

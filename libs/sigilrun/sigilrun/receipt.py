@@ -37,7 +37,19 @@ def rebuilt(sent: Sequence[Sent], appended: canon.Appended) -> list[int]:
 def verify(
     sent: Sequence[Sent], appended: canon.Appended, log_key: note.VerifierKey, earlier: Mapping[int, Sent]
 ) -> checkpoint.Checkpoint:
-    """The receipt's checkpoint; `earlier` are the records named by `rebuilt`, by seq.
+    """As `prove`, for who knows the key that signs the log's checkpoints of this size; returns the receipt's checkpoint."""
+    try:
+        signed = checkpoint.open_signed(appended.checkpoint.encode(), log_key)
+    except note.NoteError as error:
+        raise BadReceipt(str(error)) from error
+    prove(sent, appended, signed, earlier)
+    return signed
+
+
+def prove(
+    sent: Sequence[Sent], appended: canon.Appended, signed: checkpoint.Checkpoint, earlier: Mapping[int, Sent]
+) -> None:
+    """Each placed record stands in the tree of `signed`, the receipt's checkpoint; `earlier` are the records named by `rebuilt`, by seq.
 
     Raises:
         BadReceipt: with the first reason.
@@ -56,13 +68,11 @@ def verify(
         if leaves.setdefault(result.seq, stands.leaf_hash) != stands.leaf_hash:
             raise BadReceipt(f"two records at {result.seq}")
     try:
-        signed = checkpoint.open_signed(appended.checkpoint.encode(), log_key)
         proven = {seq for proof in appended.proofs for seq in _prove(proof, leaves, signed)}
     except note.NoteError as error:
         raise BadReceipt(str(error)) from error
     if proven != set(leaves):
         raise BadReceipt(f"no proof for {sorted(set(leaves) - proven)}")
-    return signed
 
 
 def _check_order(sent: Sequence[Sent], appended: canon.Appended) -> None:

@@ -41,6 +41,7 @@ import uvloop
 from sigilcore import canonical, clock, permit, signing
 from sigilcore.contracts import house
 from sigilcore.contracts.command import Admission, Command
+from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
 from sigilrun import answer, keys, private_files, settings, telemetry
 from sigilrun.author import Author
@@ -158,9 +159,7 @@ class Running:
 
     def _admit(self, incoming: answer.Incoming) -> permit.Bound:
         parts = self.parts
-        gatekeeper_key = parts.following.state.service_key("gatekeeper")
-        if gatekeeper_key is None:
-            raise Refused(Code.NOT_BOOTSTRAPPED, "the log names no gatekeeper yet")
+        gatekeeper_key = named_key(parts.following.state, "gatekeeper")
         now_ms = parts.clock.now_ms()
         bound = permit.check(
             incoming.permit,
@@ -215,13 +214,13 @@ async def running(
         keystore = _keystore(options)
         if keystore is not None:
             stack.callback(keystore.close)
-        signer = keystore.signer(resident) if keystore is not None and resident in house.SERVICE_KEYS else None
         bus = await Bus.connect(options.bus, resident, metrics=metrics)
         stack.push_async_callback(bus.close)
         follower = author = None
         if declared.follows:
             pinned = _pinned(state_dir)
             follower = Follower(bus, deployed, pinned=pinned, repage_interval_s=options.service.repage_interval_s)
+        signer = _signer(resident, keystore, follower)
         if signer is not None and follower is not None:
             author = Author(bus, signer, follower, options, resident=resident, clock=ticking)
         parts = Parts(
@@ -375,6 +374,25 @@ def _keystore(options: settings.Settings) -> keys.Keystore | None:
         return None
     passphrase = keys.passphrase_from(f"file:{options.keystore.passphrase_file}")
     return keys.Keystore.open(options.keystore.path, passphrase)
+
+
+def _signer(resident: str, keystore: keys.Keystore | None, follower: Follower | None) -> signing.Signer | None:
+    """The service's own key, whichever the log names at the time; None for who has none. After a revocation it signs nothing."""
+    if keystore is None or follower is None or resident not in house.SERVICE_KEYS:
+        return None
+
+    def named() -> bytes | None:
+        return named_key(follower.state, resident) if follower.state.bootstrapped else None
+
+    return keys.RoleSigner(keystore, resident, named)
+
+
+def named_key(state: Governance, resident: str) -> bytes:
+    """The public key that the log names for a service now. Raises UNAVAILABLE while there is none."""
+    public = state.service_key(resident)
+    if public is None:
+        raise Refused(Code.UNAVAILABLE, f"the key of {resident} was revoked; a service_key record gives it another")
+    return public
 
 
 def _state_dir(path: Path) -> Path:

@@ -132,6 +132,12 @@ class Bundle(Message, frozen=True, kw_only=True):
             description="records that introduce the author's key: instance_opened, or the system records before"
         ),
     ]
+    log: Annotated[
+        tuple[dict[str, Any], ...],
+        msgspec.Meta(
+            description="the system records up to the one that named the log's key, when it isn't genesis's that signed the checkpoint"
+        ),
+    ] = ()
     witnessed: Annotated[
         Standing,
         msgspec.Meta(description="the reader's word; the proof's checkpoint carries the cosignatures that show it"),

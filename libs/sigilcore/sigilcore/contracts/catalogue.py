@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sigilcore import records
-from sigilcore.contracts import canon, gatekeeper, knowledge, license, projections, quorum
+from sigilcore.contracts import canon, gatekeeper, keys, knowledge, license, projections, quorum
 from sigilcore.contracts.command import Command
 
 
@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Command[Any, Any]] = collect(
     (
         gatekeeper.COMMANDS,
         license.COMMANDS,
+        keys.COMMANDS,
         quorum.COMMANDS,
         canon.COMMANDS,
         knowledge.COMMANDS,

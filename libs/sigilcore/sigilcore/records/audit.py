@@ -72,6 +72,15 @@ class LicenceRevoked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     request: decision.Request
 
 
+class KeyRevoked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A key ends at this position, never before it; with a service's key its instances end too. `role` says what the key was."""
+
+    key_id: Hex32
+    role: Literal["service", "instance"]
+    reason: Text
+    request: decision.Request
+
+
 class CarriedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A prospective system record as text: header and payload are JCS."""
 
@@ -183,6 +192,15 @@ KINDS = (
         effect=True,
         governs=True,
         thing=lambda p: p.license_id,
+    ),
+    _kind(
+        "key_revoked",
+        KeyRevoked,
+        "A service's or an instance's key was revoked.",
+        "license",
+        effect=True,
+        governs=True,
+        thing=lambda p: p.key_id,
     ),
     _kind(
         "proposal_opened",

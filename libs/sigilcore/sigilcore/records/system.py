@@ -1,4 +1,4 @@
-"""What the system is governed by: genesis, witnesses, quorum policy, trust model, access policy, service keys.
+"""What the system is governed by: genesis, witnesses, quorum policy, trust model, access policy, service keys, the log's key.
 
 Every payload but genesis carries its own `expires_at`: an attested change that is committed too late is refused by the writer.
 """
@@ -94,6 +94,13 @@ class ServiceKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     expires_at: Timestamp
 
 
+class LogKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Rotates the log's key: every checkpoint that covers this record is signed by the new key, and by no older one."""
+
+    vkey: Annotated[str, msgspec.Meta(max_length=256, description="the log's new verifier key (C2SP signed-note vkey)")]
+    expires_at: Timestamp
+
+
 def _kind(tag: str, payload: type[msgspec.Struct], summary: str) -> Kind:
     return Kind(tag=tag, payload=payload, space="system", summary=summary, governs=True)
 
@@ -105,4 +112,5 @@ KINDS = (
     _kind("model_config", ModelConfig, "A new trust model."),
     _kind("access_policy", AccessPolicyChange, "A new access policy."),
     _kind("service_key", ServiceKey, "A service's key is enrolled or rotated."),
+    _kind("log_key", LogKey, "The log's key is rotated; checkpoints from here on are signed by the new one."),
 )

@@ -20,6 +20,7 @@ _VALUES: dict[str, Any] = {
     "core": '{"kind":"note"}',
     "id": ID,
     "key": "greeting",
+    "key_id": "00" * 16,
     "kind": "model_config",
     "license": '[license]\nid = "…"\n\n[seal]\nalg = "ed25519"\n',
     "license_id": ID,
