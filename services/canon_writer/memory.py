@@ -16,7 +16,7 @@ from typing import Self
 import msgspec
 
 from services.canon_writer import committer, reading, rules
-from services.canon_writer.laws import Batch, Fenced, Head, Moved, Query, Ref, Row, TileKey
+from services.canon_writer.laws import Batch, Erased, Fenced, Head, Moved, Query, Ref, Row, TileKey, erases, without_payload
 from sigilcore import clock, note, signing
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
@@ -33,6 +33,7 @@ class Disk:
         self.decisions: dict[Ref, DecisionRow] = {}
         self.tiles: dict[TileKey, bytes] = {}
         self.notes: dict[int, bytes] = {}
+        self.erased: list[Erased] = []
 
 
 class MemoryStore:
@@ -60,7 +61,7 @@ class MemoryStore:
                 break
             if _chosen(query, row):
                 rows.append(row)
-                size_bytes += len(row.header) + len(row.payload)
+                size_bytes += row.weight
         return rows
 
     async def headers(self, first: int, end: int) -> Sequence[bytes]:
@@ -82,6 +83,10 @@ class MemoryStore:
     async def notes(self, first: int, last: int) -> dict[int, bytes]:
         """Checkpoints by size."""
         return {size: note for size, note in self.disk.notes.items() if first <= size <= last}
+
+    async def erased(self, since: int) -> Sequence[Erased]:
+        """What the erasures from `since` on erased."""
+        return [one for one in self.disk.erased if one.by >= since]
 
     # Writing.
 
@@ -108,6 +113,18 @@ class MemoryStore:
         """The hash of each thing's newest version."""
         return {row.thing: row.hash.hex() for row in self.disk.rows if row.thing is not None and row.thing in things}
 
+    async def versions(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
+        """The ids of each thing's versions since it was last erased."""
+        found: dict[bytes, list[str]] = {}
+        for row in self.disk.rows:
+            if row.thing is None or row.thing not in things:
+                continue
+            if erases(row):
+                found.pop(row.thing, None)
+            else:
+                found.setdefault(row.thing, []).append(row.id)
+        return found
+
     async def commit(self, batch: Batch) -> None:
         """Check everything, then write everything; nothing waits in between."""
         disk = self.disk
@@ -124,11 +141,20 @@ class MemoryStore:
             raise Moved("a decision was used already")
         disk.rows.extend(batch.rows)
         disk.ids.update((row.id, row) for row in batch.rows)
+        for row in batch.rows:
+            if erases(row):
+                self._erase(row)
         disk.decisions.update(((row.record, row.index), row) for row in batch.decisions)
         for use in batch.uses:
             disk.decisions[use.ref] = msgspec.structs.replace(disk.decisions[use.ref], used_by=use.by)
         disk.tiles.update(((tile.level, tile.index), tile.hashes) for tile in batch.tiles)
         disk.notes[batch.size + len(batch.rows)] = batch.note
+
+    def _erase(self, by: Row) -> None:
+        for row in self.disk.rows[: by.seq]:
+            if row.thing == by.thing and not erases(row) and not row.erased:
+                self.disk.rows[row.seq] = self.disk.ids[row.id] = without_payload(row)
+                self.disk.erased.append(Erased(seq=row.seq, by=by.seq))
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -7,14 +7,15 @@ admits is the code that replays, so the two can't drift apart; what is added her
 again: decisions used, things' heads, positions.
 
 Asserted, not recomputed: time (a record's own `ts` stands for the writer's clock) and what came of the erased or unrecorded parameters
-(entropy, length). Erased payloads keep their place, hash, signature and proof; what stood in them is not judged again.
+(entropy, length). Erased payloads keep their place, hash, signature and proof, and each must be named by an erasure (`erasure.Chains`); what
+stood in them is not judged again.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from sigilcore import admission, checkpoint, clock, decision, gate, governance, merkle, note, record
+from sigilcore import admission, checkpoint, clock, decision, erasure, gate, governance, merkle, note, record
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import catalogue
 from sigilcore.records import audit
@@ -62,7 +63,7 @@ class Replay:
         self._effects = 0
         self._frontier = merkle.Frontier(0, ())
         self._ids: dict[str, int] = {}
-        self._heads: dict[tuple[str, str, str], str] = {}
+        self._chains = erasure.Chains()
         self._rows: dict[tuple[str, int], DecisionRow] = {}
         self._by_effect: dict[str, tuple[str, int]] = {}
         self._used: dict[tuple[str, int], _Use] = {}
@@ -73,7 +74,7 @@ class Replay:
         if seq != self._size:
             raise Diverged(seq, "REPLAY", f"expected seq {self._size}")
         try:
-            checked = record.check(placed.signed())
+            checked = record.check_placed(placed)
             self._admit(seq, checked)
         except Refused as refusal:
             raise Diverged(seq, refusal.code, refusal.message) from refusal
@@ -82,7 +83,10 @@ class Replay:
         return checked
 
     def finish(self, signed_checkpoint: bytes) -> Report:
-        """Hold the recomputed tree to the signed checkpoint; raises `Diverged`."""
+        """Hold the recomputed tree to the signed checkpoint, and every missing payload to its erasure; raises `Diverged`."""
+        missing = self._chains.unexplained()
+        if missing is not None:
+            raise Diverged(missing, "REPLAY", "its payload is missing, and no erasure names it")
         try:
             opened = checkpoint.open_signed(signed_checkpoint, note.VerifierKey.parse(self.state.log_key))
         except note.NoteError as error:
@@ -114,7 +118,7 @@ class Replay:
                 checked,
                 now_ms=clock.parse_ms(core.ts),
                 decided=self._decided(seq, checked),
-                thing_head=self._heads.get(self._thing(checked)),
+                thing_head=self._chains.head_of(checked) if core.space == "user" else None,
             )
         self._recompute(checked)
         self.state.apply(seq, checked)
@@ -155,17 +159,11 @@ class Replay:
 
     def _remember(self, seq: int, checked: record.Checked) -> None:
         self._ids[checked.core.id] = seq
-        if checked.core.space == "user":
-            self._heads[self._thing(checked)] = checked.header.hash
+        self._chains.follow(seq, checked)
         for row in admission.decisions_of(checked, seq):
             self._rows[row.record, row.index] = row
             if row.effect is not None:
                 self._by_effect[row.effect] = (row.record, row.index)
-
-    @staticmethod
-    def _thing(checked: record.Checked) -> tuple[str, str, str]:
-        kind = checked.kind
-        return kind.tag, kind.subject(checked.payload), kind.thing(checked.payload) or ""
 
 
 def replay(

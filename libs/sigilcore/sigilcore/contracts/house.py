@@ -185,6 +185,7 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
             f"$JS.API.STREAM.CREATE.{name}",
             f"$JS.API.STREAM.UPDATE.{name}",
             f"$JS.API.STREAM.MSG.GET.{name}",
+            f"$JS.API.STREAM.MSG.DELETE.{name}",
             f"$JS.API.DIRECT.GET.{name}",
             f"$JS.API.DIRECT.GET.{name}.>",
         ]
