@@ -29,7 +29,7 @@ update canon.writer_epoch set seen_at = clock_timestamp() where tenant = $1 and 
 -- name: commit
 -- The one commit.
 select canon.commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
-                          $24, $25, $26, $27, $28, $29, $30, $31);
+                          $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38);
 
 -- name: head
 -- The newest checkpoint; its size is the head.
@@ -41,7 +41,7 @@ select max(seq) from canon.record where tenant = $1;
 
 -- name: governing
 -- Every row that moves the fold, in order.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from canon.record where tenant = $1 and governs and seq > $2 order by seq limit $3;
 
 -- name: chain_heads
@@ -59,12 +59,12 @@ cross join lateral (
 
 -- name: by_ids
 -- The rows that these ids name.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from canon.record where tenant = $1 and id = any($2::uuid[]);
 
 -- name: by_hash
 -- The row of this record hash.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from canon.record where hash = $2 and tenant = $1;
 
 -- name: decisions
@@ -84,6 +84,37 @@ cross join lateral (
     select hash from canon.record where thing = wanted.thing and tenant = $1 order by seq desc limit 1
 ) as newest;
 
+-- name: versions
+-- The ids of each thing's versions since its newest erasure, in order.
+select wanted.thing, version.id
+from unnest($2::uuid[]) as wanted (thing)
+cross join lateral (
+    select seq, id from canon.record
+    where thing = wanted.thing and tenant = $1 and seq > coalesce(
+        (select max(seq) from canon.record where thing = wanted.thing and tenant = $1 and kind = 'erasure'), -1)
+) as version
+order by version.seq;
+
+-- name: erased
+-- What the erasures from a place on erased: all that the keys which they destroyed had sealed.
+select record.seq, ended.erased_seq as by
+from canon.data_key as ended
+join canon.record on record.thing = ended.purpose and record.tenant = ended.tenant and record.data_key = ended.id
+where ended.tenant = $1 and ended.erased_seq >= $2 order by ended.erased_seq, record.seq;
+
+-- name: keys_in_use
+-- The key that seals now for each of these purposes.
+select found.*
+from unnest($2::uuid[]) as wanted (purpose)
+cross join lateral (
+    select id, purpose, erasable, wrapped, erased_seq from canon.data_key
+    where tenant = $1 and purpose = wanted.purpose and erased_seq is null limit 1
+) as found;
+
+-- name: data_keys
+-- These keys, destroyed or not.
+select id, purpose, erasable, wrapped, erased_seq from canon.data_key where tenant = $1 and id = any($2::bigint[]);
+
 -- name: headers
 -- The sealed headers of a run.
 select header from canon.record where tenant = $1 and seq >= $2 and seq < $3 order by seq;
@@ -102,14 +133,14 @@ cross join lateral (
 select size, note from canon.checkpoint where tenant = $1 and size between $2 and $3;
 
 -- name: rows
--- Rows in order of seq. Bytes are counted where they lie, so large payloads beyond the bound are never read.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+-- Rows in order of seq. Bytes are counted where they lie, so large payloads beyond the bound are never read; 44 of them are the seal's.
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload))
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
                     over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
         from canon.record
         where tenant = $1 and seq >= $2 and seq < $3
           and (cardinality($6::text[]) = 0 or kind = any($6))
@@ -123,16 +154,16 @@ where bytes_before < $5 order by seq;
 
 -- name: rows_of_kinds
 -- The same for a few kinds, each by its index, which holds seq >> 12.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload))
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
                     over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
         select found.*
         from unnest($6::text[]) as wanted (kind)
         cross join lateral (
-            select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+            select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
             from canon.record
             where tenant = $1 and kind = wanted.kind and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
               and (cardinality($7::text[]) = 0 or space = any($7))
@@ -147,13 +178,13 @@ where bytes_before < $5 order by seq;
 
 -- name: rows_of_subject
 -- The same for one subject, by its index.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload))
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
                     over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
         from canon.record
         where tenant = $1 and subject = $11 and subject <> '' and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
           and (cardinality($6::text[]) = 0 or kind = any($6))

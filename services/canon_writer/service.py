@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from services.canon_writer import committer, high_water, publisher, rules, store
+from services.canon_writer import committer, high_water, publisher, rules, store, vault
 from services.canon_writer.laws import Lost, StoreError
 from sigilcore import note
 from sigilcore.contracts import canon, house
@@ -79,7 +79,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
     options, deployed = parts.settings.canon, parts.deployment
     assert options is not None
     assert parts.keystore is not None
-    keeping = await _connect(options, deployed.tenant)
+    keeping = await _connect(options, deployed.tenant, parts.keystore.aead_key(house.PAYLOAD_KEY))
     high = None if options.high_water_file is None else high_water.HighWater(options.high_water_file)
 
     def committed(commit: committer.Committed) -> None:
@@ -123,10 +123,10 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
         await writer.finish()
 
 
-async def _connect(options: settings.Canon, tenant: str) -> store.PostgresStore:
+async def _connect(options: settings.Canon, tenant: str, wrapping: vault.Wrapping) -> store.PostgresStore:
     while True:
         try:
-            return await store.PostgresStore.connect(options, tenant)
+            return await store.PostgresStore.connect(options, tenant, wrapping)
         except Lost as error:
             _log.warning("store_down", reason=str(error))
             await asyncio.sleep(RETRY_S)

@@ -87,6 +87,7 @@ SERVICE_KEYS = tuple(
     name for name, resident in RESIDENTS.items() if resident.key and name not in {"canon_writer", "canon_reader"}
 )
 LOG_KEY = "writer"
+PAYLOAD_KEY = "payload"  # wraps the data keys that seal payloads at rest
 
 
 def stream(tenant: str) -> str:
