@@ -16,7 +16,19 @@ from typing import Self
 import msgspec
 
 from services.canon_writer import committer, reading, rules
-from services.canon_writer.laws import Batch, Erased, Fenced, Head, Moved, Query, Ref, Row, TileKey, erases, without_payload
+from services.canon_writer.laws import (
+    Batch,
+    Erased,
+    Fenced,
+    Head,
+    Moved,
+    Query,
+    Ref,
+    Row,
+    TileKey,
+    erases,
+    without_payload,
+)
 from sigilcore import clock, note, signing
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon

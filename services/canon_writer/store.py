@@ -15,7 +15,20 @@ from typing import Any
 import structlog
 
 from services.canon_writer import vault
-from services.canon_writer.laws import Batch, Broken, Erased, Fenced, Head, Lost, Moved, Query, Ref, Row, StoreError, TileKey
+from services.canon_writer.laws import (
+    Batch,
+    Broken,
+    Erased,
+    Fenced,
+    Head,
+    Lost,
+    Moved,
+    Query,
+    Ref,
+    Row,
+    StoreError,
+    TileKey,
+)
 from sigilcore import ids as uuids
 from sigilcore.admission import DecisionRow
 from sigilrun import postgres, settings

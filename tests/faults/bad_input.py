@@ -153,9 +153,7 @@ def _of_field(route: Route, field: msgspec.structs.FieldInfo) -> Iterator[Case]:
 
 def _with(base: dict[str, Any], name: str, raw: bytes, *, twice: bool = False) -> bytes:
     """The base with one member written by hand, `name` and all."""
-    kept = [
-        json.dumps(key).encode() + b":" + json.dumps(value).encode() for key, value in base.items() if key != name
-    ]
+    kept = [json.dumps(key).encode() + b":" + json.dumps(value).encode() for key, value in base.items() if key != name]
     member = b'"' + name.encode() + b'":' + raw
     return b"{" + b",".join([*kept, member, *([member] if twice else [])]) + b"}"
 

@@ -86,7 +86,9 @@ class Place:
     @contextlib.asynccontextmanager
     async def committing(self, **options):
         """A committer alone: no bus, no floors, nothing that ends the process."""
-        keeping = await store.PostgresStore.connect(self.database.options("canon_writer"), "default", self.payload_key, **options)
+        keeping = await store.PostgresStore.connect(
+            self.database.options("canon_writer"), "default", self.payload_key, **options
+        )
         deployed = self.world.deployment
         one = committer.Committer(keeping, signer=self.world.writer, deployment=deployed, clock=self.world.clock)
         await one.load()
@@ -100,7 +102,9 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def shelf(self):
-        keeping = await store.PostgresStore.connect(self.database.options("canon_writer", pool_size=1), "default", self.payload_key)
+        keeping = await store.PostgresStore.connect(
+            self.database.options("canon_writer", pool_size=1), "default", self.payload_key
+        )
         try:
             yield keeping
         finally:

@@ -147,9 +147,7 @@ def _is_closed(info: inspect.Type, inside: tuple[type, ...]) -> bool:
         case inspect.VarTupleType() | inspect.ListType():
             return _is_closed(info.item_type, inside)
         case inspect.DictType():
-            return isinstance(info.key_type, inspect.StrType | inspect.EnumType) and _is_closed(
-                info.value_type, inside
-            )
+            return isinstance(info.key_type, inspect.StrType | inspect.EnumType) and _is_closed(info.value_type, inside)
         case inspect.UnionType():
             return all(_is_closed(one, inside) for one in info.types)
         case inspect.StructType():

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sigilcore import witnessed
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Empty, Limit, Message, PositiveSeq, WaitFor
@@ -12,6 +11,7 @@ from sigilcore.decision import DecisionRef
 from sigilcore.record import PlacedRecord, SignedRecord
 from sigilcore.record_types import Hex64, Name, RecordId
 from sigilcore.refusals import Code, Refusal
+from sigilcore.witnessed import Standing
 
 WRITER = "canon_writer"
 READER = "canon_reader"
@@ -75,7 +75,7 @@ class RecordView(Message, frozen=True, kw_only=True):
     header: dict[str, Any]
     payload: Any
     salt: str | None
-    witnessed: witnessed.Standing = "not required"
+    witnessed: Standing = "not required"
 
 
 class ListRecords(Message, frozen=True, kw_only=True):
@@ -133,7 +133,7 @@ class Bundle(Message, frozen=True, kw_only=True):
         ),
     ]
     witnessed: Annotated[
-        witnessed.Standing,
+        Standing,
         msgspec.Meta(description="the reader's word; the proof's checkpoint carries the cosignatures that show it"),
     ] = "not required"
 

@@ -54,7 +54,10 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
             Resident(name="license", asks=(*_AUTHOR, "canon/bootstrap"), follows=True, module="services.license"),
             Resident(name="quorum", asks=_AUTHOR, follows=True, module="services.quorum"),
             Resident(
-                name="notary", asks=(*_AUTHOR, "log/consistency", "canon/cosign"), follows=True, module="services.notary"
+                name="notary",
+                asks=(*_AUTHOR, "log/consistency", "canon/cosign"),
+                follows=True,
+                module="services.notary",
             ),
             Resident(name="knowledge", asks=_AUTHOR, follows=True, store="sqlite", module="services.knowledge"),
             Resident(

@@ -12,7 +12,9 @@ from sigilcore.record_types import Hex64, Name, RecordId
 from sigilcore.refusals import Code, Refusal
 
 SERVICE = "knowledge"
-Slug = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z", description="the thing's short name")]
+Slug = Annotated[
+    str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._/-]{0,127}\Z", description="the thing's short name")
+]
 Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 UserKind = Literal["user_value", "document"]
 

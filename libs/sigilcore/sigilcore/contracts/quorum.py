@@ -4,13 +4,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sigilcore import trust, witnessed
+from sigilcore import trust
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Empty, Id, Limit, Message, WaitFor
 from sigilcore.contracts.license import Draft
 from sigilcore.record_types import Hex64, Name, PublicKey, RecordId, Signature
 from sigilcore.refusals import Code
+from sigilcore.witnessed import Standing
 
 SERVICE = "quorum"
 State = Literal["open", "ready", "committed", "expired", "withdrawn", "stale", "refused"]
@@ -88,7 +89,7 @@ class ProposalView(Message, frozen=True, kw_only=True):
     expires_at: str
     opened_seq: int
     reason: str
-    witnessed: witnessed.Standing | None = None
+    witnessed: Standing | None = None
 
 
 class ListProposals(Message, frozen=True, kw_only=True):
@@ -130,7 +131,7 @@ class Committed(Message, frozen=True, kw_only=True):
     id: RecordId
     hash: Hex64
     seq: int
-    witnessed: witnessed.Standing = "not required"
+    witnessed: Standing = "not required"
 
 
 class WitnessChange(Message, frozen=True, kw_only=True):

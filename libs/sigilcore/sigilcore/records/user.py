@@ -12,6 +12,8 @@ from sigilcore import decision
 from sigilcore.record_types import Name, RecordId
 from sigilcore.records.kind import Kind
 
+MAX_ERASED = 25_000  # versions of one thing; their ids are just below the bound of the kind
+
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=256, description="names the thing among its owner's things")]
 Tags = Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)], ...], msgspec.Meta(max_length=32)]
 
@@ -59,7 +61,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     owner: Name
     kind: Literal["memory_block", "document", "user_value"]
     key: Key
-    records: Annotated[tuple[RecordId, ...], msgspec.Meta(max_length=25_000)]
+    records: Annotated[tuple[RecordId, ...], msgspec.Meta(max_length=MAX_ERASED)]
     request: decision.Request
 
 
