@@ -70,8 +70,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store knows of the calls: records by their ids, decisions, newest versions of things, and of things that are to be erased all
-    versions that there are."""
+    """What the store knows of the calls: records by their ids, decisions, newest versions of things, and all versions of those that are to
+    be erased."""
 
     known: Mapping[str, Known] = {}
     decisions: Mapping[Ref, DecisionRow] = {}
@@ -230,7 +230,7 @@ class Draft:
         uses[ref] = self.size
 
     def _check_erasure(self, payload: user.Erasure, thing: bytes) -> None:
-        """It says of each payload that will be gone that it goes, and of no other. `prev` keeps a version that comes between from being missed."""
+        """It names each payload that will be gone, and no other; what comes between is noticed by the list as by `prev`."""
         versions = list(self._found.versions.get(thing, ()))
         for row in self.rows:
             if row.thing == thing:

@@ -276,7 +276,7 @@ class PostgresStore(PostgresShelf):
         self._vault.settle(sealing)
 
     async def _seal(self, rows: Sequence[Row]) -> vault.Sealing:
-        """Seal what is about to be written. Only this writer makes and destroys keys, so what it knows of them holds from commit to commit."""
+        """Seal what is about to be written. Only this writer makes and destroys keys, so what it knows of them holds between commits."""
         unknown = self._vault.unknown(rows)
         if unknown:
             found = await self._read("keys_in_use", [uuid.UUID(bytes=one) for one in unknown])

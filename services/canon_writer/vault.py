@@ -1,4 +1,4 @@
-"""Payloads and salts sealed before they reach the database, each thing's under a data key of its own, so that destroying the key erases them.
+"""Payloads and salts, sealed before they reach the database: each thing's under a data key of its own, so that its end is theirs.
 
 Invariants:
 
@@ -6,13 +6,14 @@ Invariants:
   record, or changed, it doesn't open;
 - versions of a thing share a data key from one erasure to the next. Everything else (`audit`, `system`, the erasures themselves) is
   sealed by a key of its space and day, which the database never lets go;
-- data keys are stored wrapped by the keystore's `payload` key, bound to tenant, number and purpose. A data key's number is the seq of
-  the first record that it seals, so it needs no counter;
+- data keys are stored wrapped by the keystore's `payload` key, bound to tenant, number and purpose. Their numbers are random: nothing hangs
+  on what was counted before, should a database be set back;
 - in memory there is a bounded number of opened keys. An erasable one is used for reading only when the database has just shown that it is
   still there, so who reads doesn't read on after an erasure.
 """
 
 import os
+import secrets
 from collections import OrderedDict
 from collections.abc import Collection, Hashable, Sequence
 from typing import Generic, Protocol, TypeVar
@@ -27,6 +28,7 @@ from sigilrun import key_faults
 
 NONCE_BYTES = 12
 TAG_BYTES = 16
+NUMBER_BITS = 62
 OVERHEAD_BYTES = NONCE_BYTES + digest.SALT_BYTES + TAG_BYTES  # `queries.sql` knows this number
 OPENED = 20_000  # keys in memory, of about 300 bytes
 _DAMAGED = (bytes(digest.SALT_BYTES), b"null")  # agrees with no payload hash, so whoever checks it says corrupt
@@ -107,8 +109,8 @@ class Vault:
             purpose, erasable = self.purpose_of(row)
             found = active[purpose] if purpose in active else self._active.get(purpose)
             if found is None:
-                found, made[row.seq] = self._make(row.seq, purpose, erasable=erasable)
-                active[purpose] = found
+                found, made_now = self._make(purpose, erasable=erasable)
+                active[purpose], made[made_now.id] = found, made_now
             number, aead = found
             nonce = os.urandom(NONCE_BYTES)
             keys.append(number)
@@ -155,7 +157,8 @@ class Vault:
         else:
             ended.append((number, seq))
 
-    def _make(self, number: int, purpose: bytes, *, erasable: bool) -> tuple[tuple[int, AESGCM], StoredKey]:
+    def _make(self, purpose: bytes, *, erasable: bool) -> tuple[tuple[int, AESGCM], StoredKey]:
+        number = secrets.randbits(NUMBER_BITS)
         secret = AESGCM.generate_key(256)
         wrapped = self._wrapping.seal(secret, self._bound(number, purpose, erasable=erasable))
         return (number, AESGCM(secret)), StoredKey(id=number, purpose=purpose, erasable=erasable, wrapped=wrapped)

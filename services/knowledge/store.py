@@ -1,7 +1,7 @@
 """Things and their versions in a SQLite file, folded from the change stream; the laws are `sigilrun.sqlite`'s.
 
-Only `user` records are kept; all others move nothing but the position. An erased record names no thing any more and isn't kept either, and an
-erasure drops whatever of its thing was kept: so a file that saw the versions equals one that came too late for them.
+Only `user` records are kept; all others move nothing but the position. An erased record names no thing any more and isn't kept either, and
+an erasure drops whatever of its thing was kept: so a file that saw the versions equals one that came too late for them.
 """
 
 import hashlib

@@ -86,8 +86,8 @@ def compare(running: Path, built: Store) -> tuple[int, int | None]:
 
 
 def difference(old: Store, new: Store, end: int) -> int | None:
-    """The first seq below `end` where two stores hold different entries; one that lacks entries differs at the first of them. A subject that
-    one store has not is no difference: an erasure that the other has not read yet took it."""
+    """The first seq below `end` where two stores hold different entries; one that lacks entries differs at the first of them. A subject
+    that one store has not is no difference: an erasure that the other has not read yet took it."""
     pairs = itertools.zip_longest(old.entries(end), new.entries(end))
     return next((seq for seq, (one, other) in enumerate(pairs) if not _agree(one, other)), None)
 

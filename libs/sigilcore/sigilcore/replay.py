@@ -7,8 +7,8 @@ admits is the code that replays, so the two can't drift apart; what is added her
 again: decisions used, things' heads, positions.
 
 Asserted, not recomputed: time (a record's own `ts` stands for the writer's clock) and what came of the erased or unrecorded parameters
-(entropy, length). Erased payloads keep their place, hash, signature and proof, and each must be named by an erasure (`erasure.Chains`); what
-stood in them is not judged again.
+(entropy, length). Erased payloads keep their place, hash, signature and proof, and each must be named by an erasure (`erasure.Chains`);
+what stood in them is not judged again.
 """
 
 from collections.abc import Iterable

@@ -11,10 +11,10 @@ begin
 end
 $$;
 
--- `id` is the seq of the first record that the key seals; `purpose` the digest of a thing, or of a space and a day.
+-- `id` is random; `purpose` the digest of a thing, or of a space and a day.
 create table canon.data_key (
     id         bigint  not null check (id >= 0),
-    erased_seq bigint  check (erased_seq > id),
+    erased_seq bigint  check (erased_seq > 0),
     purpose    uuid    not null,
     erasable   boolean not null,
     tenant     text    not null,

@@ -54,8 +54,8 @@ class UserValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Erasure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The end of all that was written of a thing so far: the data key is destroyed in the commit that this record stands in.
 
-    `records` are the thing's versions since it was last erased, in order, all of them: one key sealed them, and none survives it. `prev` is the
-    hash of the newest, so a version that came between is refused or erased too, never overlooked.
+    `records` are the thing's versions since it was last erased, in order, all of them: one key sealed them, and none survives it. `prev` is
+    the hash of the newest, so a version that came between is never overlooked.
     """
 
     owner: Name
