@@ -253,7 +253,7 @@ class Committer:
         if absent := things - heads.keys():
             heads |= await self._store.thing_heads(absent)
         ending = {thing for _, one in effects if one.kind.erases and (thing := thing_of(one)) is not None}
-        versions = await self._store.versions(ending) if ending else {}
+        versions = await self._store.live(ending) if ending else {}
         return rules.Found(known=known, decisions=decisions, thing_heads=heads, versions=versions)
 
     # The queue.

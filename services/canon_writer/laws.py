@@ -194,7 +194,7 @@ class Store(Shelf, Protocol):
     async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
         """The hash of each thing's newest version."""
 
-    async def versions(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
+    async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased, in order; without those that have none."""
 
     async def commit(self, batch: Batch) -> None:

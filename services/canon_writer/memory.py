@@ -125,7 +125,7 @@ class MemoryStore:
         """The hash of each thing's newest version."""
         return {row.thing: row.hash.hex() for row in self.disk.rows if row.thing is not None and row.thing in things}
 
-    async def versions(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
+    async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased."""
         found: dict[bytes, list[str]] = {}
         for row in self.disk.rows:

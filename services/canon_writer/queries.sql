@@ -84,7 +84,7 @@ cross join lateral (
     select hash from canon.record where thing = wanted.thing and tenant = $1 order by seq desc limit 1
 ) as newest;
 
--- name: versions
+-- name: live
 -- The ids of each thing's versions since its newest erasure, in order.
 select wanted.thing, version.id
 from unnest($2::uuid[]) as wanted (thing)

@@ -217,10 +217,10 @@ class PostgresStore(PostgresShelf):
         rows = await self._read("thing_heads", [uuid.UUID(bytes=thing) for thing in things])
         return {one["thing"].bytes: one["hash"].hex() for one in rows}
 
-    async def versions(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
+    async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased."""
         found: dict[bytes, list[str]] = {}
-        for one in await self._read("versions", [uuid.UUID(bytes=thing) for thing in things]):
+        for one in await self._read("live", [uuid.UUID(bytes=thing) for thing in things]):
             found.setdefault(one["thing"].bytes, []).append(str(one["id"]))
         return found
 
