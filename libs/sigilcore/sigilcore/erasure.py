@@ -14,71 +14,94 @@ What isn't told apart: of a chain that was erased from the start on nobody but t
 
 import msgspec
 
+from sigilcore import digest
 from sigilcore.record import Checked
 from sigilcore.records import user
 from sigilcore.refusals import Code, Refused
 
-ThingName = tuple[str, str, str]
+
+class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a `user` record says of its place. `kind` is its thing's; `thing` is empty where the payload is missing; `erases` are the ids
+    that an erasure lists, None for what is none."""
+
+    id: bytes
+    hash: str
+    prev: str | None
+    kind: str
+    thing: bytes
+    erases: tuple[bytes, ...] | None
+
+
+def version_of(checked: Checked) -> Version | None:
+    """The version that a record is; None for what is none."""
+    core, payload = checked.core, checked.payload
+    name = None if checked.erased else checked.kind.thing_name(payload)
+    if core.space != "user" or (name is None and not checked.erased):
+        return None
+    erases = tuple(_id(one) for one in payload.records) if isinstance(payload, user.Erasure) else None
+    thing = b"" if name is None else digest.sha256("\x00".join(name).encode())[:16]
+    return Version(_id(core.id), checked.header.hash, core.prev, core.kind if name is None else name[0], thing, erases)
 
 
 class _Chain(msgspec.Struct):
-    """The versions of a thing since it was last erased; `thing` is None while all that is known of them is that they are missing."""
+    """The versions of a thing since it was last erased; `thing` is empty while all that is known of them is that they are missing."""
 
     head: str
     kind: str
-    thing: ThingName | None
-    ids: list[str]
+    thing: bytes
+    ids: list[bytes]
     missing_since: int | None = None
 
 
 class Chains:
-    """Feed it every `user` record in order: `head_of` before it is admitted, `follow` after."""
+    """Feed it every version in order: `check` before it is admitted, `put` after."""
 
     def __init__(self) -> None:
         """Nothing was written yet."""
-        self._by_thing: dict[ThingName, _Chain] = {}
+        self._by_thing: dict[bytes, _Chain] = {}
         self._by_head: dict[str, _Chain] = {}
 
-    def head_of(self, checked: Checked) -> str | None:
-        """The hash that the record's `prev` must be. Raises `Refused`: RECORD_INVALID where payloads are missing that can't be."""
-        thing = None if checked.erased else checked.kind.thing_name(checked.payload)
-        if checked.erased or isinstance(checked.payload, user.Erasure):
-            chain = None if checked.core.prev is None else self._by_head.get(checked.core.prev)
-        else:
-            chain = None if thing is None else self._by_thing.get(thing)
-        if checked.erased:
-            if chain is not None and chain.ids and chain.missing_since is None:
-                raise Refused(Code.RECORD_INVALID, "a version before it is there: a thing is erased whole")
-            if chain is not None and chain.kind != checked.core.kind:
-                raise Refused(Code.RECORD_INVALID, f"a {chain.kind} stands before it", field="$.header.core.prev")
-        elif isinstance(checked.payload, user.Erasure):
-            assert thing is not None
-            return self._ended(checked.payload, thing, chain)
-        elif chain is not None and chain.missing_since is not None:
-            raise Refused(Code.RECORD_INVALID, "a version before it is missing: a thing is erased whole")
-        return None if chain is None else chain.head
+    def head(self, said: Version) -> str | None:
+        """The newest version of the record's thing; for an erased one, and for the erasure of what is missing, of what it continues."""
+        own = self._by_thing.get(said.thing) if said.thing else None
+        continued = None if said.prev is None else self._by_head.get(said.prev)
+        if not said.thing or (said.erases is not None and own is None and continued and not continued.thing):
+            return None if continued is None else continued.head
+        return None if own is None else own.head
 
-    def follow(self, seq: int, checked: Checked) -> None:
+    def lacks(self, said: Version) -> str | None:
+        """Why payloads are missing here, or are there, that can't be so; None if all is in order. `prev` is held to `head` before."""
+        chain = None if said.prev is None else self._by_head.get(said.prev)
+        ids = [] if chain is None else chain.ids
+        if chain is not None and chain.kind != said.kind:
+            return f"it continues a {chain.kind}"
+        if said.erases is not None:
+            return None if ids and list(said.erases) == ids else "it doesn't list what it erases"
+        if chain is None or not ids or (not said.thing) == (chain.missing_since is not None):
+            return None
+        return "a thing is erased whole: of its versions some are missing and some are there"
+
+    def check(self, said: Version) -> None:
+        """Raises `Refused`: RECORD_INVALID, for the reason that `lacks` gives."""
+        reason = self.lacks(said)
+        if reason is not None:
+            raise Refused(Code.RECORD_INVALID, reason, field="$.payload")
+
+    def put(self, seq: int, said: Version) -> None:
         """The record stands."""
-        if checked.core.space != "user":
-            return
-        thing = None if checked.erased else checked.kind.thing_name(checked.payload)
-        if not checked.erased and thing is None:
-            return
-        prev = checked.core.prev
-        chain = None if prev is None else self._by_head.pop(prev, None)
+        chain = None if said.prev is None else self._by_head.pop(said.prev, None)
         if chain is None:
-            chain = _Chain(head="", kind=checked.core.kind, thing=thing, ids=[])
-        chain.head = checked.header.hash
+            chain = _Chain(head="", kind=said.kind, thing=said.thing, ids=[])
+        chain.head = said.hash
         self._by_head[chain.head] = chain
-        if thing is not None:
-            chain.thing = thing
-            self._by_thing[thing] = chain
-        if isinstance(checked.payload, user.Erasure):
+        if said.thing:
+            chain.thing = said.thing
+            self._by_thing[said.thing] = chain
+        if said.erases is not None:
             chain.ids, chain.missing_since = [], None
             return
-        chain.ids.append(checked.core.id)
-        if checked.erased and chain.missing_since is None:
+        chain.ids.append(said.id)
+        if not said.thing and chain.missing_since is None:
             chain.missing_since = seq
 
     def unexplained(self) -> int | None:
@@ -86,11 +109,6 @@ class Chains:
         missing = [chain.missing_since for chain in self._by_head.values() if chain.missing_since is not None]
         return min(missing, default=None)
 
-    def _ended(self, payload: user.Erasure, thing: ThingName, chain: _Chain | None) -> str | None:
-        """The head of the chain that an erasure ends: its thing's own."""
-        own = self._by_thing.get(thing)
-        if chain is None or chain.kind != thing[0] or (chain is not own and (own or chain.thing) is not None):
-            return None if own is None else own.head
-        if not chain.ids or list(payload.records) != chain.ids:
-            raise Refused(Code.RECORD_INVALID, "it doesn't list what it erases", field="$.payload.records")
-        return chain.head
+
+def _id(text: str) -> bytes:
+    return bytes.fromhex(text.replace("-", ""))

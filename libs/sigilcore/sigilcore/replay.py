@@ -105,7 +105,7 @@ class Replay:
         )
 
     def _admit(self, seq: int, checked: record.Checked) -> None:
-        core = checked.core
+        core, version = checked.core, erasure.version_of(checked)
         if core.id in self._ids:
             raise Refused(Code.ID_TAKEN, f"the id stands at seq {self._ids[core.id]} already")
         if seq == 0:
@@ -118,11 +118,15 @@ class Replay:
                 checked,
                 now_ms=clock.parse_ms(core.ts),
                 decided=self._decided(seq, checked),
-                thing_head=self._chains.head_of(checked) if core.space == "user" else None,
+                thing_head=None if version is None else self._chains.head(version),
             )
+        if version is not None:
+            self._chains.check(version)
         self._recompute(checked)
         self.state.apply(seq, checked)
         self._remember(seq, checked)
+        if version is not None:
+            self._chains.put(seq, version)
 
     def _decided(self, seq: int, checked: record.Checked) -> DecisionRow | None:
         """The row of this record's decision; marked used unless it is the same call's next record."""
@@ -159,7 +163,6 @@ class Replay:
 
     def _remember(self, seq: int, checked: record.Checked) -> None:
         self._ids[checked.core.id] = seq
-        self._chains.follow(seq, checked)
         for row in admission.decisions_of(checked, seq):
             self._rows[row.record, row.index] = row
             if row.effect is not None:
