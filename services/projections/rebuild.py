@@ -93,6 +93,6 @@ def difference(old: Store, new: Store, end: int) -> int | None:
 
 
 def _agree(one: Entry | None, other: Entry | None) -> bool:
-    if one is None or other is None or (one.subject and other.subject):
+    if one is None or other is None or one.space != "user" or (one.subject and other.subject):
         return one == other
     return one._replace(subject="") == other._replace(subject="")
