@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA  ?= $(CURDIR)/data
 PORT  ?= 0
 
-.PHONY: help setup run demo test lint types fmt house bench docs lock corpus clean
+.PHONY: help setup run demo test long lint types fmt house bench docs lock corpus clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,6 +29,9 @@ demo: setup corpus ## play the whole story on a stack of its own in a temporary 
 test: setup corpus ## lint, types, floors, and every test
 	@$(MAKE) --no-print-directory lint types house
 	$(PY) -m pytest
+
+long: setup ## what takes minutes: a consumer that was away for 100 000 events
+	SIGIL_TEST_AWAY=100000 $(PY) -m pytest tests/faults/test_stream.py -k long_away
 
 lint: setup ## ruff
 	$(VENV)/bin/ruff check .

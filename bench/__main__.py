@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from bench import core, house
+from bench import core, house, replay
 from bench.figures import Figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -28,7 +28,11 @@ def table(title: str, figures: list[Figure]) -> str:
 def main() -> None:
     """`python -m bench [--fast] [--print]`."""
     fast = "--fast" in sys.argv
-    sections = [("Thinking: one core, no I/O", core.run()), ("The house, end to end", asyncio.run(house.run(fast)))]
+    sections = [
+        ("Thinking: one core, no I/O", core.run()),
+        ("Judging a ledger again", replay.run(5_000 if fast else replay.RECORDS)),
+        ("The house, end to end", asyncio.run(house.run(fast))),
+    ]
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {platform.system()}"
     page = (

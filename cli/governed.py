@@ -80,6 +80,7 @@ class Read:
             "proposal_id": view.proposal_id,
             "kind": self.checked.core.kind,
             "state": view.state,
+            "witnessed": view.witnessed,
             "reason": view.reason,
             "record_hash": self.checked.header.hash,
             "root_signature": "verified",

@@ -63,9 +63,10 @@ def namespace(opened: http.Session) -> str:
 
 
 def files(roots: Iterable[Path]) -> list[tuple[Path, str]]:
-    """All text files below the roots in order, each with its name."""
+    """All text files below the roots in order, each with its name; raises OSError for a root that isn't there."""
     found: list[tuple[Path, str]] = []
     for root in roots:
+        root.stat()  # what isn't there is an error, not an empty folder
         if root.is_file():
             found.append((root, root.name))
             continue

@@ -1,30 +1,31 @@
 """The whole ledger as a file: exported by the operator over the bus, judged again by anyone offline.
 
 One JSON object a line: `{"checkpoint": …}` first, then each placed record in order of seq. The exporter is the `operator` identity of the
-data folder; whoever replays needs the file and a pinned genesis hash only.
+data folder; whoever replays needs the file and two pinned fingerprints only, genesis and the seal.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import msgspec
 
+from cli import replaying
 from cli.refusal import NoHouse, Refusal
 from sigilcore import checkpoint, note, record
-from sigilcore import replay as replaying
 from sigilcore.contracts import canon, house
 from sigilcore.contracts.common import Empty
-from sigilcore.replay import Diverged
+from sigilcore.replay import Diverged, Pins, Report
 from sigilrun import identities, settings, telemetry
 from sigilrun.bus import Bus
 from sigilrun.embedded import folder
 
 PAGE: Final = 500
 CONNECT_S: Final = 10.0
+LINE_BYTES: Final = 2 * 1024 * 1024  # a header of 16 KiB and a payload of 1 MiB, the largest there are, and room
 
-__all__ = ["Diverged", "connect", "events", "export", "replay"]
+__all__ = ["Diverged", "Pins", "connect", "events", "export", "replay", "size"]
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,8 +58,8 @@ async def events(bus: Bus, first: int = 0, *, until: int | None = None) -> Async
         first = page.next
 
 
-async def export(data: Path, out: Path) -> int:
-    """Write the ledger up to the newest checkpoint; how many records."""
+async def export(data: Path, out: Path, progress: replaying.Progress = lambda _: None) -> int:
+    """Write the ledger up to the newest checkpoint; how many records. `progress` hears how many were written."""
     bus = await connect(data, house.OPERATOR.name)
     try:
         newest = await bus.call(canon.CHECKPOINT, Empty())
@@ -67,21 +68,50 @@ async def export(data: Path, out: Path) -> int:
             file.write(msgspec.json.encode(Head(checkpoint=newest.note)) + b"\n")
             async for placed in events(bus, until=signed.size):
                 file.write(msgspec.json.encode(placed) + b"\n")
+                progress(placed.seq + 1)
         return signed.size
     finally:
         await bus.close()
 
 
-def replay(file: Path, pinned_genesis: str | None) -> replaying.Report:
-    """Judge the file. Raises `Diverged`; `Refusal` when it can't be read."""
-    with file.open("rb") as lines:
+def replay(
+    file: Path,
+    pinned_genesis: str | None = None,
+    *,
+    pins: Pins | None = None,
+    workers: int | None = None,
+    progress: replaying.Progress = lambda _: None,
+) -> Report:
+    """Judge the file, on all cores unless told otherwise. Raises `Diverged`; `Refusal` when it can't be read."""
+    with file.open("rb") as opened:
         try:
-            head = msgspec.json.decode(lines.readline(), type=Head)
-            return replaying.replay(_placed(lines), head.checkpoint.encode(), pinned_genesis)
-        except msgspec.DecodeError as error:
+            return replaying.replay_lines(
+                _lines(opened),
+                _head(opened).checkpoint.encode(),
+                pins or Pins(genesis=pinned_genesis),
+                workers=workers or replaying.cores(),
+                progress=progress,
+            )
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Refusal(f"{file} can't be read: {error}") from error
+        except replaying.WorkerDied as died:
+            raise Refusal(str(died), "Try again with fewer --cores.") from died
 
 
-def _placed(lines: Iterator[bytes]) -> Iterator[record.PlacedRecord]:
-    for line in lines:
-        yield msgspec.json.decode(line, type=record.PlacedRecord)
+def size(file: Path) -> int | None:
+    """How many records the file says it holds, for showing progress; None if it doesn't say."""
+    with file.open("rb") as opened:
+        try:
+            return checkpoint.parse_text(note.parse(_head(opened).checkpoint.encode()).text).size
+        except (msgspec.DecodeError, UnicodeDecodeError, note.NoteError):
+            return None
+
+
+def _head(file: BinaryIO) -> Head:
+    return msgspec.json.decode(file.readline(LINE_BYTES), type=Head)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The records' lines; what is too long for one comes in pieces, and no piece is a record."""
+    while line := file.readline(LINE_BYTES):
+        yield line

@@ -62,7 +62,7 @@ def create(
 
 def validate(state: State, file: Path) -> None:
     """Ask the log whether a licence counts here and now; exit 1 if it doesn't."""
-    asked = licensing.ValidateLicense(license=file.read_text("utf-8"))
+    asked = licensing.ValidateLicense(license=seam.text(file))
 
     async def work() -> licensing.LicenseValidation:
         async with caller.calling(state, as_stranger=True) as client:

@@ -33,6 +33,7 @@ HOMES: Mapping[str, str] = MappingProxyType(
         "memory": "memory",
         "canon": "records",
         "audit": "records",
+        "consumer": "consumer",
         "commands": "commands",
         "call": "commands",
         "verify": "verify",

@@ -6,7 +6,7 @@ choose, everything else must be equal. Keys stay with these functions' callers.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -200,13 +200,20 @@ async def propose(client: http.Client, root: signing.Signer, kind: str, payload:
     return await client.call(quorum.PROPOSE, quorum.Propose(record=signed))
 
 
-def seal_payload(k: int, *, kinds: Mapping[str, int], proposal_ttl_s: int) -> dict[str, Any]:
-    """The quorum policy that seals a house: k voices, no cosigners of checkpoints yet, no personas."""
+def seal_payload(
+    k: int,
+    *,
+    kinds: Mapping[str, int],
+    proposal_ttl_s: int,
+    c: int = 0,
+    cosigners: Sequence[system.Cosigner] = (),
+) -> dict[str, Any]:
+    """The quorum policy that seals a house: k voices, c of these cosigners for checkpoints, no personas."""
     return {
         "k": k,
         "kinds": dict(kinds),
         "proposal_ttl_s": proposal_ttl_s,
-        "checkpoint_witnesses": {"c": 0, "keys": []},
+        "checkpoint_witnesses": {"c": c, "cosigners": [msgspec.to_builtins(one) for one in cosigners]},
         "persona_cap": 0,
     }
 

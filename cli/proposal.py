@@ -15,9 +15,10 @@ import typer
 from cli import caller, governed, owner, seam
 from cli.refusal import Refusal
 from cli.seam import PROMPT, Key, MaybeKey, Passphrase, State
-from sigilcore import canonical, ids
+from sigilcore import canonical, ids, note
 from sigilcore.contracts import quorum
 from sigilcore.contracts.license import Draft
+from sigilcore.records import system
 
 Payload = Annotated[str, typer.Option("--payload", help="the change as JSON, or a file that holds it")]
 
@@ -74,9 +75,22 @@ def seal(
     passphrase: Passphrase = PROMPT,
     ttl_s: Annotated[int, typer.Option("--ttl-s", help="seconds that a proposal stays open")] = 86_400,
     kind: Annotated[list[str] | None, typer.Option("--kind", help="KIND=K, a higher k for a kind; repeat it")] = None,
+    cosigner: Annotated[
+        list[str] | None,
+        typer.Option("--cosigner", help="VKEY=URL of who cosigns checkpoints, or its VKEY alone; repeat it"),
+    ] = None,
+    c: Annotated[
+        int | None,
+        typer.Option("--c", min=0, max=32, help="cosignatures that a checkpoint needs; by default more than half"),
+    ] = None,
 ) -> None:
     """Propose the quorum policy that seals the house: draft, compare, sign, propose."""
-    payload = owner.seal_payload(k, kinds=_overrides(kind or []), proposal_ttl_s=ttl_s)
+    cosigners = [_cosigner(text) for text in cosigner or []]
+    if c is None:
+        c = len(cosigners) // 2 + 1 if cosigners else 0
+    if c and 2 * c <= len(cosigners):
+        seam.note(f"{c} of {len(cosigners)}: two histories could each find enough cosigners, all of them honest")
+    payload = owner.seal_payload(k, kinds=_overrides(kind or []), proposal_ttl_s=ttl_s, c=c, cosigners=cosigners)
     root = caller.signer(key, passphrase)
 
     async def work() -> quorum.Proposed:
@@ -95,7 +109,9 @@ def show_list(state: State, limit: seam.Limit = 50, cursor: seam.Cursor = None) 
 
     page = seam.wait(work())
     seam.show(
-        state, page, seam.page(page.items, page.cursor, "proposal_id", "kind", "state", "have", "need", "expires_at")
+        state,
+        page,
+        seam.page(page.items, page.cursor, "proposal_id", "kind", "state", "witnessed", "have", "need", "expires_at"),
     )
 
 
@@ -143,7 +159,7 @@ def commit(state: State, *, proposal_id: str, key: MaybeKey = None, passphrase: 
             return await client.call(quorum.COMMIT, quorum.ProposalId(proposal_id=proposal_id, id=ids.new()))
 
     done = seam.wait(work())
-    seam.show(state, done, f"committed at seq {done.seq}: {done.hash}")
+    seam.show(state, done, f"committed{_witnessed(done.witnessed)} at seq {done.seq}: {done.hash}")
 
 
 def withdraw(state: State, *, proposal_id: str, key: MaybeKey = None, passphrase: Passphrase = PROMPT) -> None:
@@ -168,13 +184,17 @@ def _text(read: governed.Read) -> str:
     told = read.shown()
     head = "" if read.on_head else " (another change moved the head: this difference is against what is in force now)"
     lines = [
-        f"proposal {told['proposal_id']}: {told['kind']}, {told['state']}, {told['have']} of {told['need']}"
-        + (f", by {', '.join(told['by'])}" if told["by"] else ""),
+        f"proposal {told['proposal_id']}: {told['kind']}, {told['state']}{_witnessed(told['witnessed'])}, "
+        f"{told['have']} of {told['need']}" + (f", by {', '.join(told['by'])}" if told["by"] else ""),
         f"record {told['record_hash']}, Root's signature verified here",
         f"what it changes, computed here{head}:",
         *(_line(line.path, line.old, line.new) for line in read.lines),
     ]
     return "\n".join(lines)
+
+
+def _witnessed(standing: str | None) -> str:
+    return {"not yet": ", not yet witnessed,", "witnessed": " and witnessed"}.get(standing or "", "")
 
 
 def _line(path: str, old: Any, new: Any) -> str:
@@ -200,6 +220,18 @@ def _overrides(given: list[str]) -> dict[str, int]:
             raise Refusal(f"--kind {text}: expected KIND=K")
         found[kind] = int(k)
     return found
+
+
+def _cosigner(text: str) -> system.Cosigner:
+    """`VKEY=URL`, or the verifier key alone."""
+    vkey, mark, rest = text.partition("=http")
+    try:
+        if note.VerifierKey.parse(vkey).type != note.COSIGNATURE:
+            raise Refusal(f"--cosigner {vkey}: not a cosigner's key", "Its own sigil witness serve prints it.")
+        url = f"http{rest}" if mark else None
+        return msgspec.convert({"vkey": vkey, "url": url}, system.Cosigner)
+    except (note.NoteError, msgspec.ValidationError) as error:
+        raise Refusal(f"--cosigner {text}: {error}") from error
 
 
 def register(app: typer.Typer) -> None:

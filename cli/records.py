@@ -1,16 +1,19 @@
 """`sigil canon` and `sigil audit`: records read, listed, proven, written, and the whole ledger exported and judged again."""
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
-from cli import caller, ledger, seam
+from cli import caller, ledger, progress, seam
 from cli.refusal import Refusal
 from cli.seam import State
 from sigilcore import canonical, ids
-from sigilcore.contracts import canon, knowledge
+from sigilcore.contracts import canon, house, knowledge
+from sigilcore.contracts.common import Empty
 from sigilrun import http
 
 Out = Annotated[Path | None, typer.Option("--out", help="write it to this file")]
@@ -55,6 +58,62 @@ def canon_list(
             return await client.call(canon.LIST, asked)
 
     _show_page(state, seam.wait(work()))
+
+
+def history(
+    state: State,
+    record_id: Annotated[
+        str | None, typer.Argument(help="the id of any version; or name the thing by kind and key")
+    ] = None,
+    *,
+    kind: Kind = None,
+    key: Annotated[str | None, typer.Option("--key", help="the thing's key, as its records have it")] = None,
+    owner: Annotated[str | None, typer.Option("--owner", help="whose thing; for root only")] = None,
+    limit: seam.Limit = 50,
+    cursor: seam.Cursor = None,
+) -> None:
+    """Every version of one thing, newest first."""
+    asked = canon.History(id=record_id, kind=kind, key=key, owner=owner, limit=limit, cursor=cursor)
+
+    async def work() -> canon.RecordPage:
+        async with caller.calling(state) as client:
+            return await client.call(canon.HISTORY, asked)
+
+    _show_page(state, seam.wait(work()))
+
+
+def diff(
+    state: State,
+    new: Annotated[str, typer.Argument(help="the newer version's record id")],
+    old: Annotated[str | None, typer.Argument(help="the older one's; without it, the version before")] = None,
+) -> None:
+    """What changed from one version to another."""
+
+    async def work() -> canon.Difference:
+        async with caller.calling(state) as client:
+            return await client.call(canon.DIFF, canon.Diff(new=new, old=old))
+
+    found = seam.wait(work())
+    lines = [f"{one.path}: {_json(one.old)} -> {_json(one.new)}" for one in found.lines] or ["nothing changed"]
+    before = "nothing" if found.old_seq is None else f"seq {found.old_seq}"
+    seam.show(state, found, "\n".join((f"from {before} to seq {found.new_seq}", *lines)))
+
+
+def restore(state: State, *, data: seam.Data = Path("data")) -> None:
+    """Bring back from the change stream what a set-back database lacks, as the operator of the data folder."""
+
+    async def work() -> canon.Restored:
+        bus = await ledger.connect(data, house.OPERATOR.name)
+        try:
+            return await bus.call(canon.RESTORE, Empty(), timeout_s=canon.RESTORE.longest_run_s)
+        finally:
+            await bus.close()
+
+    done = seam.wait(work())
+    text = f"{done.restored} records brought back; the log has {done.size}"
+    if done.left:
+        text += f"; {done.left} more can't be proven by a signed checkpoint, and the writer stays read-only"
+    seam.show(state, done, text)
 
 
 def proof(state: State, record_id: str, out: Out = None) -> None:
@@ -156,7 +215,8 @@ def audit_list(state: State, kind: Kind = None, limit: seam.Limit = 50, cursor: 
 
 def export(state: State, *, data: seam.Data = Path("data"), out: Annotated[Path, typer.Option("--out")]) -> None:
     """Write the whole ledger to a file, as the operator of the data folder."""
-    count = seam.wait(ledger.export(data, out))
+    with progress.bar("exported", None) as done:
+        count = seam.wait(ledger.export(data, out, done))
     seam.show(
         state,
         {"file": str(out), "records": count},
@@ -167,14 +227,31 @@ def export(state: State, *, data: seam.Data = Path("data"), out: Annotated[Path,
 def replay(
     state: State,
     file: Path,
-    genesis: Annotated[str | None, typer.Option("--genesis", help="the genesis hash that you pinned")] = None,
+    *,
+    genesis: Annotated[str | None, typer.Option("--genesis", help="the hash of record 0 that you pinned")] = None,
+    seal: Annotated[
+        str | None, typer.Option("--seal", help="the hash of the first quorum_policy record that you pinned")
+    ] = None,
+    kept: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", help="a signed checkpoint kept from earlier, which the log must continue"),
+    ] = None,
+    size: Annotated[int, typer.Option("--size", min=0, help="how many records the log has at least")] = 0,
+    cores: Annotated[int | None, typer.Option("--cores", min=1, help="how many to use; all, if not told")] = None,
 ) -> None:
-    """Judge an exported ledger again, offline, from the first record to the checkpoint."""
+    """Judge an exported ledger again, offline, from the first record to the checkpoint, on all cores."""
+    pins = ledger.Pins(genesis=genesis, seal=seal, checkpoint=None if kept is None else kept.read_bytes(), size=size)
+    began = time.monotonic()
     try:
-        report = ledger.replay(file, genesis)
+        with progress.bar("judged again", ledger.size(file)) as done:
+            report = ledger.replay(file, pins=pins, workers=cores, progress=done)
     except ledger.Diverged as diverged:
         raise Refusal(str(diverged), "The records up to there follow; this one doesn't.") from diverged
-    seam.show(state, report)
+    took_s = time.monotonic() - began
+    seam.show(
+        state,
+        {**msgspec.to_builtins(report), "seconds": round(took_s, 1), "records_per_s": int(report.records / took_s)},
+    )
 
 
 def _list(
@@ -183,6 +260,10 @@ def _list(
     if space not in {None, "user", "system", "audit"}:
         raise Refusal(f"no space {space!r}", "Spaces are user, system and audit.")
     return canon.ListRecords(space=space, kind=kind, subject=subject, limit=limit, cursor=cursor)  # type: ignore[arg-type]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _show_record(state: State, view: canon.RecordView) -> None:
@@ -204,6 +285,9 @@ def register(app: typer.Typer) -> None:
     canons = seam.family(app, "canon", "Records: read, list, prove, write.")
     seam.verb(canons, "get")(get)
     seam.verb(canons, "list")(canon_list)
+    seam.verb(canons, "history")(history)
+    seam.verb(canons, "diff")(diff)
+    seam.verb(canons, "restore")(restore)
     seam.verb(canons, "proof")(proof)
     seam.verb(canons, "write")(write)
     seam.verb(canons, "read")(read)

@@ -118,6 +118,14 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
+def text(path: Path) -> str:
+    """A text file that somebody named; raises `Refusal` for what is no text."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path} is no text in UTF-8", "Name another file.") from error
+
+
 # Output
 
 

@@ -81,7 +81,7 @@ def login(
     data: Annotated[Path | None, typer.Option("--data", help="take the address from this data folder")] = None,
 ) -> None:
     """Open a session with a licence, and keep both in the profile."""
-    toml = license.read_text("utf-8") if license is not None else state.kept.license_toml
+    toml = seam.text(license) if license is not None else state.kept.license_toml
     if toml is None:
         raise Refusal("the profile keeps no licence", "Name one with --license FILE.")
     try:

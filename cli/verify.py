@@ -13,18 +13,28 @@ Genesis = Annotated[
 ]
 
 
-def check(state: State, file: Path, genesis: Genesis = None) -> None:
-    """Verify a bundle with no server: numbered steps, the first that fails is the answer."""
-    from sigilcore import verify  # noqa: PLC0415 - and nothing that talks
+Policy = Annotated[
+    Path | None,
+    typer.Option("--policy", help="a C2SP tlog-policy file: which cosigners must have signed the checkpoint"),
+]
 
+
+def check(state: State, file: Path, genesis: Genesis = None, policy: Policy = None) -> None:
+    """Verify a bundle with no server: numbered steps, the first that fails is the answer."""
+    from sigilcore import tlog_policy, verify  # noqa: PLC0415 - and nothing that talks
+
+    reading = file
     try:
         bundle = verify.read(file.read_bytes())
-    except verify.Unreadable as error:
+        if policy is not None:
+            reading = policy
+        trusted = None if policy is None else tlog_policy.parse(policy.read_bytes())
+    except (verify.Unreadable, tlog_policy.PolicyError) as error:
         if state.as_json:
             seam.show(state, {"verified": False, "unreadable": str(error), "steps": []})
-        seam.note(f"{file} can't be read: {error}")
+        seam.note(f"{reading} can't be read: {error}")
         raise typer.Exit(seam.EXIT_USAGE) from error
-    results = verify.verify(bundle, genesis)
+    results = verify.verify(bundle, genesis, trusted)
     verified = verify.verified(results)
     marks = {True: "ok", False: "FAILED", None: "-"}
     lines = [f"{step.number}. {marks[step.ok]:<6} {step.name}: {step.detail}" for step in results]

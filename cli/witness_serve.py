@@ -1,4 +1,7 @@
-"""`sigil witness serve`: a complete C2SP witness for anybody's logs. Its key signs cosignatures and nothing else."""
+"""`sigil witness serve`: a complete C2SP witness for anybody's logs, and `sigil witness policy`: which cosigners our own log asks for.
+
+A witness's key signs cosignatures and nothing else.
+"""
 
 import asyncio
 import contextlib
@@ -8,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from cli import caller, seam
+from cli import caller, governed, seam
 from cli.refusal import Refusal
 from cli.seam import PROMPT, Key, Passphrase, State
-from sigilcore import note
+from sigilcore import governance, note, tlog_policy, witnessed
 from sigilrun import keys, telemetry, witness, witness_store
 
 StateFolder = Annotated[
@@ -73,8 +76,29 @@ def public(state: State, *, name: Annotated[str, typer.Option("--name")], key: P
     seam.show(state, {"vkey": vkey}, vkey)
 
 
+def policy(
+    state: State,
+    out: Annotated[Path | None, typer.Option("--out", help="write it to this file")] = None,
+) -> None:
+    """The quorum policy's cosigners as a C2SP tlog-policy file, read from records that are verified here."""
+
+    async def work() -> governance.Governance:
+        async with caller.calling(state) as client:
+            return await governed.state(client)
+
+    found = seam.wait(work())
+    if found.quorum is None:
+        raise Refusal("the house isn't sealed", "Seal it with sigil seal --cosigner VKEY=URL.")
+    exported = tlog_policy.format(witnessed.policy(found.quorum, note.VerifierKey.parse(found.log_key)))
+    if out is not None:
+        out.write_bytes(exported)
+    text = exported.decode()
+    seam.show(state, {"policy": text}, str(out) if out is not None else text.removesuffix("\n"))
+
+
 def add_to(noun: typer.Typer) -> None:
     """Verbs of the noun `witness`."""
     seam.verb(noun, "serve")(serve)
     seam.verb(noun, "vkey")(public)
     seam.verb(noun, "evidence")(evidence)
+    seam.verb(noun, "policy")(policy)

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -203,16 +204,20 @@ class Machine:
         """Root commits."""
         return await self.root.client.call(quorum.COMMIT, quorum.ProposalId(proposal_id=proposal_id))
 
-    async def seal(self, mentors: int, k: int) -> None:
-        """So many witnesses, and the quorum policy."""
+    async def seal(self, mentors: int, k: int, **cosigning: Any) -> quorum.Committed:
+        """So many witnesses, and the quorum policy; `c` and `cosigners` as `owner.seal_payload` takes them."""
         for number in range(1, mentors + 1):
             await self.enrol(f"mentor-{number}")
-        payload = owner.seal_payload(k, kinds={}, proposal_ttl_s=3600)
+        return await self.change_quorum(k, **cosigning)
+
+    async def change_quorum(self, k: int, **cosigning: Any) -> quorum.Committed:
+        """A quorum policy by every mentor."""
+        payload = owner.seal_payload(k, kinds={}, proposal_ttl_s=3600, **cosigning)
         assert self.root.signer is not None
         proposed = await owner.propose(self.root.client, self.root.signer, "quorum_policy", payload)
         for mentor in self.mentors:
             await self.attest(proposed.proposal_id, mentor)
-        await self.commit(proposed.proposal_id)
+        return await self.commit(proposed.proposal_id)
 
     async def open_again(self) -> None:
         """After a restart: clients find the address, and everyone logs in again."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from services.gatekeeper import rates
 from sigilcore import (
     admission,
     checkpoint,
@@ -62,8 +63,12 @@ class Person:
 class House:
     """Genesis, Root's licence, and an instance of each service."""
 
-    def __init__(self) -> None:
+    rate_limit = 1_000_000
+    """Of genesis: in tests all calls fall into one minute, and by this nobody calls too often unless a test asks for the real one."""
+
+    def __init__(self, *, rate_limit: int = rate_limit) -> None:
         self.clock = clock.FixedClock(NOW_MS)
+        self.rate_limit = rate_limit
         self.state = Governance()
         self.log: list[record.SignedRecord] = []
         self.writer = signing.Ed25519Signer.generate()
@@ -74,6 +79,7 @@ class House:
         self.services = {name: signing.Ed25519Signer.generate() for name in house.SERVICE_KEYS}
         self.instances = {name: signing.Ed25519Signer.generate() for name in house.SERVICE_KEYS}
         self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
+        self.calls = rates.LastMinute(callers=1_000_000)
         self.root = Person("root")
         self.witness: Person | None = None
         self._genesis()
@@ -237,7 +243,7 @@ class House:
             "proof": "session" if person.keyed else "bearer",
             "command": declared,
             "observed": gate.observe(declared, b"{}", bytes(16)),
-            "calls_last_minute": 1,
+            "calls_last_minute": self.calls.take(person.licence_id, self.now_ms, 1_000_000),
             "now_ms": self.now_ms,
             "chain_id": ids.new(),
             "as_of": self.head(),
@@ -359,7 +365,7 @@ class House:
             log=note.VerifierKey.of(self.origin, note.ED25519, self.writer.public_key).format(),
             bootstrap_token_hash=HASH,
             model=trust.DEFAULT_MODEL,
-            policy=policy.FIRST_POLICY,
+            policy=msgspec.structs.replace(policy.FIRST_POLICY, rate_limit=self.rate_limit),
             modules=(),
             corpus_licences=(),
         )

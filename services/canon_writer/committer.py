@@ -81,6 +81,7 @@ class Committer:
         bounds: Bounds | None = None,
         floors: Iterable[Floor] = (),
         on_commit: Callable[[Committed], None] = lambda _: None,
+        on_read_only: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Nothing is loaded yet; call `load`, then `run`."""
         self.state = Governance()
@@ -94,6 +95,7 @@ class Committer:
         self._bounds = bounds or Bounds()
         self._floors = list(floors)
         self._on_commit = on_commit
+        self._on_read_only = on_read_only
         self._edge = tree.Edge()
         self._tiles = tree.Tiles(store)
         self._highest = 0
@@ -136,6 +138,7 @@ class Committer:
         if self.read_only is None:
             self.read_only = reason
             _log.critical("read_only", reason=reason, size=self.head.size)
+            self._on_read_only(reason)
         self._refuse_waiting(Refused(Code.READ_ONLY, self.read_only))
 
     # The loop.
@@ -303,7 +306,8 @@ class Committer:
         if self.read_only is not None:
             raise Refused(Code.READ_ONLY, self.read_only)
         if self.fenced.is_set():
-            raise Refused(Code.UNAVAILABLE, "another writer has taken over", detail={"outcome": "none"})
+            # The other one hears the same call, and may have written.
+            raise Refused(Code.UNAVAILABLE, "another writer has taken over", detail=_UNKNOWN)
 
     def _refuse_waiting(self, refused: Refused) -> None:
         for one in self._take_all():

@@ -11,7 +11,9 @@ A store holds one tenant's log. The laws, tested on memory and on Postgres alike
 5. *Ids are unique, decisions are used once.* Else `Moved`: the writer's memory was wrong, not the caller.
 6. *Nothing changes* but by an erasure: with its commit the payloads of the thing's rows so far are gone, from this store and from whatever
    it left on the disk in readable form, and everything else of these rows stays. There is no way to change or remove anything else.
-7. *Read your writes.* What `commit` made is seen by every read that begins after it.
+7. *Read your writes.* What `commit` or `cosign` made is seen by every read that begins after it.
+8. *What stands is never written over.* `put_back` adds what is missing of a commit of the past, or raises `Moved` and adds nothing.
+9. *First lines stay.* `cosign` adds lines to a checkpoint that is there, and ignores a key's second line for one size.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -107,6 +109,13 @@ class Tile(msgspec.Struct, frozen=True, kw_only=True):
     hashes: bytes
 
 
+class Cosignature(msgspec.Struct, frozen=True, kw_only=True):
+    """A cosigner's signature line for a checkpoint, and the public key that made it."""
+
+    key: bytes
+    line: bytes
+
+
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one commit writes. `size` is the head it stands on."""
 
@@ -157,6 +166,9 @@ class Shelf(Protocol):
     async def rows(self, query: Query) -> Sequence[Row]:
         """The chosen rows."""
 
+    async def versions(self, of: bytes | str, below: int, limit: int, max_bytes: int) -> Sequence[Row]:
+        """The versions of a thing, or the system records of a kind, below a seq, newest first, bounded as by a `Query`."""
+
     async def headers(self, first: int, end: int) -> Sequence[bytes]:
         """The sealed headers in [first, end), fewer if the log ends before."""
 
@@ -171,6 +183,12 @@ class Shelf(Protocol):
 
     async def notes(self, first: int, last: int) -> dict[int, bytes]:
         """Checkpoints by size, for sizes in [first, last]."""
+
+    async def cosignatures(self, size: int) -> Sequence[Cosignature]:
+        """The lines that are kept for the checkpoint of this size."""
+
+    async def witnessed(self, most: int) -> Sequence[int]:
+        """The largest sizes that were marked as witnessed, largest first, at most so many."""
 
     async def erased(self, since: int) -> Sequence[Erased]:
         """What the erasures from `since` on erased, in their order."""
@@ -200,19 +218,28 @@ class Store(Shelf, Protocol):
     async def commit(self, batch: Batch) -> None:
         """Write all of it or nothing. Raises `Fenced`, `Moved`, `Lost`."""
 
+    async def put_back(self, batch: Batch) -> None:
+        """Write what is missing of a commit of the past, each row at its own seq; what stands must be the same. Raises as `commit`."""
+
+    async def cosign(self, size: int, lines: Sequence[Cosignature]) -> None:
+        """Keep these lines for the checkpoint of this size. Raises `Lost`; sending them again is safe."""
+
+    async def mark_witnessed(self, size: int) -> None:
+        """Say that the checkpoint of this size has enough lines. Raises `Lost`; again is safe."""
+
     async def close(self) -> None:
         """Let go of the right to write."""
 
 
-def row_of(checked: record.Checked, seq: int) -> Row:
-    """The row that a checked record becomes at this place."""
+def row_of(checked: record.Checked, seq: int, thing: bytes | None) -> Row:
+    """The row that a checked record becomes at this place; `thing` is what `thing_of` says."""
     core, kind = checked.core, checked.kind
     return Row(
         seq=seq,
         ts_ms=clock.parse_ms(core.ts),
         id=core.id,
         author=checked.header.key_id,
-        thing=thing_of(checked),
+        thing=thing,
         governs=kind.governs and not is_idle_beat(checked),
         space=core.space,
         kind=core.kind,
@@ -229,8 +256,13 @@ def thing_of(checked: record.Checked) -> bytes | None:
     name = checked.kind.thing_name(checked.payload)
     if name is None:
         return None
-    tag, owner, key = name
-    return bytes.fromhex(digest.sha256_hex("\x00".join((checked.core.tenant, owner, tag, key)).encode()))[:16]
+    kind, owner, key = name
+    return thing_named(checked.core.tenant, owner, kind, key)
+
+
+def thing_named(tenant: str, owner: str, kind: str, key: str) -> bytes:
+    """The name of an owner's thing of this kind and key."""
+    return bytes.fromhex(digest.sha256_hex(f"{tenant}\x00{owner}\x00{kind}\x00{key}".encode()))[:16]
 
 
 def erases(row: Row) -> bool:

@@ -15,9 +15,10 @@ from typing import Self
 
 import msgspec
 
-from services.canon_writer import committer, reading, rules
+from services.canon_writer import committer, cosigning, reading, rules
 from services.canon_writer.laws import (
     Batch,
+    Cosignature,
     Erased,
     Fenced,
     Head,
@@ -45,6 +46,8 @@ class Disk:
         self.decisions: dict[Ref, DecisionRow] = {}
         self.tiles: dict[TileKey, bytes] = {}
         self.notes: dict[int, bytes] = {}
+        self.cosignatures: dict[int, dict[bytes, bytes]] = {}
+        self.witnessed: set[int] = set()
         self.erased: list[Erased] = []
 
 
@@ -76,6 +79,18 @@ class MemoryStore:
                 size_bytes += row.weight
         return rows
 
+    async def versions(self, of: bytes | str, below: int, limit: int, max_bytes: int) -> Sequence[Row]:
+        """Versions, newest first."""
+        rows: list[Row] = []
+        size_bytes = 0
+        for row in reversed(self.disk.rows[:below]):
+            if len(rows) == limit or size_bytes >= max_bytes:
+                break
+            if row.thing == of or (row.space == "system" and row.kind == of):
+                rows.append(row)
+                size_bytes += len(row.header) + len(row.payload)
+        return rows
+
     async def headers(self, first: int, end: int) -> Sequence[bytes]:
         """The sealed headers of a run."""
         return [row.header for row in self.disk.rows[first:end]]
@@ -95,6 +110,14 @@ class MemoryStore:
     async def notes(self, first: int, last: int) -> dict[int, bytes]:
         """Checkpoints by size."""
         return {size: note for size, note in self.disk.notes.items() if first <= size <= last}
+
+    async def cosignatures(self, size: int) -> Sequence[Cosignature]:
+        """The lines of a checkpoint."""
+        return [Cosignature(key=key, line=line) for key, line in self.disk.cosignatures.get(size, {}).items()]
+
+    async def witnessed(self, most: int) -> Sequence[int]:
+        """The largest sizes that were marked."""
+        return sorted(self.disk.witnessed, reverse=True)[:most]
 
     async def erased(self, since: int) -> Sequence[Erased]:
         """What the erasures from `since` on erased."""
@@ -162,6 +185,48 @@ class MemoryStore:
         disk.tiles.update(((tile.level, tile.index), tile.hashes) for tile in batch.tiles)
         disk.notes[batch.size + len(batch.rows)] = batch.note
 
+    async def put_back(self, batch: Batch) -> None:
+        """Compare what stands, then add the rest."""
+        disk = self.disk
+        if self._epoch != disk.epoch:
+            raise Fenced(f"epoch {self._epoch} is over")
+        standing = tuple(disk.rows[batch.size : batch.size + len(batch.rows)])
+        tiles = {(tile.level, tile.index): tile.hashes for tile in batch.tiles}
+        end = batch.size + len(batch.rows)
+        same = (
+            standing == batch.rows[: len(standing)]
+            and batch.size <= len(disk.rows)
+            and all(disk.ids.get(row.id, row) == row for row in batch.rows)
+            and all(disk.tiles.get(key, hashes) == hashes for key, hashes in tiles.items())
+            and disk.notes.get(end, batch.note) == batch.note
+            and all(
+                (disk.decisions[use.ref].used_by or use.by) == use.by for use in batch.uses if use.ref in disk.decisions
+            )
+        )
+        if not same:
+            raise Moved(f"what stands up to {end} is something else")
+        disk.rows.extend(batch.rows[len(standing) :])
+        disk.ids.update((row.id, row) for row in batch.rows)
+        for row in batch.decisions:
+            disk.decisions.setdefault((row.record, row.index), row)
+        for use in batch.uses:
+            disk.decisions[use.ref] = msgspec.structs.replace(disk.decisions[use.ref], used_by=use.by)
+        disk.tiles.update(tiles)
+        disk.notes[end] = batch.note
+
+    async def cosign(self, size: int, lines: Sequence[Cosignature]) -> None:
+        """The first line of a key stays."""
+        if size not in self.disk.notes:
+            return
+        kept = self.disk.cosignatures.setdefault(size, {})
+        for one in lines:
+            kept.setdefault(one.key, one.line)
+
+    async def mark_witnessed(self, size: int) -> None:
+        """Of a checkpoint that is there."""
+        if size in self.disk.notes:
+            self.disk.witnessed.add(size)
+
     def _erase(self, by: Row) -> None:
         for row in self.disk.rows[: by.seq]:
             if row.thing == by.thing and not erases(row) and not row.erased:
@@ -210,6 +275,10 @@ class MemoryCanon:
     async def bootstrap(self, request: canon.BootstrapAppend) -> canon.Appended:
         """`canon/bootstrap`."""
         return await self.writer.bootstrap(request)
+
+    async def cosign(self, request: canon.Cosign) -> canon.Cosigned:
+        """`canon/cosign`."""
+        return await cosigning.keep(self.store, self.writer.state, request)
 
     async def stop(self) -> None:
         """End the loop; the disk stays."""

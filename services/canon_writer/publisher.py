@@ -73,6 +73,7 @@ class Publisher:
         self._erased_before = 0  # what erasures below this seq erased is out of the stream
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
+        self._asked = False  # whether the stream was compared with the store at all
 
     def committed(self, commit: Committed) -> None:
         """Hear of a commit; never waits."""
@@ -88,15 +89,19 @@ class Publisher:
         self._wake.set()
 
     async def floor(self, head: Head) -> str | None:
-        """Why this head can't be the log's: the stream holds more, or something else. None while the bus can't tell."""
+        """Why this head can't be the log's: the stream holds more, or something else. Once it was asked, it may be silent: what was
+        committed since is known without it. Raises `Lost` while it can't be asked for the first time."""
         try:
-            last = await self._bus.stream_last(self._tenant)
-            return await self._compare(last, head)
+            reason = await self._compare(await self._bus.stream_last(self._tenant), head)
         except stream.StreamMissing:
-            return None
+            reason = None
         except Refused as refused:
             _log.warning("stream_unasked", reason=refused.message)
+            if not self._asked:
+                raise Lost(f"the stream can't be asked: {refused.message}") from refused
             return None
+        self._asked = True
+        return reason
 
     async def run(self) -> None:
         """Publish, until cancelled or contradicted."""
@@ -180,9 +185,14 @@ class Publisher:
             return None
         message = await self._bus.stream_message(self._tenant, last)
         rows = await self._shelf.rows(Query(first=last - 1, end=last, limit=1))
-        if message is None or not rows:
+        if not rows:
+            return f"the store has no record at {last - 1}, and the stream does"
+        if message is None:
             return None
-        published = msgspec.json.decode(message.data, type=record.PlacedRecord)
+        try:
+            published = msgspec.json.decode(message.data, type=record.PlacedRecord)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return f"what the stream holds at {last - 1} is no record"
         if bytes(published.header) != rows[0].header:
             return f"the stream and the store hold different records at {last - 1}"
         return None

@@ -132,6 +132,27 @@ cross join lateral (
 -- Checkpoints by size.
 select size, note from canon.checkpoint where tenant = $1 and size between $2 and $3;
 
+-- name: cosignatures
+-- The lines of a checkpoint.
+select key, line from canon.cosignature where tenant = $1 and size = $2 order by key;
+
+-- name: witnessed
+-- The newest sizes that had enough cosignatures when the last of them came.
+select size from canon.witnessed where tenant = $1 order by size desc limit $2;
+
+-- name: mark_witnessed
+-- A checkpoint that is there has enough cosignatures.
+insert into canon.witnessed (size, tenant)
+select $2, $1 where exists (select from canon.checkpoint where tenant = $1 and size = $2)
+on conflict do nothing;
+
+-- name: cosign
+-- Keep lines of a checkpoint that is there; the first of a key stays.
+insert into canon.cosignature (size, tenant, key, line)
+select $2, $1, new.key, new.line from unnest($3::bytea[], $4::bytea[]) as new (key, line)
+where exists (select from canon.checkpoint where tenant = $1 and size = $2)
+on conflict do nothing;
+
 -- name: rows
 -- Rows in order of seq. Bytes are counted where they lie, so large payloads beyond the bound are never read; 44 of them are the seal's.
 select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
@@ -195,3 +216,126 @@ from (
     ) as chosen
 ) as counted
 where bytes_before < $5 order by seq;
+
+-- name: hold_epoch
+-- No row if the writer's time is over; a take-over waits until this transaction ends.
+select epoch from canon.writer_epoch where tenant = $1 and epoch = $2 for share;
+
+-- name: standing
+-- Which places of a run are taken.
+select seq from canon.record where tenant = $1 and seq >= $2 and seq < $3;
+
+-- name: end_keys
+-- Destroy data keys, as the commit of the past did.
+update canon.data_key as old set wrapped = null, erased_seq = new.erased_seq
+from unnest($2::bigint[], $3::bigint[]) as new (id, erased_seq)
+where old.tenant = $1 and old.id = new.id and old.erased_seq is null;
+
+-- name: put_keys
+-- Data keys for the rows that were missing.
+insert into canon.data_key (tenant, id, purpose, erasable, wrapped, erased_seq)
+select $1, new.* from unnest($2::bigint[], $3::uuid[], $4::boolean[], $5::bytea[], $6::bigint[]) as new;
+
+-- name: put_records
+-- The rows that are missing of a commit of the past, each at its own seq.
+insert into canon.record
+    (tenant, seq, ts, id, author, thing, governs, space, kind, subject, hash, header, payload, data_key)
+select $1, new.* from unnest($2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::boolean[], $8::text[], $9::text[],
+                             $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::bigint[]) as new
+on conflict do nothing;
+
+-- name: same_records
+-- How many of them stand exactly so. Payloads are sealed anew each time; that what stands opens to its header's was asked before.
+select count(*)
+from unnest($2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::boolean[], $8::text[], $9::text[], $10::text[],
+            $11::bytea[], $12::bytea[])
+     as new (seq, ts, id, author, thing, governs, space, kind, subject, hash, header)
+join canon.record as old on old.tenant = $1 and old.seq = new.seq
+where (old.ts, old.id, old.author, old.governs, old.space, old.kind, old.subject, old.hash, old.header)
+    = (new.ts, new.id, new.author, new.governs, new.space, new.kind, new.subject, new.hash, new.header)
+  and old.thing is not distinct from new.thing;
+
+-- name: put_decisions
+-- Decisions of a commit of the past.
+insert into canon.decision (tenant, record, "index", seq, ts, licence, effect, command, owner, digest)
+select $1, new.* from unnest($2::uuid[], $3::smallint[], $4::bigint[], $5::bigint[], $6::uuid[], $7::uuid[], $8::text[], $9::text[],
+                             $10::bytea[]) as new
+on conflict do nothing;
+
+-- name: same_decisions
+-- How many of them stand exactly so, whatever used them.
+select count(*)
+from unnest($2::uuid[], $3::smallint[], $4::bigint[], $5::bigint[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[])
+     as new (record, index, seq, ts, licence, effect, command, owner, digest)
+join canon.decision as old on old.tenant = $1 and old.record = new.record and old.index = new.index
+where (old.seq, old.ts, old.licence, old.command, old.owner, old.digest) = (new.seq, new.ts, new.licence, new.command, new.owner, new.digest)
+  and old.effect is not distinct from new.effect;
+
+-- name: put_uses
+-- Marks of use of a commit of the past.
+update canon.decision as old set used_by = new.used_by
+from unnest($2::uuid[], $3::smallint[], $4::uuid[]) as new (record, index, used_by)
+where old.tenant = $1 and old.record = new.record and old.index = new.index and old.used_by is null;
+
+-- name: same_uses
+-- How many of them stand exactly so.
+select count(*)
+from unnest($2::uuid[], $3::smallint[], $4::uuid[]) as new (record, index, used_by)
+join canon.decision as old
+  on old.tenant = $1 and old.record = new.record and old.index = new.index and old.used_by = new.used_by;
+
+-- name: put_tiles
+-- Tiles that a commit of the past filled.
+insert into canon.tile (tenant, level, "index", hashes)
+select $1, new.* from unnest($2::smallint[], $3::bigint[], $4::bytea[]) as new
+on conflict do nothing;
+
+-- name: same_tiles
+-- How many of them stand exactly so.
+select count(*)
+from unnest($2::smallint[], $3::bigint[], $4::bytea[]) as new (level, index, hashes)
+join canon.tile as old on old.tenant = $1 and old.level = new.level and old.index = new.index and old.hashes = new.hashes;
+
+-- name: put_checkpoints
+-- The checkpoint of a commit of the past.
+insert into canon.checkpoint (tenant, size, note)
+select $1, new.* from unnest($2::bigint[], $3::bytea[]) as new
+on conflict do nothing;
+
+-- name: same_checkpoints
+-- Whether it stands exactly so.
+select count(*)
+from unnest($2::bigint[], $3::bytea[]) as new (size, note)
+join canon.checkpoint as old on old.tenant = $1 and old.size = new.size and old.note = new.note;
+
+-- name: versions
+-- Versions of one thing, newest first, below a seq.
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+from (
+    select chosen.*,
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
+                    over (order by seq desc rows between unbounded preceding and 1 preceding), 0) as bytes_before
+    from (
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+        from canon.record
+        where tenant = $1 and thing = $2 and seq < $3
+        order by seq desc limit $4
+    ) as chosen
+) as counted
+where bytes_before < $5 order by seq desc;
+
+-- name: versions_of_kind
+-- System records of one kind, newest first, below a seq; the index holds seq >> 12.
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+from (
+    select chosen.*,
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
+                    over (order by seq desc rows between unbounded preceding and 1 preceding), 0) as bytes_before
+    from (
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+        from canon.record
+        where tenant = $1 and kind = $2 and space = 'system' and seq >> 12 <= $3 >> 12 and seq < $3
+        order by seq >> 12 desc, seq desc limit $4
+    ) as chosen
+) as counted
+where bytes_before < $5 order by seq desc;

@@ -81,6 +81,16 @@ async def records(self: Reader, request: canon.ListRecords, call: service.Call) 
     return await _answered(self.reading.records(_viewer(call), request))
 
 
+async def history(self: Reader, request: canon.History, call: service.Call) -> canon.RecordPage:
+    """`canon/history`."""
+    return await _answered(self.reading.history(_viewer(call), request))
+
+
+async def diff(self: Reader, request: canon.Diff, call: service.Call) -> canon.Difference:
+    """`canon/diff`."""
+    return await _answered(self.reading.diff(_viewer(call), request))
+
+
 async def audit_get(self: Reader, request: canon.AuditGet, call: service.Call) -> canon.RecordView:
     """`audit/get`."""
     return await _answered(self.reading.audit_get(_viewer(call), request))
@@ -99,6 +109,11 @@ async def proof(self: Reader, request: canon.Prove, call: service.Call) -> canon
 async def consistency(self: Reader, request: canon.Consistency, _: service.Call) -> canon.ConsistencyProof:
     """`canon/consistency`."""
     return await _answered(self.reading.consistency(request))
+
+
+async def grown(self: Reader, request: canon.Consistency, _: service.Call) -> canon.Grown:
+    """`log/consistency`."""
+    return await _answered(self.reading.grown(request))
 
 
 async def checkpoint(self: Reader, _: common.Empty, __: service.Call) -> canon.Checkpoint:
@@ -132,10 +147,13 @@ async def events_of(self: Reader, request: canon.EventsOf, call: service.Call) -
 HANDLERS: service.Handlers[Any] = {
     canon.GET: get,
     canon.LIST: records,
+    canon.HISTORY: history,
+    canon.DIFF: diff,
     canon.AUDIT_GET: audit_get,
     canon.AUDIT_LIST: audits,
     canon.PROOF: proof,
     canon.CONSISTENCY: consistency,
+    canon.GROWN: grown,
     canon.CHECKPOINT: checkpoint,
     canon.TILE: tile,
     canon.ENTRIES: entries,

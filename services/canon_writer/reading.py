@@ -7,31 +7,35 @@ Invariants:
   signatures of author and witnesses must. What fails is reported at its position, never skipped.
 - Nobody below root reads another person's `user` records, and `audit` needs a mentor, except what is about the reader. What may not be
   seen is answered exactly like what isn't there.
+- A history is whole: each version names the one before it, and where that one isn't, the page says so.
 - One answer has a bound: rows, bytes, and rows looked at.
 
 `events` is the exception to the first: it serves folds, which check every record, and the tree of each batch, themselves.
 """
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from services.canon_writer import tree
-from services.canon_writer.laws import Head, Query, Row, Shelf
-from sigilcore import checkpoint, clock, merkle, note, record, signing, tiles, tlog_proof
+from services.canon_writer import cosigning, tree
+from services.canon_writer.laws import Head, Query, Row, Shelf, thing_named
+from sigilcore import checkpoint, clock, difference, merkle, note, record, signing, tiles, tlog_proof, witnessed
 from sigilcore.access import Loa
 from sigilcore.contracts import canon
 from sigilcore.decision import parse_ref
 from sigilcore.governance import Governance, IssuedLicence
 from sigilcore.note import encode_base64
-from sigilcore.records import audit
+from sigilcore.records import REGISTRY, audit
 from sigilcore.refusals import Code, Refused
 
 ANSWER_BYTES = 4 * 1024 * 1024  # half of what the bus carries
 LOOK_AT = 200_000  # rows that one page without an index looks at; a third of a second
 PROVEN_TILES = 1_024  # of 8 KiB: the leaves of a quarter million records
+MOST_HOLES = 500
+_SPACES = ("user", "system", "audit")
 _NOWHERE = Refused(Code.NOT_FOUND, "no such record")
 
 
@@ -50,6 +54,7 @@ class Reading:
         self._state = state
         self._tiles = tree.Tiles(shelf)
         self._proven = _Proven(shelf, self._tiles, log_key)
+        self._cosigned = cosigning.Shown(shelf, state, log_key)
 
     # One record.
 
@@ -64,7 +69,7 @@ class Reading:
         row = await self._find(request)
         if row is None or not _sees(viewer, row):
             raise _NOWHERE
-        return _view(row, await self._checked(row))
+        return await self._shown(row)
 
     async def audit_get(self, viewer: Viewer, request: canon.AuditGet) -> canon.RecordView:
         """`audit/get`: an audit record, or one decision of a batch."""
@@ -77,7 +82,7 @@ class Reading:
         if ref is None:
             if not (_sees(viewer, row) or row.subject == viewer.owner):
                 raise _NOWHERE
-            return _view(row, await self._checked(row))
+            return await self._shown(row)
         return await self._decision(viewer, row, ref.index)
 
     async def _decision(self, viewer: Viewer, row: Row, index: int) -> canon.RecordView:
@@ -88,18 +93,19 @@ class Reading:
         frozen = batch.decisions[index]
         if not (viewer.loa.includes(Loa.MENTOR) or frozen.chain.audit.owner == viewer.owner):
             raise _NOWHERE
-        checked = await self._checked(row)
-        shown = _view(row, checked)
+        shown = await self._shown(row)
         return msgspec.structs.replace(shown, payload=shown.payload["decisions"][index], salt=None)
 
     async def proof(self, viewer: Viewer, request: canon.Prove) -> canon.Bundle:
-        """`canon/proof`: all that an offline verifier needs."""
+        """`canon/proof`: all that an offline verifier needs, under the newest witnessed checkpoint if that covers the record."""
         row = await self._by_id(request.id)
         about_viewer = row is not None and row.space == "audit" and row.subject == viewer.owner
         if row is None or not (_sees(viewer, row) or about_viewer):
             raise _NOWHERE
         checked = await self._checked(row)
-        head = await self._shelf.head()
+        cosigned = await self._cosigned.newest()
+        covered = row.seq < cosigned.size
+        head = Head(size=cosigned.size, note=cosigned.note) if covered else await self._shelf.head()
         path = await self._tiles.range_path(row.seq, 1, head.size)
         genesis = await self._at(0)
         evidence = [await self._at(seq) for seq in await self._introductions(row)]
@@ -109,6 +115,7 @@ class Reading:
             proof=tlog_proof.format(row.seq, path, head.note).decode(),
             genesis=_plain(genesis, await self._checked(genesis)),
             evidence=tuple([_plain(one, await self._checked(one)) for one in evidence]),
+            witnessed=self._cosigned.standing(cosigned, row.seq),
         )
 
     async def _introductions(self, row: Row) -> list[int]:
@@ -134,6 +141,82 @@ class Reading:
     async def _system_before(self, end: int) -> list[int]:
         rows = await self._shelf.rows(Query(first=1, end=end, limit=10_000, spaces=("system",)))
         return [row.seq for row in rows]
+
+    # Versions.
+
+    async def history(self, viewer: Viewer, request: canon.History) -> canon.RecordPage:
+        """`canon/history`. A cursor is the seq of the last version shown, so that new versions move nothing on the pages after it."""
+        head = await self._reached(request.wait_for)
+        of = await self._versioned(viewer, request)
+        below = head.size if request.cursor is None else _cursor(request.cursor) + 1
+        rows = [] if of is None else await self._shelf.versions(of, below, request.limit + 1, ANSWER_BYTES)
+        if not rows and request.cursor is None:
+            raise _NOWHERE
+        # The last version of the page before comes again, to be held to its successor here.
+        anchors = 1 if request.cursor is not None and rows and rows[0].seq == below - 1 else 0
+        shown = rows[anchors:][: request.limit]
+        items, corrupt = [], []
+        for at, row in enumerate(rows[: anchors + len(shown)]):
+            older = rows[at + 1] if at + 1 < anchors + len(shown) else None
+            try:
+                checked = await self._checked(row)
+            except Refused as refused:
+                if at >= anchors:
+                    corrupt.append(canon.CorruptAt(seq=row.seq, reason=refused.message))
+                continue
+            if at >= anchors:
+                items.append(_view(row, checked, self._cosigned.standing(await self._cosigned.newest(), row.seq)))
+            if (older is not None or _ends(rows, request.limit)) and not _follows(checked, older):
+                corrupt.append(canon.CorruptAt(seq=row.seq, reason="the version before it isn't there"))
+        cursor = None if not shown or _ends(rows, request.limit) else str(shown[-1].seq)
+        return canon.RecordPage(items=tuple(items), corrupt=tuple(corrupt), cursor=cursor)
+
+    async def diff(self, viewer: Viewer, request: canon.Diff) -> canon.Difference:
+        """`canon/diff`, from verified records; who signs on it computes the same lines on their own side."""
+        await self._reached(request.wait_for)
+        new = await self._seen(viewer, request.new)
+        of = _version_of(new, "$.new")
+        if request.old is None:
+            rows = await self._shelf.versions(of, new.seq, 1, ANSWER_BYTES)
+            old = rows[0] if rows else None
+        else:
+            old = await self._seen(viewer, request.old)
+            if _version_of(old, "$.old") != of:
+                raise Refused(Code.BAD_INPUT, "not a version of the same thing", field="$.old")
+        after = await self._checked(new)
+        if request.old is None and not _follows(after, old):
+            raise _corrupt(new.seq, "the version before it isn't there")
+        before = None if old is None else await self._checked(old)
+        lines = difference.between(None if before is None else before.payload, after.payload)
+        return canon.Difference(
+            old_seq=None if old is None else old.seq,
+            new_seq=new.seq,
+            lines=tuple(canon.Differs(path=line.path, old=line.old, new=line.new) for line in lines),
+        )
+
+    async def _versioned(self, viewer: Viewer, request: canon.History) -> bytes | str | None:
+        """The thing or system kind that is asked for; None if the viewer may not know of it."""
+        if request.id is not None:
+            if (request.kind, request.key, request.owner) != (None, None, None):
+                raise Refused(Code.BAD_INPUT, "ask by id, or by kind and key", field="$")
+            return _version_of(await self._seen(viewer, request.id), "$.id")
+        kind = REGISTRY.get(request.kind or "")
+        if kind is None or kind.space == "audit":
+            raise Refused(Code.BAD_INPUT, "ask by id, or by a kind that has versions", field="$.kind")
+        if (request.key is None) is (kind.space == "user") or (kind.space == "system" and request.owner is not None):
+            raise Refused(Code.BAD_INPUT, "a thing in user is named by its key, a system kind by itself", field="$.key")
+        if request.key is None:
+            return kind.tag
+        owner = request.owner or viewer.owner
+        if owner != viewer.owner and viewer.loa is not Loa.ROOT:
+            return None
+        return thing_named(self._state().tenant, owner, kind.tag, request.key)
+
+    async def _seen(self, viewer: Viewer, name: str) -> Row:
+        row = await self._by_id(name)
+        if row is None or not _sees(viewer, row):
+            raise _NOWHERE
+        return row
 
     # Pages.
 
@@ -164,13 +247,19 @@ class Reading:
             until_ms=_moment(request.until, "$.until"),
         )
         rows = await self._shelf.rows(query) if wanted else []
+        cosigned = await self._cosigned.newest()
         items, corrupt = [], []
         for row in rows:
             try:
-                items.append(_view(row, await self._checked(row)))
+                standing = self._cosigned.standing(cosigned, row.seq)
+                items.append(_view(row, await self._checked(row), standing))
             except Refused as refused:
                 corrupt.append(canon.CorruptAt(seq=row.seq, reason=refused.message))
         after = _after(query, rows) if wanted else head.size
+        if query == Query(first=first, end=query.end, limit=query.limit, max_bytes=ANSWER_BYTES, spaces=_SPACES):
+            corrupt += [
+                canon.CorruptAt(seq=seq, reason="there is no record here") for seq in _holes(first, after, rows)
+            ]
         cursor = None if after >= head.size else str(after)
         return canon.RecordPage(items=tuple(items), corrupt=tuple(corrupt), cursor=cursor)
 
@@ -210,10 +299,31 @@ class Reading:
     async def checkpoint(self) -> canon.Checkpoint:
         """`log/checkpoint`."""
         head, state = await self._shelf.head(), self._state()
-        return canon.Checkpoint(note=head.note.decode(), sealed=state.sealed, bootstrapped=head.size > 0)
+        cosigned = await self._cosigned.newest()
+        return canon.Checkpoint(
+            note=head.note.decode(),
+            sealed=state.sealed,
+            bootstrapped=head.size > 0,
+            witnessed=cosigned.note.decode() or None,
+        )
 
     async def consistency(self, request: canon.Consistency) -> canon.ConsistencyProof:
         """`canon/consistency`."""
+        new, path = await self._continued(request)
+        return canon.ConsistencyProof(old=request.old, new=new, hashes=tuple(map(encode_base64, path)))
+
+    async def grown(self, request: canon.Consistency) -> canon.Grown:
+        """`log/consistency`: the same, with the roots."""
+        new, path = await self._continued(request)
+        return canon.Grown(
+            old=request.old,
+            old_root=encode_base64(await self._tiles.root(request.old)),
+            new=new,
+            new_root=encode_base64(await self._tiles.root(new)),
+            hashes=tuple(map(encode_base64, path)),
+        )
+
+    async def _continued(self, request: canon.Consistency) -> tuple[int, list[bytes]]:
         head = await self._shelf.head()
         new = head.size if request.new is None else request.new
         if new > head.size or request.old > new:
@@ -222,8 +332,7 @@ class Reading:
                 f"sizes go up to {head.size}, the old one up to the new one",
                 field="$.new" if new > head.size else "$.old",
             )
-        path = await self._tiles.consistency(request.old, new)
-        return canon.ConsistencyProof(old=request.old, new=new, hashes=tuple(map(encode_base64, path)))
+        return new, await self._tiles.consistency(request.old, new)
 
     async def tile(self, request: canon.LogPart) -> canon.LogBytes:
         """`log/tile`: a hash tile of any size up to the head."""
@@ -250,6 +359,10 @@ class Reading:
         if wait_for is not None and wait_for >= head.size:
             raise Refused(Code.BEYOND_HEAD, f"the log has {head.size} records", field="$.wait_for")
         return head
+
+    async def _shown(self, row: Row) -> canon.RecordView:
+        checked = await self._checked(row)
+        return _view(row, checked, self._cosigned.standing(await self._cosigned.newest(), row.seq))
 
     async def _find(self, request: canon.Get) -> Row | None:
         if request.id is not None:
@@ -346,6 +459,29 @@ def _sees(viewer: Viewer, row: Row) -> bool:
     return row.space == "system" or viewer.loa.includes(Loa.MENTOR)
 
 
+def _version_of(row: Row, field: str) -> bytes | str:
+    """The thing that a record is a version of; for a system record, its kind."""
+    if row.thing is None and row.space != "system":
+        raise Refused(Code.BAD_INPUT, f"{row.kind} is a version of nothing", field=field)
+    return row.kind if row.thing is None else row.thing
+
+
+def _follows(checked: record.Checked, older: Row | None) -> bool:
+    """Whether a version of a thing names the one before it. A system record names the newest of all kinds: that isn't asked here."""
+    return checked.core.space == "system" or checked.core.prev == (None if older is None else older.hash.hex())
+
+
+def _ends(rows: Sequence[Row], limit: int) -> bool:
+    """Whether there is nothing after these: neither their number nor their bytes cut them off."""
+    return len(rows) <= limit and sum(len(row.header) + len(row.payload) for row in rows) < ANSWER_BYTES
+
+
+def _holes(first: int, end: int, rows: Sequence[Row]) -> list[int]:
+    """Places in [first, end) without a row, as many as a page may tell."""
+    standing = {row.seq for row in rows}
+    return list(itertools.islice((seq for seq in range(first, end) if seq not in standing), MOST_HOLES))
+
+
 def _licences_of(state: Governance, key_id: str) -> list[IssuedLicence]:
     """The licences that name this key as their owner's."""
     keyed = [(one, one.table.owner.key) for one in state.licences.values()]
@@ -358,9 +494,11 @@ def _person_key(state: Governance, key_id: str) -> bytes | None:
     return bytes.fromhex(keys[0]) if keys and keys[0] is not None else None
 
 
-def _view(row: Row, checked: record.Checked) -> canon.RecordView:
+def _view(row: Row, checked: record.Checked, standing: witnessed.Standing) -> canon.RecordView:
     plain = _plain(row, checked)
-    return canon.RecordView(seq=row.seq, header=plain["header"], payload=plain["payload"], salt=plain["salt"])
+    return canon.RecordView(
+        seq=row.seq, header=plain["header"], payload=plain["payload"], salt=plain["salt"], witnessed=standing
+    )
 
 
 def _plain(row: Row, checked: record.Checked) -> dict[str, Any]:

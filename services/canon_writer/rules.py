@@ -188,9 +188,9 @@ class Draft:
         self._known[one.core.id] = Known(seq=seq, checked=one)
         if thing is not None:
             self._heads[thing] = one.header.hash
-        self.rows.append(row_of(one, seq))
+        self.rows.append(row_of(one, seq, thing))
         self.leaves.append(merkle.leaf_hash(one.leaf))
-        self.decisions.extend(_storable(row) for row in admission.decisions_of(one, seq))
+        self.decisions.extend(storable(row) for row in admission.decisions_of(one, seq))
         return canon.AppendResult(id=one.core.id, seq=seq, hash=one.header.hash)
 
     def _again(self, call: Call, existing: Known, one: record.Checked) -> canon.AppendResult:
@@ -275,7 +275,7 @@ def _check_columns(one: record.Checked) -> None:
         raise Refused(Code.RECORD_INVALID, "a licence's id is a UUIDv7", field="$.payload.license.id")
 
 
-def _storable(row: DecisionRow) -> DecisionRow:
+def storable(row: DecisionRow) -> DecisionRow:
     """An effect that no record's id can be names no record."""
     return row if row.effect is None or ids.is_id(row.effect) else msgspec.structs.replace(row, effect=None)
 

@@ -1,4 +1,9 @@
-"""The writer's process: committer, publisher and high-water file around one store."""
+"""The writer's process: committer, publisher and high-water file around one store.
+
+Two of them may run. The second stands by in `build`, before anything is served, so no call reaches it: it waits for the lock, follows a
+writer that let go or is gone at once, and ends one that shows no sign of life (`canon.take_over_s`). The first, asked to stop, answers
+what it took and lets go of the lock last; who asks in between finds nobody, and asks again.
+"""
 
 import asyncio
 import contextlib
@@ -9,15 +14,17 @@ from typing import Any
 
 import structlog
 
-from services.canon_writer import committer, high_water, publisher, rules, store, vault
-from services.canon_writer.laws import Lost, StoreError
+from services.canon_writer import committer, cosigning, high_water, publisher, restore, rules, store, vault
+from services.canon_writer.laws import Broken, Fenced, Lost, Moved, StoreError
 from sigilcore import note
 from sigilcore.contracts import canon, house
-from sigilrun import private_files, service, settings
+from sigilcore.refusals import Code, Refused
+from sigilrun import private_files, service, settings, stream
 
 _log = structlog.get_logger("canon_writer")
 
 RETRY_S = 0.5
+_UNKNOWN = {"outcome": "unknown"}
 FLUSH_S = 3.0
 
 
@@ -30,11 +37,17 @@ class Writer:
         publishing: publisher.Publisher,
         keeping: store.PostgresStore,
         high: high_water.HighWater | None,
+        *,
+        restoring: Callable[[], restore.Restoring],
+        failing: asyncio.Event,
     ) -> None:
         self.committer = committing
         self.publisher = publishing
         self.store = keeping
         self.high_water = high
+        self._restoring = restoring
+        self._failing = failing
+        self._turn = asyncio.Lock()
 
     async def load(self) -> None:
         """Become the writer; waits for the database, and as a stand-by for the writer before."""
@@ -46,6 +59,22 @@ class Writer:
                 await asyncio.sleep(RETRY_S)
             else:
                 return
+
+    async def restore(self) -> canon.Restored:
+        """Bring back what the stream still has; then end, so that the next start looks at everything anew."""
+        if self.committer.read_only is None:
+            return canon.Restored(restored=0, size=self.committer.head.size, left=0)
+        if self._turn.locked():
+            raise Refused(Code.BUSY, "a restore is under way")
+        async with self._turn:
+            with contextlib.suppress(Broken):
+                # A new connection, a new epoch. What it finds broken is what we are here for.
+                await self.store.open()
+            done = await self._restoring().run()
+        _log.warning("restored", restored=done.restored, size=done.size, left=done.left)
+        if not done.left:
+            self._failing.set()
+        return done
 
     async def watch(self, end: Callable[[], None]) -> None:
         """End the process once it may not write any more."""
@@ -95,6 +124,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
         bounds=committer.Bounds(batch_records=options.max_rows, waiting_records=options.max_queue),
         floors=[] if high is None else [high.floor],
         on_commit=committed,
+        on_read_only=lambda reason: setattr(parts.presence, "trouble", f"read-only: {reason}"),
     )
     publishing = publisher.Publisher(
         parts.bus,
@@ -106,8 +136,21 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
         halted=lambda: committing.read_only,
     )
     committing.never_below(publishing.floor)
-    writer = Writer(committing, publishing, keeping, high)
-    await writer.load()
+
+    def restoring() -> restore.Restoring:
+        return restore.Restoring(
+            keeping, restore.StreamSurvivors(parts.bus, deployed.tenant), _deployment(deployed, options)
+        )
+
+    writer = Writer(committing, publishing, keeping, high, restoring=restoring, failing=parts.failing)
+    try:
+        await writer.load()
+    except BaseException:
+        # Told to stop while standing by.
+        await keeping.close()
+        raise
+    # A writer that was paused still hears its calls; it must not take them from the one that followed it.
+    parts.presence.queue = f"{parts.resident}.{keeping.epoch}"
     if high is not None:
         high.reached(committing.head.size)
     runs: list[Coroutine[Any, Any, None]] = [committing.run(), publishing.run(), writer.watch(end_process)]
@@ -165,8 +208,34 @@ async def refill(self: Writer, _: Any, __: service.Call) -> canon.Refill:
     return await self.publisher.refill()
 
 
+async def bring_back(self: Writer, _: Any, __: service.Call) -> canon.Restored:
+    """`canon/restore`."""
+    try:
+        return await self.restore()
+    except stream.StreamMissing as missing:
+        raise Refused(Code.READ_ONLY, "there is no stream to bring anything back from") from missing
+    except Moved as moved:
+        raise Refused(Code.READ_ONLY, f"something else stands there: {moved}") from moved
+    except (Lost, Fenced) as lost:
+        _log.warning("restore_broke_off", reason=str(lost))
+        raise Refused(Code.UNAVAILABLE, "the restore broke off; ask again", detail=_UNKNOWN) from lost
+
+
+async def cosign(self: Writer, request: canon.Cosign, _: service.Call) -> canon.Cosigned:
+    """`canon/cosign`."""
+    try:
+        return await cosigning.keep(self.store, self.committer.state, request)
+    except StoreError as error:
+        _log.warning("store_down", reason=str(error))
+        raise Refused(
+            Code.UNAVAILABLE, "the canon's database can't be reached", detail={"outcome": "unknown"}
+        ) from error
+
+
 HANDLERS: service.Handlers[Writer] = {
     canon.APPEND: append,
     canon.BOOTSTRAP: bootstrap,
     canon.REFILL: refill,
+    canon.RESTORE: bring_back,
+    canon.COSIGN: cosign,
 }

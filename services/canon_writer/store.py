@@ -18,6 +18,7 @@ from services.canon_writer import vault
 from services.canon_writer.laws import (
     Batch,
     Broken,
+    Cosignature,
     Erased,
     Fenced,
     Head,
@@ -36,8 +37,7 @@ from sigilrun import postgres, settings
 _log = structlog.get_logger("canon_writer")
 
 STANDBY_S = 0.25  # between two looks at the lock
-SEEN_S = 2.0  # how often a writer says that it lives
-UNSEEN_S = 10.0  # a writer that hasn't said for so long that it lives is ended by its stand-by
+SEEN_S = 1.0  # how often a writer says that it lives
 CLOSE_S = 2.0
 GOVERNING_PAGE = 500
 READ_CONNECTIONS = 3
@@ -79,6 +79,14 @@ class PostgresShelf:
         name = "rows_of_kinds" if query.kinds else "rows"
         return await self._opened(await self._read(name, *arguments))
 
+    async def versions(self, of: bytes | str, below: int, limit: int, max_bytes: int) -> Sequence[Row]:
+        """Versions, newest first."""
+        if isinstance(of, bytes):
+            rows = await self._read("versions", uuid.UUID(bytes=of), below, limit, max_bytes)
+        else:
+            rows = await self._read("versions_of_kind", of, below, limit, max_bytes)
+        return await self._opened(rows)
+
     async def headers(self, first: int, end: int) -> Sequence[bytes]:
         """The sealed headers of a run."""
         return [one["header"] for one in await self._read("headers", first, end)]
@@ -103,6 +111,14 @@ class PostgresShelf:
     async def notes(self, first: int, last: int) -> dict[int, bytes]:
         """Checkpoints by size."""
         return {one["size"]: one["note"] for one in await self._read("notes", first, last)}
+
+    async def cosignatures(self, size: int) -> Sequence[Cosignature]:
+        """The lines of a checkpoint."""
+        return [Cosignature(key=one["key"], line=one["line"]) for one in await self._read("cosignatures", size)]
+
+    async def witnessed(self, most: int) -> Sequence[int]:
+        """The largest sizes that were marked."""
+        return [one["size"] for one in await self._read("witnessed", most)]
 
     async def erased(self, since: int) -> Sequence[Erased]:
         """What the erasures from `since` on erased."""
@@ -137,24 +153,29 @@ class PostgresStore(PostgresShelf):
         tenant: str,
         wrapping: vault.Wrapping,
         *,
-        unseen_s: float = UNSEEN_S,
+        unseen_s: float | None = None,
     ) -> None:
         super().__init__(pool, tenant, wrapping)
         self.over = asyncio.Event()  # set when another writer's epoch has begun
         self._options = options
-        self._unseen_s = unseen_s
+        self._unseen_s = options.take_over_s if unseen_s is None else unseen_s
         self._connection: Any = None
         self._epoch = 0
         self._alive: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(
-        cls, options: settings.Canon, tenant: str, wrapping: vault.Wrapping, *, unseen_s: float = UNSEEN_S
+        cls, options: settings.Canon, tenant: str, wrapping: vault.Wrapping, *, unseen_s: float | None = None
     ) -> "PostgresStore":
         """A store with its pool; the right to write comes with `open`. Raises `Lost`."""
         with _named():
             pool = await postgres.pool(options, application="canon_writer")
         return cls(pool, options, tenant, wrapping, unseen_s=unseen_s)
+
+    @property
+    def epoch(self) -> int:
+        """Whose turn it was when this writer opened last; 0 before."""
+        return self._epoch
 
     async def open(self) -> None:
         """Take the lock, as a stand-by if another writer holds it, and raise the epoch."""
@@ -209,11 +230,15 @@ class PostgresStore(PostgresShelf):
 
     async def decisions(self, refs: Collection[Ref]) -> Sequence[DecisionRow]:
         """The rows of these decisions."""
+        if not refs:
+            return []
         rows = await self._read("decisions", [name for name, _ in refs], [index for _, index in refs])
         return [_decision(one) for one in rows]
 
     async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
         """The hash of each thing's newest version."""
+        if not things:
+            return {}
         rows = await self._read("thing_heads", [uuid.UUID(bytes=thing) for thing in things])
         return {one["thing"].bytes: one["hash"].hex() for one in rows}
 
@@ -283,6 +308,58 @@ class PostgresStore(PostgresShelf):
             self._vault.learn(unknown, [_key(one) for one in found])
         return self._vault.seal(rows)
 
+    async def put_back(self, batch: Batch) -> None:
+        """One transaction: what is missing is added, then everything is compared. A crash before its end: nothing happened."""
+        if self._connection is None:
+            raise Lost("not open")
+        with _named():
+            async with self._connection.transaction():
+                if await self._connection.fetchval(self._sql["hold_epoch"], self._tenant, self._epoch) is None:
+                    raise Fenced(f"epoch {self._epoch} is over")
+                await self._put_rows(batch)
+                for name, arguments in _parts(batch):
+                    if name != "records":
+                        await self._connection.execute(self._sql[f"put_{name}"], self._tenant, *arguments)
+                    same = await self._connection.fetchval(self._sql[f"same_{name}"], self._tenant, *arguments)
+                    if same != len(arguments[0]):
+                        raise Moved(f"other {name} stand where {len(arguments[0])} of seq {batch.size} on belong")
+
+    async def _put_rows(self, batch: Batch) -> None:
+        """Add the rows that are missing, sealed as `commit` seals them."""
+        end = batch.size + len(batch.rows)
+        found = await self._connection.fetch(self._sql["standing"], self._tenant, batch.size, end)
+        standing = {one["seq"] for one in found}
+        missing = [row for row in batch.rows if row.seq not in standing]
+        if not missing:
+            return
+        self._vault.forget()  # nothing is remembered of keys that this transaction may yet take back
+        sealing = await self._seal(missing)
+        keys, ended = sealing.made, sealing.ended
+        await self._connection.execute(
+            self._sql["end_keys"], self._tenant, [number for number, _ in ended], [seq for _, seq in ended]
+        )
+        await self._connection.execute(
+            self._sql["put_keys"],
+            self._tenant,
+            [key.id for key in keys],
+            [uuid.UUID(bytes=key.purpose) for key in keys],
+            [key.erasable for key in keys],
+            [key.wrapped for key in keys],
+            [key.erased_seq for key in keys],
+        )
+        await self._connection.execute(
+            self._sql["put_records"], self._tenant, *_columns(missing), sealing.payloads, sealing.keys
+        )
+        self._vault.forget()
+
+    async def cosign(self, size: int, lines: Sequence[Cosignature]) -> None:
+        """By a connection of the pool: it waits for no commit, and a writer whose time is over does no harm by it."""
+        await self._read("cosign", size, [one.key for one in lines], [one.line for one in lines])
+
+    async def mark_witnessed(self, size: int) -> None:
+        """The same."""
+        await self._read("mark_witnessed", size)
+
     async def close(self) -> None:
         """Let go of the lock, then of everything."""
         await self._let_go()
@@ -302,6 +379,51 @@ class PostgresStore(PostgresShelf):
         if connection is not None:
             with contextlib.suppress(*postgres.LOST, postgres.PostgresError):
                 await connection.close(timeout=CLOSE_S)
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
+    """All of these rows but their payloads."""
+    return (
+        [row.seq for row in rows],
+        [row.ts_ms for row in rows],
+        [row.id for row in rows],
+        [row.author for row in rows],
+        [None if row.thing is None else uuid.UUID(bytes=row.thing) for row in rows],
+        [row.governs for row in rows],
+        [row.space for row in rows],
+        [row.kind for row in rows],
+        [row.subject for row in rows],
+        [row.hash for row in rows],
+        [row.header for row in rows],
+    )
+
+
+def _parts(batch: Batch) -> list[tuple[str, tuple[list[Any], ...]]]:
+    """A commit of the past, table by table, as columns."""
+    rows, made, uses, tiles = batch.rows, batch.decisions, batch.uses, batch.tiles
+    return [
+        ("records", _columns(rows)),
+        (
+            "decisions",
+            (
+                [row.record for row in made],
+                [row.index for row in made],
+                [row.seq for row in made],
+                [row.ts_ms for row in made],
+                [row.licence_id for row in made],
+                [row.effect for row in made],
+                [row.command for row in made],
+                [row.owner for row in made],
+                [bytes.fromhex(row.digest) for row in made],
+            ),
+        ),
+        ("uses", ([use.ref[0] for use in uses], [use.ref[1] for use in uses], [use.by for use in uses])),
+        (
+            "tiles",
+            ([tile.level for tile in tiles], [tile.index for tile in tiles], [tile.hashes for tile in tiles]),
+        ),
+        ("checkpoints", ([batch.size + len(rows)], [batch.note])),
+    ]
 
 
 def queries() -> Any:

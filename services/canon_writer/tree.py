@@ -103,6 +103,10 @@ class Tiles:
         tree = await self.tree(merkle.consistency_spans(old, new), new)
         return tree.consistency_path(old, new)
 
+    async def root(self, size: int) -> bytes:
+        """The root at a published size."""
+        return (await self.tree([(0, size)], size)).root(size)
+
     async def leaf_hashes(self, first: int, count: int, size: int) -> list[bytes]:
         """What the tree says about a run of leaves."""
         spans = [(at, at + 1) for at in range(first, first + count)]

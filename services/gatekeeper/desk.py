@@ -10,6 +10,8 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from services.gatekeeper import rules
 from services.gatekeeper.batches import Batches
 from services.gatekeeper.callers import Callers
@@ -48,6 +50,7 @@ class Desk:
         self._callers = callers
         self._fault = fault
         self._calls = LastMinute(callers=limits.callers)
+        self._judged = LastMinute(callers=limits.callers)  # by the time that the record will say
         self._denials = LastMinute(callers=limits.callers)
         self._shares = Shares(limit=limits.sessions, longest_ms=limits.share_ms)
         self._batches: Batches[rules.Call] = Batches(
@@ -115,9 +118,15 @@ class Desk:
         return calls
 
     def _judge(self, call: rules.Call) -> decision.ReasoningChain:
-        """Judge by the newest state; a session that was closed or ended while the call waited gets no decision."""
-        state, now_ms = self._state(), self._clock.now_ms()
+        """Judge by the newest state; a session that was closed or ended while the call waited gets no decision.
+
+        However long a call waited, its rate is at least what the decisions before it show by their own times: a replay holds it to that.
+        """
+        state, now_ms, licence_id = self._state(), self._clock.now_ms(), call.said.licence_id
         self._callers.check_open(state, call.said)
+        judged = self._judged.count(licence_id, now_ms) + 1
+        self._judged.take(licence_id, now_ms, judged)
+        call = msgspec.structs.replace(call, calls_last_minute=max(call.calls_last_minute, judged))
         return gate.judge(state, rules.facts(state, call, now_ms=now_ms, chain_id=ids.new()))
 
     def _worth_recording(self, chain: decision.ReasoningChain) -> bool:

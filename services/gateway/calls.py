@@ -76,7 +76,7 @@ def read_caller(
     if authorization is None:
         return Caller(token=token, cookie=known, by_cookie=token is not None, proof=proof)
     shown = authorization[len(_BEARER) :].strip()
-    if not authorization.lower().startswith(_BEARER) or not 0 < len(shown) <= MAX_TOKEN or not shown.isascii():
+    if not authorization.lower().startswith(_BEARER) or not _may_be_token(shown):
         return Refused(Code.SESSION_INVALID, "Authorization is `Bearer <session token>`", field="Authorization")
     return Caller(token=shown, cookie=known, by_cookie=False, proof=proof)
 
@@ -104,16 +104,26 @@ def _bound(command: Command[Any, Any], body: bytes, caller: Caller) -> Bound:
         return Bound(command=command, body=body, caller=caller, session=None)
     if caller.token is None:
         raise Refused(Code.SESSION_MISSING, f"{command.name} needs a session")
-    if caller.proof is not None and len(caller.proof) > MAX_TOKEN:
-        raise Refused(Code.PROOF_INVALID, "no proof is so long", field=PROOF_HEADER)
+    _check_proof(caller)
     return Bound(command=command, body=body, caller=caller, session=caller.token)
 
 
 def _closing(caller: Caller) -> bytes:
     if caller.token is None:
         raise Refused(Code.SESSION_MISSING, "there is no session to close")
+    _check_proof(caller)
     proof = {} if caller.proof is None else {"proof": caller.proof}
     return parameters.of_value(gatekeeper.CLOSE, {"session": caller.token, **proof})
+
+
+def _check_proof(caller: Caller) -> None:
+    if caller.proof is not None and not _may_be_token(caller.proof):
+        raise Refused(Code.PROOF_INVALID, "no proof looks like this", field=PROOF_HEADER)
+
+
+def _may_be_token(text: str) -> bool:
+    """A header may hold any bytes; what isn't UTF-8 in it comes as lone surrogates, which nothing behind this can encode."""
+    return 0 < len(text) <= MAX_TOKEN and text.isascii()
 
 
 class Calls:

@@ -2,7 +2,8 @@
 
 `ready` needs the bus, the pen, its reader and the gate; a missing one of the others leaves its own commands out and is told. Only while the
 house comes up, for half a minute at most, is everyone waited for. Before genesis the house is ready: for the bootstrap. An answer is
-kept for a second, so that asking often costs the house nothing.
+kept for a second, so that asking often costs the house nothing. A pen that may not write (`read-only`) makes the house unready, and
+says why; what needs no pen is still read.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ ASK_S = 1.0
 KEEP_S = 1.0
 COMING_UP_S = 30.0
 SILENT = "silent"
+READ_ONLY = "read-only"
 
 
 class Readiness(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,9 +93,9 @@ def judge(parts: dict[str, str], head: canon.Checkpoint | None, *, coming_up: bo
         wrong.append("the log's head can't be read: canon_reader or its database")
     for name, state in parts.items():
         if name != "bus" and state not in waiting:
-            wrong.append(f"{name}: {state}; its commands: {_commands(name)}")
+            wrong.append(f"{name}: {state}{_commands(name)}")
     ready = head is not None and all(parts.get(name) in waiting for name in NEEDED) and not (coming_up and wrong)
-    state = "unready"
+    state = READ_ONLY if head is not None and parts.get(canon.WRITER, "").startswith(READ_ONLY) else "unready"
     if ready:
         state = "degraded" if wrong else "serving" if bootstrapped else "waiting for genesis"
     return Readiness(
@@ -107,4 +109,6 @@ def judge(parts: dict[str, str], head: canon.Checkpoint | None, *, coming_up: bo
 
 
 def _commands(name: str) -> str:
-    return ", ".join(sorted(command.name for command in catalogue.of_service(name)))
+    """What depends on it."""
+    names = sorted(command.name for command in catalogue.of_service(name))
+    return f"; its commands: {', '.join(names)}" if names else ""

@@ -83,7 +83,9 @@ class Pages:
         head = msgspec.json.decode(reply, type=canon.Checkpoint)
         if not head.note:
             raise Refused(Code.NOT_BOOTSTRAPPED, "the log has no checkpoint yet")
-        return answers.of_bytes(head.note.encode(), TEXT, cache=CHECKPOINT_CACHE)
+        # What is published is what others have cosigned; the newest of all is there too, by log/checkpoint and in every receipt.
+        published = head.witnessed or head.note
+        return answers.of_bytes(published.encode(), TEXT, cache=CHECKPOINT_CACHE)
 
     async def _tile(self, asked: Asked) -> web.Response:
         return answers.of_bytes(await self._log_bytes(asked, "tile/"), BYTES, cache=answers.IMMUTABLE)

@@ -73,7 +73,7 @@ class Cookies:
 
     def csrf_shown(self, cookie: str, shown: str | None) -> bool:
         """True if it is this cookie's token; compared in constant time."""
-        return shown is not None and hmac.compare_digest(self.csrf(cookie).encode(), shown.encode())
+        return shown is not None and shown.isascii() and hmac.compare_digest(self.csrf(cookie), shown)
 
     def set_on(self, response: web.StreamResponse, cookie: str, max_age_s: int) -> None:
         """Give the browser its id."""

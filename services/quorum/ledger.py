@@ -16,10 +16,10 @@ from collections.abc import Sequence
 import msgspec
 
 from services.quorum.proposals import KINDS, Book
-from sigilcore import record
+from sigilcore import note, record, witnessed
 from sigilcore.contracts import canon
 from sigilcore.contracts import quorum as wire
-from sigilcore.contracts.common import Placed
+from sigilcore.contracts.common import Empty, Placed
 from sigilcore.faults import Corrupt
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
@@ -38,6 +38,7 @@ class BusLedger:
         self.book = Book()
         self.position = 0
         self._parts = parts
+        self._log_key = note.VerifierKey.parse(parts.deployment.log)
         self.head = 0  # the canon's size at the last look
         self._admitted: dict[int, str] = {}  # seq → hash of each system record that the follower admitted
         self._reading = asyncio.Lock()
@@ -86,6 +87,17 @@ class BusLedger:
             raise Refused(
                 Code.NOT_YET, f"seen {self.position} of {size} records", detail={"position": self.position}
             ) from None
+
+    async def witnessed_size(self) -> int:
+        """The size of the newest checkpoint that enough cosigners have signed, by the policy that was followed here."""
+        shown = (await self._parts.bus.call(canon.CHECKPOINT, Empty())).witnessed
+        if shown is None:
+            return 0
+        try:
+            opened = witnessed.opened(shown.encode(), self.state.quorum, self._log_key)
+        except note.NoteError as error:
+            raise Corrupt(f"the witnessed checkpoint: {error}") from error
+        return 0 if opened is None else opened.size
 
     async def audit(
         self,

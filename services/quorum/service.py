@@ -18,7 +18,7 @@ import msgspec
 
 from services.quorum import rules, views
 from services.quorum.proposals import Book, Place, Proposal, carried
-from sigilcore import clock, drafts, faults, ids, permit, record
+from sigilcore import clock, drafts, faults, ids, permit, record, witnessed
 from sigilcore.contracts import quorum as wire
 from sigilcore.contracts.common import Empty, Placed
 from sigilcore.contracts.license import Draft
@@ -53,6 +53,9 @@ class Ledger(Protocol):
 
     async def wait_for(self, size: int) -> None:
         """Return once the book has seen the first `size` records. Raises NOT_YET."""
+
+    async def witnessed_size(self) -> int:
+        """The size of the newest checkpoint that enough cosigners of the policy in force have signed; 0 if there is none."""
 
     async def audit(
         self,
@@ -201,7 +204,8 @@ async def listed(service: Quorum, request: wire.ListProposals, call: Call) -> wi
     """Proposals, newest first."""
     del call
     await _seen(service, request.wait_for)
-    return views.page(service.state, service.book, request, service.clock.now_ms())
+    size = await _witnessed_size(service)
+    return views.page(service.state, service.book, request, service.clock.now_ms(), size)
 
 
 async def shown(service: Quorum, request: wire.ReadProposal, call: Call) -> wire.ProposalView:
@@ -209,7 +213,13 @@ async def shown(service: Quorum, request: wire.ReadProposal, call: Call) -> wire
     del call
     await _seen(service, request.wait_for)
     proposal = service.proposal(request.proposal_id)
-    return views.view(service.state, service.book, proposal, service.clock.now_ms())
+    size = await _witnessed_size(service)
+    return views.view(service.state, service.book, proposal, service.clock.now_ms(), size)
+
+
+async def _witnessed_size(service: Quorum) -> int:
+    """Asked only where the policy asks for cosignatures."""
+    return await service.ledger.witnessed_size() if witnessed.needed(service.state.quorum) else 0
 
 
 async def _seen(service: Quorum, seq: int | None) -> None:
@@ -246,7 +256,10 @@ async def commit(service: Quorum, request: wire.ProposalId, call: Call) -> wire.
             place = await _commit(service, proposal)
         if proposal.ending is None:
             await _close_if_possible(service, rules.ending(proposal, "committed"))
-        return wire.Committed(proposal_id=proposal.proposal_id, id=place.id, hash=place.hash, seq=place.seq)
+        standing = witnessed.standing(service.state.quorum, await _witnessed_size(service), place.seq)
+        return wire.Committed(
+            proposal_id=proposal.proposal_id, id=place.id, hash=place.hash, seq=place.seq, witnessed=standing
+        )
 
 
 async def _commit(service: Quorum, proposal: Proposal) -> Place:

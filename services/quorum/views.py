@@ -6,7 +6,7 @@ an ending there is nothing left to compare with, and none is shown.
 
 from services.quorum import rules
 from services.quorum.proposals import Book, Proposal
-from sigilcore import clock, difference, drafts
+from sigilcore import clock, difference, drafts, witnessed
 from sigilcore.contracts import quorum as wire
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
@@ -25,8 +25,9 @@ def proposed(state: Governance, proposal: Proposal) -> wire.Proposed:
     )
 
 
-def view(state: Governance, book: Book, proposal: Proposal, now_ms: int) -> wire.ProposalView:
-    """One proposal, whole."""
+def view(state: Governance, book: Book, proposal: Proposal, now_ms: int, witnessed_size: int) -> wire.ProposalView:
+    """One proposal, whole; `witnessed_size` is that of the newest checkpoint with enough cosignatures."""
+    place = book.place(proposal)
     now = rules.standing(state, book, proposal, now_ms)
     voices = rules.tally(state, proposal)
     running = now.state in RUNNING
@@ -45,6 +46,7 @@ def view(state: Governance, book: Book, proposal: Proposal, now_ms: int) -> wire
         expires_at=clock.format_ms(rules.expires_ms(state, proposal)),
         opened_seq=proposal.opened_seq,
         reason=now.reason,
+        witnessed=None if place is None else witnessed.standing(state.quorum, witnessed_size, place.seq),
     )
 
 
@@ -55,7 +57,9 @@ def tally(state: Governance, book: Book, proposal: Proposal, now_ms: int) -> wir
     return wire.Tally(have=len(voices.have), need=voices.need, state=now.state)
 
 
-def page(state: Governance, book: Book, request: wire.ListProposals, now_ms: int) -> wire.ProposalPage:
+def page(
+    state: Governance, book: Book, request: wire.ListProposals, now_ms: int, witnessed_size: int
+) -> wire.ProposalPage:
     """Proposals, newest first, from the one before `cursor` (an opening seq)."""
     before = None if request.cursor is None else _seq(request.cursor)
     shown: list[wire.ProposalView] = []
@@ -66,7 +70,7 @@ def page(state: Governance, book: Book, request: wire.ListProposals, now_ms: int
             continue
         if len(shown) == request.limit:
             return wire.ProposalPage(items=tuple(shown), cursor=str(shown[-1].opened_seq))
-        shown.append(view(state, book, proposal, now_ms))
+        shown.append(view(state, book, proposal, now_ms, witnessed_size))
     return wire.ProposalPage(items=tuple(shown), cursor=None)
 
 

@@ -7,6 +7,7 @@ import enum
 import json
 import math
 import struct
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -504,3 +505,92 @@ def test_one_changed_byte_changes_the_value_or_is_refused(value, data):
     except canonical.NotCanonical:
         return
     assert canonical.encode(other) != original
+
+
+class Inner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    word: Annotated[str, msgspec.Meta(max_length=3)]
+    maybe: str | None = None
+
+
+class Outer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    zed: tuple[Inner, ...]
+    flag: bool
+    count: Annotated[int, msgspec.Meta(ge=-canonical.MAX_INT, le=canonical.MAX_INT)]
+    table: dict[str, Inner]
+    choice: Literal["one", "two"]
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=3)
+INNERS = st.builds(Inner, word=TEXT, maybe=st.none() | TEXT)
+OUTERS = st.builds(
+    Outer,
+    zed=st.lists(INNERS, max_size=3).map(tuple),
+    flag=st.booleans(),
+    count=st.integers(-canonical.MAX_INT, canonical.MAX_INT),
+    table=st.dictionaries(TEXT, INNERS, max_size=3),
+    choice=st.sampled_from(["one", "two"]),
+)
+
+
+def recognised(data, kind=Outer):
+    """What the short way says; where it says anything, `decode` and `convert` say the same."""
+    value = canonical.Shape(kind).read(data)
+    assert value is None or value == canonical.convert(data, kind)
+    return value
+
+
+@given(OUTERS)
+def test_the_short_way_reads_what_is_canonical(value):
+    """It recognises every canonical value of a closed type, except beside characters where the two orders of keys may differ."""
+    data = canonical.of(value)
+    assert canonical.Shape(Outer).write(value) == data or max(data) >= 0xF0
+    assert recognised(data) == (value if max(data) < 0xF0 else None)
+
+
+@given(OUTERS, st.data())
+def test_the_short_way_recognises_nothing_else(value, data):
+    """Bytes changed, removed or put in: never more than the long way accepts."""
+    raw = bytearray(canonical.of(value))
+    at = data.draw(st.integers(0, len(raw) - 1))
+    raw[at : at + data.draw(st.integers(0, 2))] = data.draw(
+        st.sampled_from([b"", b" ", b"0", b".0", b"e0", b"\\u0061", b'"', b",", b'"zed":[],', b"\xff", b"null"])
+    )
+    recognised(bytes(raw))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"word":"a","word":"b"}',
+        b'{"maybe":null,"word":"a"}',
+        b'{"word": "a"}',
+        b'{"word":"\\u0061"}',
+        b'{"word":"a","maybe":"b"}',
+        b'{"word":"abcd"}',
+        b'{"other":1,"word":"a"}',
+    ],
+)
+def test_the_short_way_leaves_other_spellings_to_the_long_one(data):
+    """Doubled keys, spaces, escapes, another order, a default that is spelled out: not for it to judge."""
+    assert recognised(data, Inner) is None
+
+
+class Loose(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    number: int
+
+
+class Endless(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    next: "Endless | None"
+
+
+class Fraction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    part: float
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"), [(Loose, b'{"number":1}'), (Endless, b'{"next":null}'), (Fraction, b'{"part":0.5}')]
+)
+def test_a_type_that_says_too_little_has_no_short_way(kind, data):
+    """Integers without bounds, types within themselves, floats."""
+    assert recognised(data, kind) is None
+    assert canonical.Shape(kind).write(canonical.convert(data, kind)) == data

@@ -17,7 +17,7 @@ WRITE = catalogue.COMMANDS["memory/write"]
 
 @pytest.fixture
 def world() -> House:
-    return House()
+    return House(rate_limit=trust.RATE_LIMIT)
 
 
 @pytest.fixture

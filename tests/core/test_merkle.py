@@ -377,3 +377,21 @@ def mutate(hashes: list[bytes], how: str, data) -> list[bytes]:
     swapped = list(hashes)
     swapped[at], swapped[with_other] = hashes[with_other], hashes[at]
     return swapped
+
+
+@given(runs())
+def test_subtrees_grafted_are_the_leaves_appended(run):
+    """A run's complete subtrees, made by somebody who knows only where it begins, grow the same frontier as its leaves."""
+    first, count, _ = run
+    frontier = merkle.EMPTY.extend(LEAVES[:first])
+    grown = frontier.extend(LEAVES[first : first + count])
+    for width, peak in merkle.subtrees(first, LEAVES[first : first + count]):
+        frontier = frontier.graft(width, peak)
+    assert frontier == grown
+
+
+@pytest.mark.parametrize(("size", "width"), [(1, 2), (4, 8), (0, 3), (0, 0), (6, 4), (0, -1)])
+def test_a_subtree_that_stands_askew_is_refused(size, width):
+    """A complete subtree stands at a multiple of its width, and its width is a power of two."""
+    with pytest.raises(merkle.MerkleError):
+        merkle.EMPTY.extend(LEAVES[:size]).graft(width, ODD)

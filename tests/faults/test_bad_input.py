@@ -261,6 +261,7 @@ async def test_a_key_bound_session_without_its_proof(house, way):
     """The token alone isn't the caller."""
     token = {"Authorization": f"Bearer {house.root.client.session.token}"}
     await refused_everywhere(way, Code.PROOF_MISSING, token)
+    await refused_everywhere(way, Code.PROOF_INVALID, token | {"Sigil_Proof": ""})
     await refused_everywhere(way, Code.PROOF_INVALID, token | {"Sigil_Proof": "garbage"})
     await refused_everywhere(way, Code.PROOF_INVALID, token | {"Sigil_Proof": "A" * 17_000})
 
@@ -292,6 +293,90 @@ async def test_a_proof_of_something_else(house, way):
     head = {"Authorization": f"Bearer {opened.token}", "Sigil_Proof": ours, "Content_Type": JSON}
     answer = await way("POST", f"{PREFIX}ping", b"{}", **head)
     assert answer.problem.code is Code.PROOF_STALE
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        ("Authorization", Code.SESSION_INVALID),
+        ("Sigil-Proof", Code.PROOF_INVALID),
+        ("Idempotency-Key", Code.BAD_INPUT),
+        ("Cookie", None),
+        ("Content-Type", Code.UNSUPPORTED_MEDIA_TYPE),
+        ("X-Forwarded-For", None),
+        ("Sigil-Trace", None),
+        ("Surprise", None),
+    ],
+)
+async def test_heads_that_are_no_text(house, operator, header, code):
+    """Bytes that are no UTF-8 in a header that is read are refused by its name; in one that isn't, they are nothing."""
+    token = operator.client.session.token.encode()
+    lines = {b"authorization": b"Bearer " + token, b"content-type": JSON.encode()}
+    value = (
+        b"Bearer \xff\xfe"
+        if header == "Authorization"
+        else b"sigil_session=\xff"
+        if header == "Cookie"
+        else b"\xff\xfe"
+    )
+    answer = await raw(house, b"/api/commands/memory/write", b"{", lines | {header.lower().encode(): value})
+    if code is None:
+        assert (answer.problem.code, answer.problem.field) == (Code.BAD_INPUT, "$")
+        return
+    good = json.dumps(bad_input.good(by_name("memory/write"))).encode()
+    answer = await raw(house, b"/api/commands/memory/write", good, lines | {header.lower().encode(): value})
+    assert (answer.problem.code, answer.problem.field) == (code, header)
+
+
+@pytest.mark.parametrize(
+    ("target", "code"),
+    [
+        (b"/api/commands/\xff", Code.BAD_INPUT),
+        (b"/api/commands/ping\x00", Code.BAD_INPUT),
+        (b"/api/commands/ping?\xff=\xfe", Code.BAD_INPUT),
+        (b"/api/commands/%ff", Code.NOT_FOUND),
+        (b"/api/memory/read/%ff", Code.METHOD_NOT_ALLOWED),
+        (b"//api/commands/ping", Code.NOT_FOUND),
+        (b"http://house/api/commands/no/such", Code.NOT_FOUND),
+        (b"*", Code.BAD_INPUT),
+        (b"ping", Code.BAD_INPUT),
+    ],
+)
+async def test_targets_that_are_none(house, target, code):
+    """Whatever stands where the path belongs, the answer is a refusal."""
+    answer = await raw(house, target, b"{}", {b"content-type": JSON.encode()})
+    assert answer.problem.code is code
+
+
+@pytest.mark.parametrize("value", [b"", b" ", b"\xff", b"0" * 64, b"\xc3\xbf"])
+async def test_a_csrf_token_that_is_none(house, way, operator, value):
+    """Nothing that isn't the cookie's own token passes for it, not even what can't be read."""
+    opened = await way("POST", "/api/session/open", await login_body(house, operator), Content_Type=JSON)
+    cookie = opened.headers["Set-Cookie"].partition(";")[0].encode()
+    lines = {b"cookie": cookie, b"content-type": JSON.encode(), b"x-csrf-token": value}
+    answer = await raw(house, b"/api/commands/ping", b"{}", lines)
+    assert (answer.problem.code, answer.problem.field) == (Code.CSRF_INVALID, "x-csrf-token")
+
+
+async def raw(house, path: bytes, body: bytes, lines: Mapping[bytes, bytes]) -> Answer:
+    """A request whose head is these very bytes."""
+    host, _, port = house.address.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = {b"host": b"house", b"connection": b"close", b"content-length": str(len(body)).encode(), **lines}
+    told = b"".join(name + b": " + value + b"\r\n" for name, value in head.items())
+    writer.write(b"POST " + path + b" HTTP/1.1\r\n" + told + b"\r\n" + body)
+    await writer.drain()
+    head_bytes, _, answered = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    status, *rest = head_bytes.decode().split("\r\n")
+    headers = dict(line.split(": ", 1) for line in rest)
+    return Answer(status=int(status.split()[1]), headers=headers, body=answered)
+
+
+def by_name(name: str) -> Route:
+    """The general route of a command."""
+    return next(route for route in ROUTES if route.path == PREFIX + name)
 
 
 @pytest.mark.parametrize("name", ["no/such", "", "canon/append", "gate/refusals", "ping/", "Ping", "%70ing", "../x"])
@@ -332,7 +417,8 @@ UNKNOWN_AS_ROOT = [
     (license.REVOKE, license.RevokeLicense(license_id=ABSENT), Code.LICENSE_NOT_FOUND),
     (license.REVOKE, license.RevokeLicense(license_id="x" * 36), Code.LICENSE_NOT_FOUND),
     (license.LIST, license.ListLicenses(cursor="garbage"), Code.BAD_INPUT),
-    (license.LIST, license.ListLicenses(wait_for=10**12), Code.NOT_YET),
+    (license.LIST, license.ListLicenses(wait_for=10**12), Code.BEYOND_HEAD),
+    (quorum.PROPOSALS, quorum.ListProposals(wait_for=10**12), Code.BEYOND_HEAD),
     (quorum.COMMIT, quorum.ProposalId(proposal_id=ABSENT), Code.NOT_FOUND),
     (quorum.WITHDRAW, quorum.ProposalId(proposal_id=ABSENT), Code.NOT_FOUND),
     (quorum.DRAFT, quorum.MakeDraft(kind="no_such", payload={}), Code.KIND_UNKNOWN),

@@ -15,6 +15,7 @@ from schemathesis import checks
 from services.gateway import calls, parameters
 from services.gateway.router import Router
 from sigilcore.access import Loa
+from sigilcore.contracts.command import Admission
 from sigilcore.refusals import Refused
 from sigilrun import http
 from sigilrun.faces import openapi
@@ -61,7 +62,7 @@ class Voice(requests.auth.AuthBase):
         client = self._spare if closing else self._client
         assert client.session is not None
         sent.headers["Authorization"] = f"Bearer {client.session.token}"
-        if len(sent.headers.get(http.PROOF, "")) <= calls.MAX_TOKEN:
+        if 0 < len(sent.headers.get(http.PROOF, "-")) <= calls.MAX_TOKEN:
             sent.headers.pop(http.PROOF, None)
             if client.session.key is not None and not closing:
                 self._prove(client, sent)
@@ -74,9 +75,11 @@ class Voice(requests.auth.AuthBase):
         try:
             found = ROUTER.find(sent.method or "", path)
             command = found.route.command
-            if command is None or found.route.page:
+            if command is None or command.admission is not Admission.PERMIT:
                 return
-            if found.route.method == "GET":
+            if found.route.page:
+                signed = parameters.of_value(command, {"path": f"tile/entries/{found.fields['path']}"})
+            elif found.route.method == "GET":
                 signed = parameters.of_query(command, found.fields, query)
             else:
                 signed = parameters.of_body(command, body, found.fields, sent.headers.get(parameters.KEY_HEADER))

@@ -135,7 +135,7 @@ async def test_a_crash_before_the_stream_is_cleared_heals(machine):
     try:
         await asyncio.wait_for(ada.client.call(knowledge.USER_ERASE, asked), 20)
     except Refused as refused:
-        assert refused.code is Code.NOT_FOUND  # noqa: PT017 - it was erased by the call that was cut off, or is by this one
+        assert refused.code is Code.NOT_FOUND
     async with asyncio.timeout(20):
         while await stream_holds(machine, written.seq):
             await asyncio.sleep(0.2)

@@ -284,10 +284,10 @@ async def test_an_arrow_that_is_not_drawn_cannot_be_sent(served: testing.BusHous
     for command in catalogue.COMMANDS.values():
         if command.name in resident.asks:
             with pytest.raises(Refused):
-                await bus.call(command, b"{}", timeout_s=2)
+                await bus.call(command, b"{}", timeout_s=2, scope=("x",) * command.scopes)
         else:
             with pytest.raises(wire.Forbidden):
-                await bus.call(command, b"{}", timeout_s=2)
+                await bus.call(command, b"{}", timeout_s=2, scope=("x",) * command.scopes)
 
 
 @pytest.mark.parametrize(

@@ -827,6 +827,197 @@ async def test_a_changed_byte_is_reported_at_its_position_and_nowhere_else(house
     disk.rows[-2] = row
 
 
+# Versions
+
+
+async def versions_of(house, viewer, limit=50, **asked):
+    """All pages of a history: seqs shown, and places reported."""
+    found, corrupt, cursor = [], [], None
+    while True:
+        page = await house.canon.reading.history(viewer, canon.History(limit=limit, cursor=cursor, **asked))
+        found += [item.seq for item in page.items]
+        corrupt += [one.seq for one in page.corrupt]
+        cursor = page.cursor
+        if cursor is None:
+            return found, corrupt
+
+
+async def remembered(house, count, key="thing"):
+    """So many versions of one thing, others between them; their seqs, newest first."""
+    for number in range(count):
+        house.world.remember(house.ada, key, f"text {number}")
+        house.world.remember(house.ada, f"other-{number}")
+    await house.world.send(house.canon)
+    thing = f"mem::ada::{key}"
+    return [
+        row.seq for row in reversed(house.canon.store.disk.rows) if row.kind == "memory_block" and _key(row) == thing
+    ]
+
+
+def _key(row):
+    return msgspec.json.decode(row.payload)["key"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 50])
+async def test_a_history_shows_every_version_once_newest_first(house, limit):
+    """By kind and key, by any version's id, for a system kind by itself: page by page the same, whatever the page's size."""
+    seqs = await remembered(house, 7)
+    rows = house.canon.store.disk.rows
+    asked = {"kind": "memory_block", "key": "mem::ada::thing"}
+    assert await versions_of(house, ADA, limit, **asked) == (seqs, [])
+    assert await versions_of(house, ROOT, limit, owner="ada", **asked) == (seqs, [])
+    for seq in (seqs[0], seqs[3], seqs[-1]):
+        assert await versions_of(house, ADA, limit, id=rows[seq].id) == (seqs, [])
+    house.world.change_policy()
+    house.world.change_policy(thresholds={"memory/write": 100})
+    await house.world.send(house.canon)
+    policies = [row.seq for row in reversed(rows) if row.kind == "access_policy"]
+    assert len(policies) == 2
+    assert await versions_of(house, OBSERVER, limit, kind="access_policy") == (policies, [])
+    assert await versions_of(house, OBSERVER, limit, id=rows[policies[1]].id) == (policies, [])
+
+
+async def test_a_cursor_stays_where_it_is_while_others_write(house):
+    """New versions between two pages: the pages that follow show what they would have shown, nothing twice, nothing left out."""
+    seqs = await remembered(house, 6)
+    asked = canon.History(kind="memory_block", key="mem::ada::thing", limit=2)
+    first = await house.canon.reading.history(ADA, asked)
+    await remembered(house, 3)
+    second = await house.canon.reading.history(ADA, msgspec.structs.replace(asked, cursor=first.cursor))
+    await remembered(house, 1)
+    third = await house.canon.reading.history(ADA, msgspec.structs.replace(asked, cursor=second.cursor, limit=50))
+    assert [item.seq for page in (first, second, third) for item in page.items] == seqs
+    assert third.cursor is None
+    listed = await house.canon.reading.records(ADA, canon.ListRecords(kind="memory_block", limit=3))
+    before = {row.seq for row in house.canon.store.disk.rows if row.kind == "memory_block"}
+    await remembered(house, 2)
+    seen = [item.seq for item in listed.items]
+    while listed.cursor is not None:
+        listed = await house.canon.reading.records(
+            ADA, canon.ListRecords(kind="memory_block", limit=3, cursor=listed.cursor)
+        )
+        seen += [item.seq for item in listed.items]
+    assert seen == sorted(set(seen))
+    assert before <= set(seen)
+
+
+async def test_another_persons_history_is_not_there(house):
+    """By id, by key, with a cursor, by difference: answered exactly like a thing that never was; only root sees it."""
+    seqs = await remembered(house, 2)
+    rows, reading = house.canon.store.disk.rows, house.canon.reading
+    asked = {"kind": "memory_block", "key": "mem::ada::thing"}
+    hidden = [canon.History(id=rows[seqs[0]].id), canon.History(owner="ada", **asked), canon.History(**asked)]
+    absent = [
+        canon.History(id=ids.new()),
+        canon.History(owner="nobody", **asked),
+        canon.History(kind="document", key="none"),
+    ]
+    for viewer in (OBSERVER, MENTOR):
+        answers = [await _refusal(reading.history(viewer, request)) for request in (*hidden, *absent)]
+        assert {answer.code for answer in answers} == {Code.NOT_FOUND}
+        assert len({msgspec.json.encode(answer.answer()) for answer in answers}) == 1
+        pages = [
+            await reading.history(viewer, canon.History(owner=owner, cursor=str(seqs[0]), **asked))
+            for owner in ("ada", "nobody")
+        ]
+        assert pages[0] == pages[1]
+        assert not pages[0].items
+        answer = await _refusal(reading.diff(viewer, canon.Diff(new=rows[seqs[0]].id)))
+        assert answer.answer() == answers[0].answer()
+    assert (await reading.history(ROOT, hidden[1])).items
+
+
+async def _refusal(asking):
+    with pytest.raises(Refused) as refused:
+        await asking
+    return refused.value
+
+
+async def test_a_history_is_asked_for_in_one_way(house):
+    """Neither or both of id and kind, a user kind without key, a system kind with one, an audit kind: BAD_INPUT with the field."""
+    reading = house.canon.reading
+    audited = await _ids_of(house, "decision_batch")
+    for asked, field in (
+        ({}, "$.kind"),
+        ({"id": audited, "kind": "memory_block"}, "$"),
+        ({"kind": "memory_block"}, "$.key"),
+        ({"kind": "access_policy", "key": "x"}, "$.key"),
+        ({"kind": "access_policy", "owner": "ada"}, "$.key"),
+        ({"kind": "decision_batch"}, "$.kind"),
+        ({"kind": "nonsense"}, "$.kind"),
+        ({"id": audited}, "$.id"),
+        ({"kind": "genesis", "cursor": "x"}, "$.cursor"),
+    ):
+        refused = await _refusal(reading.history(ROOT, canon.History(**asked)))
+        assert (refused.code, refused.field) == (Code.BAD_INPUT, field), asked
+
+
+async def test_a_difference_is_of_two_versions_of_one_thing(house):
+    """Against the version before, against a named one, of the first version, of a system kind; two things have none."""
+    seqs = await remembered(house, 3)
+    rows, reading = house.canon.store.disk.rows, house.canon.reading
+    newest, middle, oldest = (rows[seq].id for seq in seqs)
+    found = await reading.diff(ADA, canon.Diff(new=newest))
+    assert (found.old_seq, found.new_seq) == (seqs[1], seqs[0])
+    assert canon.Differs(path="$.text", old="text 1", new="text 2") in found.lines
+    assert {line.path.split(".")[1] for line in found.lines} == {"text", "request"}
+    assert found == await reading.diff(ADA, canon.Diff(new=newest, old=middle))
+    back = await reading.diff(ADA, canon.Diff(new=oldest, old=newest))
+    assert canon.Differs(path="$.text", old="text 2", new="text 0") in back.lines
+    first = await reading.diff(ADA, canon.Diff(new=oldest))
+    assert first.old_seq is None
+    assert canon.Differs(path="$.owner", old=None, new="ada") in first.lines
+    house.world.change_policy()
+    house.world.change_policy(thresholds={"memory/write": 100})
+    await house.world.send(house.canon)
+    policy = next(row.id for row in reversed(rows) if row.kind == "access_policy")
+    changed = await reading.diff(OBSERVER, canon.Diff(new=policy))
+    assert [(line.path, line.new) for line in changed.lines] == [('$.policy.thresholds["memory/write"]', 100)]
+    other = next(row.id for row in rows if row.kind == "memory_block" and _key(row) == "mem::ada::other-0")
+    audited = await _ids_of(house, "decision_batch")
+    for asked, field in (
+        (canon.Diff(new=newest, old=other), "$.old"),
+        (canon.Diff(new=newest, old=policy), "$.old"),
+        (canon.Diff(new=audited), "$.new"),
+    ):
+        refused = await _refusal(reading.diff(ROOT, asked))
+        assert (refused.code, refused.field) == (Code.BAD_INPUT, field)
+
+
+async def test_a_version_that_was_changed_is_reported_and_the_others_are_shown(house):
+    """A byte of one version: history tells its place and shows the rest, on whatever page; a difference with it is refused."""
+    seqs = await remembered(house, 5)
+    disk = house.canon.store.disk
+    row = disk.rows[seqs[2]]
+    disk.rows[seqs[2]] = msgspec.structs.replace(row, payload=row.payload.replace(b"text 2", b"text 9"))
+    disk.ids[row.id] = disk.rows[seqs[2]]
+    fresh = memory.reading.Reading(house.canon.store, lambda: house.canon.writer.state, house.world.log_key)
+    house.canon.reading = fresh
+    for limit in (1, 2, 3, 50):
+        found = await versions_of(house, ADA, limit, kind="memory_block", key="mem::ada::thing")
+        assert found == ([seq for seq in seqs if seq != seqs[2]], [seqs[2]])
+    for asked in (canon.Diff(new=row.id), canon.Diff(new=disk.rows[seqs[1]].id)):
+        refused = await _refusal(fresh.diff(ADA, asked))
+        assert (refused.code, refused.detail) == (Code.CORRUPT_RECORD, {"seq": seqs[2]})
+    disk.rows[seqs[2]] = disk.ids[row.id] = row
+
+
+@pytest.mark.parametrize("limit", [1, 2, 50])
+async def test_a_version_that_was_hidden_is_missed(house, limit):
+    """Somebody who takes a version out of its thing is found out by the one after it, which names it."""
+    seqs = await remembered(house, 4)
+    disk = house.canon.store.disk
+    row = disk.rows[seqs[2]]
+    disk.rows[seqs[2]] = msgspec.structs.replace(row, thing=None)
+    found = await versions_of(house, ADA, limit, kind="memory_block", key="mem::ada::thing")
+    assert found == ([seq for seq in seqs if seq != seqs[2]], [seqs[1]])
+    oldest = disk.rows[seqs[3]]
+    disk.rows[seqs[3]] = msgspec.structs.replace(oldest, thing=None)
+    found = await versions_of(house, ADA, limit, kind="memory_block", key="mem::ada::thing")
+    assert found == (seqs[:2], [seqs[1]])
+    disk.rows[seqs[2]], disk.rows[seqs[3]] = row, oldest
+
+
 def test_a_call_knows_which_records_stand_together(house):
     """Audit and system stand or fall whole; user alone."""
     assert rules.open_call(canon.Append(records=tuple(chained(house.world, 2)))).whole

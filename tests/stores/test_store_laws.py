@@ -33,8 +33,8 @@ class Bench:
         while len(self.house.log) < self.size + count:
             self.house.remember(self.ada, f"key-{len(self.house.log) % 5}")
         return tuple(
-            laws.row_of(record.check(signed), seq)
-            for seq, signed in enumerate(self.house.log[self.size : self.size + count], self.size)
+            laws.row_of(checked, seq, laws.thing_of(checked))
+            for seq, checked in enumerate(map(record.check, self.house.log[self.size : self.size + count]), self.size)
         )
 
     def batch(self, count, **changes):
@@ -213,6 +213,20 @@ async def test_a_page_is_bounded_in_bytes_and_never_empty_for_it(bench):
     assert await one.rows(Query(first=0, end=30, limit=30, max_bytes=one_row + 1)) == list(rows[:2])
 
 
+async def test_versions_come_newest_first_within_their_bounds(bench):
+    """Of a thing and of a system kind, below any seq, within a number and about so many bytes."""
+    one = await bench.make()
+    await one.open()
+    rows = (await bench.write(one, 90)).rows
+    things = {row.thing for row in rows if row.thing is not None}
+    for of in (*things, "genesis", "access_policy", "memory_block", bytes(16)):
+        chosen = [row for row in reversed(rows) if row.thing == of or (row.space == "system" and row.kind == of)]
+        assert list(await one.versions(of, 90, 500, 1 << 30)) == chosen
+        assert list(await one.versions(of, 90, 3, 1 << 30)) == chosen[:3]
+        assert list(await one.versions(of, 90, 500, 1)) == chosen[:1]
+        assert list(await one.versions(of, 40, 500, 1 << 30)) == [row for row in chosen if row.seq < 40]
+
+
 async def test_single_rows_are_found_by_id_and_hash(bench):
     """Ids and hashes name their rows; strange ones name none."""
     one = await bench.make()
@@ -237,3 +251,35 @@ def _plainly(rows, query):
         and (query.until_ms is None or row.ts_ms < query.until_ms)
     ]
     return chosen[: query.limit]
+
+
+def line(key, text=b"a line"):
+    return laws.Cosignature(key=bytes([key]) * 32, line=text)
+
+
+async def test_the_first_line_of_a_key_stays(bench):
+    """Lines are added to a checkpoint that is there; the same key's second one, and one for no checkpoint, change nothing."""
+    one = await bench.make()
+    await one.open()
+    await bench.write(one, 3)
+    await one.cosign(3, [line(1), line(2)])
+    await one.cosign(3, [line(1, b"another line"), line(3)])
+    await one.cosign(2, [line(1)])
+    assert sorted((found.key[0], found.line) for found in await one.cosignatures(3)) == [
+        (1, b"a line"),
+        (2, b"a line"),
+        (3, b"a line"),
+    ]
+    assert await one.cosignatures(2) == []
+
+
+async def test_the_newest_marks_of_checkpoints_that_are_there(bench):
+    """Marks come back largest first and bounded; again, and for no checkpoint, changes nothing."""
+    one = await bench.make()
+    await one.open()
+    for _ in range(3):
+        await bench.write(one, 2)
+    for size in (4, 2, 4, 3, 6, 8):
+        await one.mark_witnessed(size)
+    assert list(await one.witnessed(10)) == [6, 4, 2]
+    assert list(await one.witnessed(2)) == [6, 4]

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 
 
 class Loa(enum.StrEnum):
-    """A level of access; compare with `includes`, never by spelling."""
+    """A level of access; compare with `includes`, never by spelling. `rung` is the height on the ladder, guest 0 to root 4."""
+
+    rung: int
 
     GUEST = "guest"
     OBSERVER = "observer"
@@ -17,17 +19,13 @@ class Loa(enum.StrEnum):
     MENTOR = "mentor"
     ROOT = "root"
 
-    @property
-    def rung(self) -> int:
-        """Height on the ladder, guest 0 to root 4."""
-        return _LADDER.index(self)
-
     def includes(self, other: "Loa") -> bool:
         """True if a caller at this level may do what asks for `other`."""
         return self.rung >= other.rung
 
 
-_LADDER = tuple(Loa)
+for _height, _loa in enumerate(Loa):
+    _loa.rung = _height
 
 
 def in_scope(scope: Iterable[str], command: str) -> bool:

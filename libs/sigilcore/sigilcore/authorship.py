@@ -1,6 +1,7 @@
 """Who signed a record, checked by its place alone: for readers who see some kinds of a log and the records that govern it.
 
-They can't recompute the tree, nor see the decisions that admitted what they read. What they can hold a record to is the fold of what governs:
+They can't recompute the tree, nor see the decisions that admitted what they read. What they can hold a record to is the fold of what
+governs:
 
 - the key could speak there: it had its role since before this place, and until it or later;
 - the key could speak of this kind: Root of `system`, an instance of an author of the kind, the service itself where the kind says so, or

@@ -143,7 +143,7 @@ def _is_closed(info: inspect.Type, inside: tuple[type, ...]) -> bool:
             return issubclass(info.cls, str)
         case inspect.IntType():
             low, high = info.ge, info.le
-            return low is not None and high is not None and -MAX_INT <= low and high <= MAX_INT
+            return low is not None and high is not None and low >= -MAX_INT and high <= MAX_INT
         case inspect.VarTupleType() | inspect.ListType():
             return _is_closed(info.item_type, inside)
         case inspect.DictType():

@@ -5,6 +5,7 @@ a count of milliseconds and are refused too.
 """
 
 import datetime as dt
+import functools
 import re
 import time
 from typing import Protocol
@@ -25,6 +26,7 @@ def format_ms(ms: int) -> str:
     return (_EPOCH + ms * _MS).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
+@functools.lru_cache(maxsize=4096)  # a record's moments are asked several times, a licence's by every decision
 def parse_ms(text: str) -> int:
     """Text as milliseconds since 1970; raises ValueError for any other spelling or a moment that doesn't exist."""
     if _FORM.fullmatch(text) is None:

@@ -174,12 +174,14 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     if command is None:
         return [f"command: {chain.command!r} is not declared"]
     differences = [] if chain.trust is None else _arithmetic(chain, chain.trust)
-    if _overtaken(state, chain):
+    if overtaken(state, chain):
         stale = chain.verdict is Verdict.ALLOW
         return [*differences, "as_of: allowed by a licence, policy or model that had changed"] if stale else differences
     again = _reason(state, _facts_of(chain, command), chain.trust)
     if chain.trust is not None:
         differences += _declared(chain.trust.features, command, again.audit.loa)
+    if chain == again:
+        return differences
     for field in ReasoningChain.__struct_fields__:
         recorded, recomputed = getattr(chain, field), getattr(again, field)
         if recorded != recomputed:
@@ -326,7 +328,8 @@ def _facts_of(chain: ReasoningChain, command: Command[Any, Any]) -> Facts:
     )
 
 
-def _overtaken(state: Governance, chain: ReasoningChain) -> bool:
+def overtaken(state: Governance, chain: ReasoningChain) -> bool:
+    """True if the licence, the policy or the model moved after the chain was judged."""
     entry = state.issued(chain.audit.licence)
     licence_seq = -1 if entry is None else entry.changed_seq
     return max(state.model_seq, state.policy_seq, licence_seq) >= chain.as_of

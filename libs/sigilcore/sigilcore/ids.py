@@ -9,7 +9,10 @@ import re
 
 import uuid_utils
 
-_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+PATTERN = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+"""The one spelling, for schemas."""
+
+_ID = re.compile(PATTERN)
 
 
 def new() -> str:

@@ -14,7 +14,6 @@ Example::
     leaf = merkle.leaf_hash(checked.leaf)
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -98,12 +97,9 @@ class PlacedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 _HEADER = canonical.Shape(Header)
 _CORE = canonical.Shape(Core)
-
-
-@functools.cache
-def _shape(kind: type[T]) -> canonical.Shape[T]:
-    """The short way for a kind's payload; one a kind, made when it is first met."""
-    return canonical.Shape(kind)
+_PAYLOADS: dict[type, canonical.Shape[Any]] = {
+    kind.payload: canonical.Shape(kind.payload) for kind in records.REGISTRY.values()
+}
 
 
 class Checked(msgspec.Struct, frozen=True, kw_only=True):
@@ -308,7 +304,7 @@ def witness(signed: SignedRecord, witness_id: str, signer: signing.Signer) -> Wi
 
 
 def _canonical(data: bytes, kind: type[T], field: str, max_bytes: int) -> T:
-    value = _shape(kind).read(data, max_bytes=max_bytes)
+    value: T | None = _PAYLOADS[kind].read(data, max_bytes=max_bytes)
     if value is not None:
         return value
     try:

@@ -1,25 +1,37 @@
 """Replay: a whole ledger judged again from its records alone, against pinned fingerprints.
 
 For every record in order: gap-free seq, its own bytes, its tenant, whether its key could speak there, its signature, the quorum and
-witness set of that position, the chain of its key or thing, the decision that admits it and that this decision admitted nothing else,
-and for every decision the licence, the logit and the verdict. At the end the tree's root against the signed checkpoint. The code that
-admits is the code that replays, so the two can't drift apart; what is added here is what the writer knows and a reader must find
-again: decisions used, things' heads, positions.
+witness set of that position, the chain of its key or thing, the decision that admits it and that this decision admitted nothing else; for
+every decision the licence, the logit, the verdict, and that its rate is at least what the decisions before it show; for every beat the
+count of its instance's records. At the end the tree's root against the signed checkpoint. The code that admits is the code that replays,
+so the two can't drift apart; what a reader must remember to say the rest is in `places`.
 
-Asserted, not recomputed: time (a record's own `ts` stands for the writer's clock) and what came of the erased or unrecorded parameters
-(entropy, length). Erased payloads keep their place, hash, signature and proof, and each must be named by an erasure (`erasure.Chains`);
-what stood in them is not judged again.
+What is pinned (`Pins`) comes from elsewhere: two fingerprints, genesis and the seal, so that neither the founding nor the first quorum
+can be put in place of another; and how far the log had come, so that a tail can't be cut unseen.
+
+`step` judges one record by itself and is the reference. `absorb` takes what a `vouch.Voucher` found of a run and asks each record's place
+only; wherever anything is not in order, that record is judged by `step`, so both ways stop at the same record for the same reason.
+
+Asserted, not recomputed (`ASSERTED`): time, since a record's own `ts` stands for the writer's clock, and what the gate saw of a call and
+didn't keep. Erased payloads keep their place, hash, signature and proof; what stood in them is not judged again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
-from sigilcore import admission, checkpoint, clock, decision, erasure, gate, governance, merkle, note, record
-from sigilcore.admission import DecisionRow
-from sigilcore.contracts import catalogue
-from sigilcore.records import audit
+from sigilcore import admission, checkpoint, governance, merkle, note, places, record, vouch, witnessed
+from sigilcore.records import system
 from sigilcore.refusals import Code, Refused
+
+ASSERTED: Final = (
+    "time",
+    "entropy and length of parameters",
+    "standing",
+    "how a session was proven",
+)
+_LEAVES: Final = 256  # leaf hashes held before the tree takes them together
 
 
 class Diverged(Exception):  # noqa: N818 - an answer: the ledger stops agreeing here
@@ -33,147 +45,208 @@ class Diverged(Exception):  # noqa: N818 - an answer: the ledger stops agreeing 
         self.reason = reason
 
 
+class Pins(msgspec.Struct, frozen=True, kw_only=True):
+    """What the reader knows beforehand. Without a fingerprint the one found is taken on trust.
+
+    `genesis`: the hash of record 0. `seal`: the hash of the first `quorum_policy`. `checkpoint`: a signed checkpoint seen earlier, which
+    the log must continue. `size`: how many records the log has at least.
+    """
+
+    genesis: str | None = None
+    seal: str | None = None
+    checkpoint: bytes | None = None
+    size: int = 0
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What was recomputed."""
+    """What was recomputed; `pinned` names the fingerprints that were given, `asserted` what nobody can recompute."""
 
     records: int
     decisions: int
     effects: int
+    erased: int
     genesis: str
+    seal: str | None
+    pinned: tuple[str, ...]
     root: str
     origin: str
-
-
-class _Use(msgspec.Struct):
-    """Where a decision was used: one call's records stand together."""
-
-    row: DecisionRow
-    last_seq: int
+    cosigned: witnessed.Standing
+    asserted: tuple[str, ...] = ASSERTED
 
 
 class Replay:
-    """Feed it every record in order, then the checkpoint."""
+    """Feed it every record in order, one by one or in runs, then the checkpoint."""
 
-    def __init__(self, pinned_genesis: str | None = None) -> None:
-        """Without a pin, the first genesis found is taken on trust."""
+    def __init__(self, pins: Pins | None = None) -> None:
+        """Nothing is known before genesis."""
         self.state = governance.Governance()
-        self._pinned = pinned_genesis
-        self._size = 0
+        self.size = 0
+        self._pins = pins or Pins()
+        self._places = places.Places()
+        self._seal: str | None = None
         self._decisions = 0
         self._effects = 0
-        self._frontier = merkle.Frontier(0, ())
-        self._ids: dict[str, int] = {}
-        self._chains = erasure.Chains()
-        self._rows: dict[tuple[str, int], DecisionRow] = {}
-        self._by_effect: dict[str, tuple[str, int]] = {}
-        self._used: dict[tuple[str, int], _Use] = {}
+        self._erased = 0
+        self._frontier = merkle.EMPTY
+        self._leaves: list[bytes] = []
+        self._pinned: checkpoint.Checkpoint | None = None
 
     def step(self, placed: record.PlacedRecord) -> record.Checked:
         """Judge one record; raises `Diverged`."""
-        seq = placed.seq
-        if seq != self._size:
-            raise Diverged(seq, "REPLAY", f"expected seq {self._size}")
-        try:
-            checked = record.check_placed(placed)
-            self._admit(seq, checked)
-        except Refused as refusal:
-            raise Diverged(seq, refusal.code, refusal.message) from refusal
-        self._frontier = self._frontier.append(merkle.leaf_hash(checked.leaf))
-        self._size += 1
+        checked = self._judge(placed)
+        self._leaves.append(merkle.leaf_hash(checked.leaf))
+        if len(self._leaves) >= _LEAVES or self._at_pinned_size():
+            self._grow()
         return checked
 
+    def absorb(self, run: vouch.Run, lines: Sequence[bytes]) -> None:
+        """Judge a run of records: those vouched for by their place, the others by `step`.
+
+        Raises:
+            Diverged: as `step` would.
+            msgspec.DecodeError: a line can't be read.
+
+        """
+        whole = run.first == self.size and len(run.entries) == len(lines)
+        if not whole or not run.subtrees or self._pinned_within(len(lines)):
+            for line in lines:
+                self.step(vouch.LINE.decode(line))
+            return
+        self._grow()
+        for entry, line in zip(run.entries, lines, strict=True):
+            if entry is not None and self._places.fits(self.size, entry, self.state.chains):
+                self._remember(entry)
+            else:
+                checked = self._judge(vouch.LINE.decode(line))
+                # Else vouchers elsewhere would have judged without it.
+                assert vouch.governs(line) == checked.kind.governs, "a governing record was read in two ways"
+        for width, peak in run.subtrees:
+            self._frontier = self._frontier.graft(width, peak)
+        self._at_pinned_size()
+
     def finish(self, signed_checkpoint: bytes) -> Report:
-        """Hold the recomputed tree to the signed checkpoint, and every missing payload to its erasure; raises `Diverged`."""
-        missing = self._chains.unexplained()
+        """Hold the recomputed tree to the signed checkpoint, and both to what was pinned; raises `Diverged`."""
+        self._grow()
+        if not self.state.bootstrapped:
+            raise Diverged(0, "REPLAY", "there is no record, and no genesis")
+        opened = self._open(signed_checkpoint, "checkpoint")
+        if opened.size != self.size:
+            raise Diverged(self.size, "REPLAY", f"the checkpoint has size {opened.size}, the records {self.size}")
+        if opened.root != self._frontier.root():
+            raise Diverged(self.size, "REPLAY", "the checkpoint's root is not these records' root")
+        missing = self._places.unexplained()
         if missing is not None:
             raise Diverged(missing, "REPLAY", "its payload is missing, and no erasure names it")
+        least = max(self._pins.size, 0 if self._pinned is None else self._pinned.size)
+        if self.size < least:
+            raise Diverged(self.size, "REPLAY", f"the log had {least} records when it was pinned, here are {self.size}")
+        if self._pins.seal is not None and self._seal is None:
+            raise Diverged(self.size, "REPLAY", "a seal is pinned, and this log was never sealed")
+        return self._report(opened, signed_checkpoint)
+
+    def _report(self, opened: checkpoint.Checkpoint, signed_checkpoint: bytes) -> Report:
+        key = note.VerifierKey.parse(self.state.log_key)
         try:
-            opened = checkpoint.open_signed(signed_checkpoint, note.VerifierKey.parse(self.state.log_key))
+            covered = witnessed.opened(signed_checkpoint, self.state.quorum, key)
         except note.NoteError as error:
-            raise Diverged(self._size, "REPLAY", f"checkpoint: {error}") from error
-        if opened.size != self._size:
-            raise Diverged(self._size, "REPLAY", f"the checkpoint has size {opened.size}, the records {self._size}")
-        if opened.root != self._frontier.root():
-            raise Diverged(self._size, "REPLAY", "the checkpoint's root is not these records' root")
+            raise Diverged(self.size, "REPLAY", f"checkpoint: {error}") from error
         return Report(
-            records=self._size,
+            records=self.size,
             decisions=self._decisions,
             effects=self._effects,
+            erased=self._erased,
             genesis=self.state.genesis_hash,
+            seal=self._seal,
+            pinned=tuple(name for name in ("genesis", "seal") if getattr(self._pins, name) is not None),
             root=opened.root.hex(),
             origin=opened.origin,
+            cosigned=witnessed.standing(self.state.quorum, 0 if covered is None else covered.size, self.size - 1),
         )
 
-    def _admit(self, seq: int, checked: record.Checked) -> None:
-        core, version = checked.core, erasure.version_of(checked)
-        if core.id in self._ids:
-            raise Refused(Code.ID_TAKEN, f"the id stands at seq {self._ids[core.id]} already")
+    def _judge(self, placed: record.PlacedRecord) -> record.Checked:
+        seq = placed.seq
+        if seq != self.size:
+            raise Diverged(seq, "REPLAY", f"expected seq {self.size}")
+        try:
+            checked = record.check_placed(placed)
+            self._places.check_id(checked.core.id)
+            link = self._admit(seq, checked)
+            entry = places.entry(self.state, checked, seq, link)
+            self._places.check(entry)
+        except Refused as refusal:
+            raise Diverged(seq, refusal.code, refusal.message) from refusal
+        self.state.apply(seq, checked)
+        self._remember(entry)
+        if seq == 0:
+            self._open_pinned()
+        return checked
+
+    def _admit(self, seq: int, checked: record.Checked) -> str | None:
+        """Judge a record against the log; returns the decision that admits it, if it takes one. Raises `Refused`."""
         if seq == 0:
             admission.check_genesis(checked)
-            if self._pinned is not None and checked.header.hash != self._pinned:
+            if self._pins.genesis not in {None, checked.header.hash}:
                 raise Refused(Code.RECORD_INVALID, "genesis is not the pinned one")
-        else:
-            admission.admit(
-                self.state,
-                checked,
-                now_ms=clock.parse_ms(core.ts),
-                decided=self._decided(seq, checked),
-                thing_head=None if version is None else self._chains.head(version),
-            )
-        if version is not None:
-            self._chains.check(version)
-        self._recompute(checked)
-        self.state.apply(seq, checked)
-        self._remember(seq, checked)
-        if version is not None:
-            self._chains.put(seq, version)
-
-    def _decided(self, seq: int, checked: record.Checked) -> DecisionRow | None:
-        """The row of this record's decision; marked used unless it is the same call's next record."""
-        place = self._place(checked)
-        row = None if place is None else self._rows.get(place)
-        if row is None or place is None:
             return None
-        use = self._used.get(place)
-        if use is not None and use.last_seq != seq - 1:
-            return msgspec.structs.replace(row, used_by=use.row.used_by)
-        first = checked.core.id if use is None else use.row.used_by
-        self._used[place] = _Use(row=msgspec.structs.replace(row, used_by=first), last_seq=seq)
-        self._effects += 1
-        return row
+        link = self._places.link(checked)
+        decided = self._places.decided(seq, link)
+        head = self._places.head(checked) if checked.core.space == "user" else None
+        vouch.judge(self.state, seq, checked, decided=decided, thing_head=head)
+        if isinstance(checked.payload, system.QuorumPolicy) and self._seal is None:
+            if self._pins.seal not in {None, checked.header.hash}:
+                raise Refused(Code.RECORD_INVALID, "the seal is not the pinned one")
+            self._seal = checked.header.hash
+        return None if decided is None else link
 
-    def _place(self, checked: record.Checked) -> tuple[str, int] | None:
-        if not checked.kind.effect:
-            return None
-        ref = admission.decision_ref(checked)
-        if ref is not None:
-            return ref.record, ref.index
-        return self._by_effect.get(checked.core.id)
+    def _remember(self, entry: places.Entry) -> None:
+        self._places.put(self.size, entry)
+        if entry.key is not None:
+            self.state.continue_chain(entry.key, entry.hash)
+        self._decisions += len(entry.calls)
+        self._effects += entry.link is not None
+        self._erased += entry.thing == b""
+        self.size += 1
 
-    def _recompute(self, checked: record.Checked) -> None:
-        if not isinstance(checked.payload, audit.DecisionBatch):
-            return
-        for index, frozen in enumerate(checked.payload.decisions):
-            if not decision.intact(frozen):
-                raise Refused(Code.RECORD_INVALID, f"decision {index} was changed after it was frozen")
-            differences = gate.recompute(self.state, frozen.chain, catalogue.COMMANDS.get(frozen.chain.command))
-            if differences:
-                raise Refused(Code.RECORD_INVALID, f"decision {index}: {differences[0]}")
-            self._decisions += 1
+    # The tree.
 
-    def _remember(self, seq: int, checked: record.Checked) -> None:
-        self._ids[checked.core.id] = seq
-        for row in admission.decisions_of(checked, seq):
-            self._rows[row.record, row.index] = row
-            if row.effect is not None:
-                self._by_effect[row.effect] = (row.record, row.index)
+    def _grow(self) -> None:
+        self._frontier = self._frontier.extend(self._leaves)
+        self._leaves.clear()
+
+    def _open(self, signed: bytes, what: str) -> checkpoint.Checkpoint:
+        try:
+            return checkpoint.open_signed(signed, note.VerifierKey.parse(self.state.log_key))
+        except note.NoteError as error:
+            raise Diverged(self.size, "REPLAY", f"{what}: {error}") from error
+
+    def _open_pinned(self) -> None:
+        if self._pins.checkpoint is not None:
+            self._pinned = self._open(self._pins.checkpoint, "the pinned checkpoint")
+
+    def _pinned_within(self, count: int) -> bool:
+        """True if the pinned root must be looked at before the end of these records; at genesis it isn't known yet."""
+        if self._pinned is None:
+            return self.size == 0 and self._pins.checkpoint is not None
+        return self.size < self._pinned.size < self.size + count
+
+    def _at_pinned_size(self) -> bool:
+        """Hold the tree to the pinned checkpoint where that stood; raises `Diverged`."""
+        if self._pinned is None or self.size != self._pinned.size:
+            return False
+        self._grow()
+        if self._frontier.root() != self._pinned.root:
+            raise Diverged(self.size, "REPLAY", "these records are not the ones that the pinned checkpoint covers")
+        return True
 
 
 def replay(
-    records: Iterable[record.PlacedRecord], signed_checkpoint: bytes, pinned_genesis: str | None = None
+    records: Iterable[record.PlacedRecord],
+    signed_checkpoint: bytes,
+    pinned_genesis: str | None = None,
+    pins: Pins | None = None,
 ) -> Report:
-    """Judge a whole ledger again; raises `Diverged` at the first position that doesn't follow."""
-    machine = Replay(pinned_genesis)
+    """Judge a whole ledger again, one record after the other; raises `Diverged` at the first position that doesn't follow."""
+    machine = Replay(pins or Pins(genesis=pinned_genesis))
     for placed in records:
         machine.step(placed)
     return machine.finish(signed_checkpoint)

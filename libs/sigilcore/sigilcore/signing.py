@@ -6,6 +6,7 @@ malformed key or signature with False; nothing a stranger sends makes it raise.
 """
 
 import binascii
+import functools
 from typing import Protocol
 
 import nacl.bindings
@@ -83,6 +84,7 @@ class Ed25519Signer:
         return f"Ed25519Signer({self._key_id})"
 
 
+@functools.lru_cache(maxsize=1024)  # few keys speak often
 def key_id(public: bytes) -> str:
     """The first 32 hex digits of SHA-256(raw public key)."""
     return digest.sha256_hex(public)[:32]

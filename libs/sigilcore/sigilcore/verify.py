@@ -9,6 +9,10 @@ steps go down the page; the first that fails is the answer, and none is taken af
 4. the log signed the checkpoint, and the record is in its tree
 5. the author's key could speak: Root and the witnesses before it, or a service that introduced this instance, or a licence's owner
 6. the author signed exactly these bytes
+7. if a policy is given: the cosigners that it asks for signed the checkpoint
+
+Of a system record step 5 also says whether it is witnessed, by the log's own policy as far as the bundle shows it. Until then it is
+committed, and a log that shows somebody else another history isn't found out by this bundle.
 
 What a bundle doesn't show, and `sigil audit replay` does: that the decision it links was right, and that nothing was left out.
 """
@@ -17,7 +21,19 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sigilcore import admission, canonical, digest, governance, merkle, note, record, signing, tlog_proof
+from sigilcore import (
+    admission,
+    canonical,
+    digest,
+    governance,
+    merkle,
+    note,
+    record,
+    signing,
+    tlog_policy,
+    tlog_proof,
+    witnessed,
+)
 from sigilcore.contracts.canon import Bundle
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
@@ -32,6 +48,7 @@ STEPS = (
     "the author's key could speak",
     "the author signed these bytes",
 )
+POLICY_STEP = "the cosigners of the policy signed the checkpoint"
 
 
 class Unreadable(ValueError):  # noqa: N818 - names the input
@@ -55,8 +72,10 @@ def read(data: bytes) -> Bundle:
         raise Unreadable(str(error)) from error
 
 
-def verify(bundle: Bundle, pinned_genesis: str | None = None) -> tuple[Result, ...]:
-    """Take the steps; without a pin, step 2 says which genesis it took on trust."""
+def verify(
+    bundle: Bundle, pinned_genesis: str | None = None, policy: tlog_policy.Policy | None = None
+) -> tuple[Result, ...]:
+    """Take the steps; without a pin, step 2 says which genesis it took on trust; without a policy there is no step 7."""
     held: list[str] = [f"format {bundle.format}"]
     reason = ""
     try:
@@ -66,11 +85,13 @@ def verify(bundle: Bundle, pinned_genesis: str | None = None) -> tuple[Result, .
         public = _author(bundle, checked, genesis, held)
         record.verify_author(checked.header, checked.core_bytes, public)
         held.append(f"key {checked.header.key_id}")
+        if policy is not None:
+            held.append(_cosigned(bundle, genesis, policy))
     except Refused as refusal:
         reason = refusal.message
     except note.NoteError as error:
         reason = str(error)
-    return _results(held, reason)
+    return _results(STEPS if policy is None else (*STEPS, POLICY_STEP), held, reason)
 
 
 def verified(results: Sequence[Result]) -> bool:
@@ -144,8 +165,10 @@ def _author(bundle: Bundle, checked: record.Checked, genesis: record.Checked, he
         state.apply(seq, step)
     if checked.core.space == "system":
         have = check_quorum(state, checked)
-        held.append(f"Root and {len(have)} of {state.need(checked.core.kind)} witnesses: {', '.join(sorted(have))}")
-        return bytes.fromhex(state.root.key)
+        voices = f"Root and {len(have)} of {state.need(checked.core.kind)} witnesses: {', '.join(sorted(have))}"
+        root = bytes.fromhex(state.root.key)
+        held.append(voices + _standing(bundle, state, checked))
+        return root
     return _speaker(state, checked, held)
 
 
@@ -178,14 +201,33 @@ def _speaker(state: governance.Governance, checked: record.Checked, held: list[s
     raise Refused(Code.KEY_NOT_ALLOWED, f"nothing in the evidence lets key {key_id} speak")
 
 
-def _results(held: Sequence[str], reason: str) -> tuple[Result, ...]:
+def _cosigned(bundle: Bundle, genesis: record.Checked, policy: tlog_policy.Policy) -> str:
+    """The policy's word on the checkpoint; a policy that names no log takes the one that genesis names."""
+    signed_note = tlog_proof.parse(bundle.proof.encode()).checkpoint
+    verdict = tlog_policy.judge(policy, signed_note, [note.VerifierKey.parse(genesis.payload.log)])
+    if not verdict.satisfied:
+        raise Refused(Code.QUORUM_NOT_SATISFIED, verdict.reason)
+    return verdict.reason
+
+
+def _standing(bundle: Bundle, state: governance.Governance, checked: record.Checked) -> str:
+    """Whether enough cosigners signed the checkpoint, by the policy that stands with this record."""
+    state.apply(len(bundle.evidence) + 1, checked)
+    if not witnessed.needed(state.quorum):
+        return ""
+    proof = tlog_proof.parse(bundle.proof.encode())
+    opened = witnessed.opened(proof.checkpoint, state.quorum, note.VerifierKey.parse(state.log_key))
+    return "; committed, not yet witnessed" if opened is None else "; witnessed"
+
+
+def _results(steps: Sequence[str], held: Sequence[str], reason: str) -> tuple[Result, ...]:
     rows: list[tuple[bool | None, str]] = [(True, detail) for detail in held]
     if reason:
         rows.append((False, reason))
-    rows += [(None, "not taken")] * (len(STEPS) - len(rows))
+    rows += [(None, "not taken")] * (len(steps) - len(rows))
     return tuple(
         Result(number=number, name=name, ok=ok, detail=detail)
-        for number, (name, (ok, detail)) in enumerate(zip(STEPS, rows, strict=True), 1)
+        for number, (name, (ok, detail)) in enumerate(zip(steps, rows, strict=True), 1)
     )
 
 

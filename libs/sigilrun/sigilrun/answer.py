@@ -57,6 +57,17 @@ async def unguarded(incoming: Incoming, handler: Handler) -> msgspec.Struct:
     return await handler(incoming)
 
 
+class Presence(msgspec.Struct, kw_only=True):
+    """How a service shows itself on the bus, for the service to say.
+
+    `trouble`: what keeps it from doing all that it is for, as its PING and so /readyz tell it. `queue`: the group whose members share its
+    calls, all of the resident unless said; groups of their own hear each call, so one that hangs takes none from the others.
+    """
+
+    trouble: str | None = None
+    queue: str | None = None
+
+
 class Tally(msgspec.Struct, kw_only=True):
     """What STATS says of one command."""
 
@@ -69,9 +80,18 @@ class Tally(msgspec.Struct, kw_only=True):
 class Answering:
     """The commands of one resident, being answered. Made by `Bus.serve`."""
 
-    def __init__(self, bus: "Bus", resident: str, handlers: Mapping[Command[Any, Any], Handler], seam: Seam) -> None:
+    def __init__(
+        self,
+        bus: "Bus",
+        resident: str,
+        handlers: Mapping[Command[Any, Any], Handler],
+        seam: Seam,
+        presence: Presence | None = None,
+    ) -> None:
         """Nothing is heard yet."""
         self.state = "starting"  # told in PING's metadata: starting, waiting for genesis, serving, stopping
+        self._presence = presence or Presence()
+        self._queue = self._presence.queue or resident
         self._bus = bus
         self._resident = resident
         self._handlers = {command: handlers[command] for command in sorted(handlers, key=lambda c: c.name)}
@@ -93,7 +113,7 @@ class Answering:
             for tail in ("", f".{self._resident}", f".{self._resident}.{self._instance}"):
                 self._stops.append(await self._bus.subscribe(f"$SRV.{verb}{tail}", self._tell))
         for command in self._handlers:
-            self._stops.append(await self._bus.subscribe(command.heard, self._hearing(command), queue=self._resident))
+            self._stops.append(await self._bus.subscribe(command.heard, self._hearing(command), queue=self._queue))
         await self._bus.flush()
 
     async def stop(self) -> None:
@@ -216,7 +236,7 @@ class Answering:
             {
                 "name": _endpoint(command),
                 "subject": command.heard,
-                "queue_group": self._resident,
+                "queue_group": self._queue,
                 "metadata": {"command": command.name, "admission": command.admission.value},
             }
             for command in self._handlers
@@ -228,7 +248,7 @@ class Answering:
             {
                 "name": _endpoint(command),
                 "subject": command.heard,
-                "queue_group": self._resident,
+                "queue_group": self._queue,
                 "num_requests": tally.requests,
                 "num_errors": tally.errors,
                 "last_error": tally.last_error,
@@ -245,7 +265,7 @@ class Answering:
             "name": self._resident,
             "id": self._instance,
             "version": VERSION,
-            "metadata": {"state": self.state},
+            "metadata": {"state": self._presence.trouble or self.state},
         }
 
 

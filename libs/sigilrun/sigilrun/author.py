@@ -221,7 +221,7 @@ class Author:
         if self._introduced.is_set() and not self.lost.is_set():
             try:
                 async with asyncio.timeout(self._options.bus.drain_timeout_s / 2):
-                    payload = audit.InstanceBeat(records=self._written + len(self._queue), closing=True)
+                    payload = audit.InstanceBeat(records=0, closing=True)
                     await self._queued(_Item("instance_beat", payload, ids.new(), ()), None)
             except (TimeoutError, Refused, faults.Fault) as error:
                 telemetry.log.warning("closing_beat_lost", reason=str(error))
@@ -291,12 +291,12 @@ class Author:
     async def _write_batch(self, items: list[_Item]) -> None:
         """Until each has its place or its refusal."""
         while items:
-            prev, signed = self._head, []
+            prev, signed, hashes = self._head, list[record.SignedRecord](), list[str]()
             for item in items:
-                signed.append(
-                    self._build(item.kind, item.payload, item.id, "audit", self._key, links=item.links, prev=prev)
-                )
+                payload = self._counted(item.payload, len(signed))
+                signed.append(self._build(item.kind, payload, item.id, "audit", self._key, links=item.links, prev=prev))
                 prev = _sent(signed[-1]).hash
+                hashes.append(prev)
             try:
                 answered = await self._append_until_answered(signed, None)
             except Refused as refused:
@@ -309,17 +309,24 @@ class Author:
                 if result.refusal is not None
             ]
             if not refused_items:
-                self._placed(items, answered)
+                self._placed(items, answered, hashes)
                 return
             items = self._without_refused(items, refused_items)
 
-    def _placed(self, items: list[_Item], answered: Receipt) -> None:
-        for item, result in zip(items, answered.results, strict=True):
+    def _counted(self, payload: msgspec.Struct, ahead: int) -> msgspec.Struct:
+        """A beat says how many records this key's chain has before it, so it is filled in where its place is known; a replay counts."""
+        if isinstance(payload, audit.InstanceBeat):
+            return msgspec.structs.replace(payload, records=self._written + ahead)
+        return payload
+
+    def _placed(self, items: list[_Item], answered: Receipt, hashes: list[str]) -> None:
+        """What stands is in this chain if it is what was sent, also when an earlier try had written it; else it repeats another's."""
+        for item, result, digest_sent in zip(items, answered.results, hashes, strict=True):
+            if result.hash == digest_sent:
+                self._written += 1
+                self._head = digest_sent
             if not item.done.done():
                 item.done.set_result(_place(result))
-        self._written += sum(not result.existing for result in answered.results)
-        if not (items[0].alone and answered.results[0].existing):
-            self._head = answered.results[-1].hash
 
     def _without_refused(self, items: list[_Item], refused_items: Sequence[tuple[_Item, Refusal]]) -> list[_Item]:
         """The batch without the records at fault; their callers hear why, and the log will."""
@@ -354,7 +361,7 @@ class Author:
             if self._written == self._beaten:
                 continue
             try:
-                payload = audit.InstanceBeat(records=self._written, closing=False)
+                payload = audit.InstanceBeat(records=0, closing=False)
                 await self._queued(_Item("instance_beat", payload, ids.new(), ()), None)
                 self._beaten = self._written
             except (Refused, faults.Fault) as error:

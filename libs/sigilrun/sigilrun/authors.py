@@ -10,7 +10,7 @@ Invariants:
 
 from collections.abc import Sequence
 
-from sigilcore import authorship, faults, record, records
+from sigilcore import authorship, faults, merkle, record, records
 from sigilcore.refusals import Refused
 from sigilrun.bus import Bus
 from sigilrun.consume import Event, Pager
@@ -30,10 +30,10 @@ class Authors:
         if pager is not None:
             self._fold.page_with(pager)
         self._fold.on_change(self._admitted)
-        self._governing: dict[int, str] = {}
+        self._governing: dict[int, bytes] = {}  # leaf hashes: a record's own hash leaves its signatures out
 
     def _admitted(self, seq: int, checked: record.Checked) -> None:
-        self._governing[seq] = checked.header.hash
+        self._governing[seq] = merkle.leaf_hash(checked.leaf)
 
     async def check(self, events: Sequence[Event]) -> None:
         """Each of these was signed by who could write it there.
@@ -51,7 +51,7 @@ class Authors:
     def _check(self, event: Event) -> None:
         kind = records.REGISTRY.get(event.kind)
         if kind is not None and kind.governs:
-            if self._governing.get(event.seq) != event.header.hash:
+            if self._governing.get(event.seq) != merkle.leaf_hash(event.leaf):
                 raise faults.Corrupt(f"the {event.kind} at {event.seq} is not the one that governs")
             return
         try:

@@ -38,6 +38,7 @@ PING_INTERVAL_S = 10
 # Commands kept while nothing can be sent; calls are refused then, so these are subscriptions and answers only.
 PENDING_BYTES = 16 * 1024 * 1024
 FLUSH_S = 5.0
+_UNKNOWN = "authorization violation"
 _DENIED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]*)\"", re.IGNORECASE)
 
 
@@ -62,6 +63,7 @@ class Bus:
         self.options = options
         self.metrics = metrics
         self.closed = asyncio.Event()
+        self.unknown = asyncio.Event()  # the server doesn't know this identity (any more); it is asked again for ever
         self.closing = False
         self._client = _Client()
         self._reconnected: list[Callable[[], None]] = []
@@ -163,10 +165,14 @@ class Bus:
         return reply.data
 
     async def serve(
-        self, resident: str, handlers: Mapping[Command[Any, Any], answer.Handler], seam: answer.Seam | None = None
+        self,
+        resident: str,
+        handlers: Mapping[Command[Any, Any], answer.Handler],
+        seam: answer.Seam | None = None,
+        presence: answer.Presence | None = None,
     ) -> answer.Answering:
         """Answer these commands until `Answering.stop`; see `answer`."""
-        answering = answer.Answering(self, resident, handlers, seam or answer.unguarded)
+        answering = answer.Answering(self, resident, handlers, seam or answer.unguarded, presence)
         await answering.start()
         return answering
 
@@ -297,6 +303,11 @@ class Bus:
 
     async def _on_error(self, error: Exception) -> None:
         denied = _DENIED.search(str(error))
+        if denied is None and _UNKNOWN in str(error).lower():
+            if not self.unknown.is_set():
+                telemetry.log.error("bus_identity_unknown", bus=self.name)
+            self.unknown.set()
+            return
         if denied is None:
             # While a server is away every try fails alike; that it is away was said once.
             say = telemetry.log.warning if self._client.is_connected else telemetry.log.debug
@@ -326,6 +337,7 @@ class Bus:
 
     async def _on_reconnected(self) -> None:
         telemetry.log.info("bus_reconnected", bus=self.name)
+        self.unknown.clear()
         self.metrics.reconnects.inc()
         for callback in list(self._reconnected):
             callback()

@@ -13,8 +13,8 @@ Invariants:
 
 The stream is only the fast way. When it is missing, shorter than the view, silent or strange, `canon/events` is asked, and
 it is asked after each quiet spell besides. Who sees some kinds only can't tell a hole from what isn't theirs, so for them a change event
-is never more than a knock: what they get is what the canon says, page by page, and so whole. Memory is bounded: the stream hands out at most a batch at a time, and no more than
-`WAITING_MOST` events wait for a checkpoint.
+is never more than a knock: what they get is what the canon says, page by page, and so whole. Memory is bounded: the stream hands out at
+most a batch at a time, and no more than `WAITING_MOST` events wait for a checkpoint.
 """
 
 import asyncio

@@ -5,9 +5,9 @@
     <given folder>/account.json   where to connect, what it may read, and what to pin: nothing secret
 
 A consumer reads spaces and kinds that it was given, the public checkpoint, and what governs, without which no signature can be told from
-another. What governs names who holds which licence. Each has a bus account of its own; see `embedded.nats`.
+another. What governs names who holds which licence. They connect outside of the house's own account; see `embedded.nats`.
 
-Issuing: the owner's files first, then ours, then the running server. A crash between leaves files that are revoked like any other.
+At issuing: the owner's files first, then ours, then the running server. A crash between leaves files that are revoked like any other.
 """
 
 import contextlib
@@ -136,7 +136,7 @@ async def revoke(data: Path, name: str) -> None:
 
 
 async def _tell_server(data: Path) -> None:
-    """Give a running server the accounts as they are now; one that isn't running reads them at its start."""
+    """Give a running server the users as they are now; one that isn't running reads them at its start."""
     info = folder.running(data)
     pid = None if info is None else info.processes.get("nats")
     if pid is None:

@@ -312,8 +312,9 @@ async def _announce(running: stack.Stack, tell: Tell) -> None:
 
 
 async def is_ready(address: str) -> bool:
-    """True if the face says that what it needs answers."""
-    return (await _readiness(address)).get("ready") is True
+    """True if the face says that what it needs answers. A house whose pen may not write is up too: how else could it be restored?"""
+    told = await _readiness(address)
+    return told.get("ready") is True or told.get("state") == "read-only"
 
 
 async def is_bootstrapped(address: str) -> bool:

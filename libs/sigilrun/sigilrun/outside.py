@@ -5,7 +5,7 @@ Example::
     await outside.consume(Path("news"), view, stop=stop)
 
 A consumer of the whole log checks the tree against the log's signed checkpoints; a consumer of some kinds checks each record's author
-against the fold of what governs, from the genesis that its account pins. Either way nothing that arrives is believed because of who sent it.
+against the fold of what governs, from the genesis that its account pins. Either way nothing is believed because of who sent it.
 """
 
 import asyncio
@@ -23,6 +23,10 @@ from sigilrun.settings import DeploymentFile
 
 SEED = "seed"
 ACCOUNT = "account.json"
+
+
+class AccountEnded(Exception):  # noqa: N818 - what happened
+    """The house doesn't know this account any more."""
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,27 +70,43 @@ async def connect(folder: Path) -> Bus:
 
 
 async def consume(folder: Path, view: consuming.View, *, stop: asyncio.Event, batch: int = 500) -> None:
-    """Feed the view with all that the account may read, until `stop`; see `sigilrun.consume`."""
+    """Feed the view with all that the account may read, until `stop`; see `sigilrun.consume`.
+
+    Raises:
+        AccountEnded: it was revoked; the view is whole as far as it came.
+
+    """
     who, bus = account(folder), await connect(folder)
     scopes = tuple(scope for scope in who.scopes if scope != house.GOVERNING)
     authors = None
     if not who.whole:
         authors = Authors(bus, who.deployment, genesis=who.genesis, pager=pager(bus, (house.GOVERNING,)))
+    ending = asyncio.Event()
+    reading = consuming.consume(
+        bus,
+        view,
+        tenant=who.deployment.tenant,
+        log_key=who.deployment.log,
+        stop=ending,
+        batch=batch,
+        check="tree" if who.whole else "signatures",
+        authors=authors,
+        kinds=who.kinds,
+        pager=pager(bus, scopes),
+        hears=who.hears,
+    )
+    waits = [asyncio.ensure_future(event.wait()) for event in (stop, bus.unknown)]
+    task = asyncio.ensure_future(reading)
     try:
-        await consuming.consume(
-            bus,
-            view,
-            tenant=who.deployment.tenant,
-            log_key=who.deployment.log,
-            stop=stop,
-            batch=batch,
-            check="tree" if who.whole else "signatures",
-            authors=authors,
-            kinds=who.kinds,
-            pager=pager(bus, scopes),
-            hears=who.hears,
-        )
+        await asyncio.wait((*waits, task), return_when=asyncio.FIRST_COMPLETED)
+        ending.set()
+        await task
+        if bus.unknown.is_set() and not stop.is_set():
+            raise AccountEnded(f"the house at {who.url} doesn't know {who.name} any more")
     finally:
+        for one in (*waits, task):
+            one.cancel()
+        await asyncio.gather(*waits, task, return_exceptions=True)
         await bus.close()
 
 

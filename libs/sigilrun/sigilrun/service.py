@@ -73,6 +73,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     signer: signing.Signer | None  # the service's own key
     # Set it, after logging why, when going on makes no sense: the process ends with 1 and its supervisor starts it anew.
     failing: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    # How the service shows itself on the bus: what keeps it from its work, and whether it shares its calls.
+    presence: answer.Presence = msgspec.field(default_factory=answer.Presence)
 
     @property
     def following(self) -> Follower:
@@ -244,7 +246,7 @@ async def running(
         one.service = await stack.enter_async_context(build(parts))
         if follower is not None:
             await follower.start()
-        one.answering = await bus.serve(resident, handlers, one.seam)
+        one.answering = await bus.serve(resident, handlers, one.seam, parts.presence)
         stack.push_async_callback(one.answering.stop)
         starting = asyncio.create_task(_become_ready(one), name="become ready")
         stack.push_async_callback(_cancelled, starting)

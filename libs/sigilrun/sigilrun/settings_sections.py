@@ -69,6 +69,15 @@ class Canon(Section, frozen=True, kw_only=True):
         Path | None, _says("the largest size this writer ever signed, kept outside Postgres so that a rollback shows")
     ] = None
     bootstrap_token_hash_file: Annotated[Path | None, _says("hex SHA-256 of the one-time bootstrap token")] = None
+    take_over_s: Annotated[
+        int,
+        _says(
+            "seconds without a sign of life after which a stand-by ends the writer; it gives one every second, and a process that is gone "
+            "is followed at once",
+            ge=3,
+            le=600,
+        ),
+    ] = 5
     max_rows: Annotated[
         int, _says("records of one commit; beyond 500 latency grows and throughput doesn't", ge=1, le=500)
     ] = 500

@@ -12,14 +12,14 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from sigilcore import ids, note
 from sigilcore.contracts import house as contract
-from sigilrun import identities, key_format, keys, private_files, settings
+from sigilrun import identities, key_format, keys, outside, private_files, settings, stream
 from sigilrun.bus import Bus
 from sigilrun.embedded import binaries, nats, ports
 from sigilrun.embedded.supervisor import Supervisor
@@ -38,6 +38,8 @@ class BusHouse:
         self.folder = folder
         self.tenant = tenant
         self.url = server.url
+        self._server = server
+        self._outside: list[nats.BusUser] = []
         self._supervisor = supervisor
         self._stack = contextlib.AsyncExitStack()
         # As cheap as the format allows: what is tested isn't the derivation.
@@ -79,6 +81,31 @@ class BusHouse:
         self._stack.push_async_callback(bus.close)
         return bus
 
+    async def outside(self, name: str, scopes: Sequence[tuple[str, str]], genesis: str) -> Path:
+        """Let in a consumer from outside of the house, while the server runs; its folder."""
+        given = self.folder / "outside" / name
+        given.mkdir(mode=0o700, parents=True)
+        public = nats.kept_nkey(given / outside.SEED)
+        account = outside.Account(
+            name=name, url=self.url, scopes=tuple(scopes), genesis=genesis, deployment=self.deployment
+        )
+        private_files.write_new(given / outside.ACCOUNT, msgspec.json.encode(account))
+        allowed = contract.outside(name, self.tenant, scopes)
+        self._outside.append(
+            nats.BusUser(name=name, public_nkey=public, publish=allowed.publish, subscribe=allowed.subscribe)
+        )
+        await self._change_outside()
+        return given
+
+    async def end_outside(self, name: str) -> None:
+        """Let a consumer in no more."""
+        self._outside = [user for user in self._outside if user.name != name]
+        await self._change_outside()
+
+    async def _change_outside(self) -> None:
+        pid = self._supervisor.pids()["nats"]
+        await nats.change_outside(self._server.folder, self._server.monitor_port, pid, self._outside)
+
     def kill(self) -> None:
         """`kill -9` the server; it comes back by itself on the same port with the same data."""
         os.kill(self._supervisor.pids()["nats"], signal.SIGKILL)
@@ -93,8 +120,21 @@ class BusHouse:
 
     async def delete_stream(self) -> None:
         """What no identity of the house may do: somebody with the machine removes the stream."""
+        await self._demolish("DELETE", b"")
+
+    async def truncate_stream(self, upto: int) -> None:
+        """What no identity of the house may do: somebody with the machine removes all below a stream sequence."""
+        await self._demolish("PURGE", msgspec.json.encode({"seq": upto}))
+
+    async def forge_event(self, event: stream.Event) -> None:
+        """What no identity of the house but the writer may do: somebody with the machine puts a message on the stream."""
         demolisher = await Bus.connect(self.options(_DEMOLISHER), _DEMOLISHER)
-        await demolisher.request(f"$JS.API.STREAM.DELETE.{contract.stream(self.tenant)}", b"", timeout_s=5)
+        await demolisher.request(event.subject, event.body, headers=event.headers, timeout_s=5)
+        await demolisher.close()
+
+    async def _demolish(self, verb: str, body: bytes) -> None:
+        demolisher = await Bus.connect(self.options(_DEMOLISHER), _DEMOLISHER)
+        await demolisher.request(f"$JS.API.STREAM.{verb}.{contract.stream(self.tenant)}", body, timeout_s=5)
         await demolisher.close()
 
     async def close(self) -> None:

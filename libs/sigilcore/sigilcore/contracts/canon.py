@@ -233,6 +233,52 @@ class Refill(Message, frozen=True, kw_only=True):
     head: int
 
 
+class Restored(Message, frozen=True, kw_only=True):
+    """What was brought back of a log that was set back: so many records, up to this size. `left`: records that survive after it and that
+    no signed checkpoint covers, so they can't be brought back; while there are any, the writer doesn't write."""
+
+    restored: int
+    size: int
+    left: int
+
+
+class History(Message, frozen=True, kw_only=True):
+    """Every version of one thing: by any version's record id, or by kind and key (and owner, if it isn't the caller); of a system kind,
+    by kind alone."""
+
+    id: RecordId | None = None
+    kind: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    owner: Name | None = None
+    cursor: Cursor | None = None
+    limit: Limit = 50
+    wait_for: WaitFor | None = None
+
+
+class Diff(Message, frozen=True, kw_only=True):
+    """Two versions of one thing, or two records of one system kind, by id; without `old`, the version before `new`."""
+
+    new: RecordId
+    old: RecordId | None = None
+    wait_for: WaitFor | None = None
+
+
+class Differs(Message, frozen=True, kw_only=True):
+    """One line of a difference: a path in the payload, and the values before and after."""
+
+    path: str
+    old: Any
+    new: Any
+
+
+class Difference(Message, frozen=True, kw_only=True):
+    """What changed from one version to another; `old_seq` is null where there is no version before."""
+
+    old_seq: int | None
+    new_seq: int
+    lines: tuple[Differs, ...]
+
+
 _APPEND_REFUSALS = (
     Code.RECORD_INVALID,
     Code.HEADER_TOO_LARGE,
@@ -430,13 +476,52 @@ REFILL = Command(
     target=Target.SYSTEM,
     admission=Admission.BUS,
 )
+RESTORE = Command(
+    name="canon/restore",
+    service=WRITER,
+    request=Empty,
+    reply=Restored,
+    summary="Bring back from the change stream what a set-back database lacks.",
+    action=Action.ADMINISTER,
+    target=Target.SYSTEM,
+    admission=Admission.BUS,
+    refusals=(Code.READ_ONLY, Code.CORRUPT_RECORD, Code.BUSY),
+    longest_run_s=3600,
+)
+HISTORY = Command(
+    name="canon/history",
+    service=READER,
+    request=History,
+    reply=RecordPage,
+    summary="All versions of one thing, newest first.",
+    action=Action.READ,
+    target=Target.CANON,
+    rung=Loa.OBSERVER,
+    http=Http(method="GET", path="/api/canon/history"),
+    refusals=(Code.NOT_FOUND, Code.BEYOND_HEAD, Code.NOT_YET),
+)
+DIFF = Command(
+    name="canon/diff",
+    service=READER,
+    request=Diff,
+    reply=Difference,
+    summary="What changed from one version of a thing to another.",
+    action=Action.READ,
+    target=Target.CANON,
+    rung=Loa.OBSERVER,
+    http=Http(method="GET", path="/api/canon/diff"),
+    refusals=(Code.NOT_FOUND, Code.CORRUPT_RECORD, Code.BEYOND_HEAD, Code.NOT_YET),
+)
 
 COMMANDS = (
     APPEND,
     BOOTSTRAP,
     REFILL,
+    RESTORE,
     GET,
     LIST,
+    HISTORY,
+    DIFF,
     AUDIT_GET,
     AUDIT_LIST,
     PROOF,

@@ -79,10 +79,15 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
     }
 )
 
-# Not processes of ours: a downstream subscriber that reads the change stream, and the operator's own tools on this machine.
-SUBSCRIBER = Resident(name="subscriber", asks=("log/checkpoint",), follows=True, key=False)
+# Not processes of ours: a subscriber of the operator's that reads the whole change stream as the house does, and the operator's own tools
+# on this machine.
+SUBSCRIBER = Resident(name="subscriber", asks=("canon/events", "log/checkpoint"), follows=True, key=False)
 OPERATOR = Resident(
-    name="operator", asks=("canon/refill", "canon/events", "log/checkpoint"), follows=True, key=False, looks=True
+    name="operator",
+    asks=("canon/refill", "canon/restore", "canon/events", "log/checkpoint"),
+    follows=True,
+    key=False,
+    looks=True,
 )
 
 # The keys in the keystore: one a service that signs, `writer` for checkpoints only.

@@ -8,8 +8,8 @@ Invariants:
 - streams are encrypted at rest; the key lies in a 0600 file that the configuration includes, so it appears
   neither on a command line nor in an environment;
 - a user may publish and subscribe what is listed and nothing else: an empty list is nothing, not anything;
-- who isn't of the house has an account of their own: they can name no subject of ours, not even as the reply of a request, and what
-  they are let ask or hear is a part of what the house exports. Their accounts stand in a file of their own and change while the
+- who isn't of the house connects to another account, without JetStream: no subject of ours can be named from there, not even as the
+  reply of a request, and what it imports is all that the house exports. Its users stand in a file of their own and change while the
   server runs.
 """
 
@@ -43,16 +43,15 @@ MAX_FILE_BYTES = 8 * 1024 * 1024 * 1024
 RESPONSES_MOST = 8
 RESPONSES_EXPIRE = "2m"
 
-# Each account outside the house: a few processes of one consumer. What they send are questions.
-OUTSIDE_CONNECTIONS = 8
-OUTSIDE_SUBSCRIPTIONS = 256
+OUTSIDE = "OUTSIDE"
+# Fewer than the server's, so that the house finds a place. What comes from outside are questions.
+OUTSIDE_CONNECTIONS = 128
 OUTSIDE_PAYLOAD_BYTES = 64 * 1024
 RELOAD_S = 10.0
 _RELOAD_LOOK_S = 0.05
 
 # A subject, and for a subscription optionally a queue name. Quotes can't get into the configuration.
 _SUBJECT = re.compile(r"[^\s\"\\]+( [^\s\"\\]+)?")
-_INBOX = "_INBOX_"
 _USER_NKEY = re.compile(r"U[A-Z2-7]{55}")
 
 
@@ -68,7 +67,7 @@ class BusUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Exports(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What accounts outside the house may import parts of: questions to ask, messages to hear."""
+    """What the account outside the house imports: questions to ask, messages to hear. Its users may each do a part of it."""
 
     services: tuple[str, ...] = ()
     streams: tuple[str, ...] = ()
@@ -100,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     @property
     def outside_file(self) -> Path:
-        """The accounts outside the house, which the configuration includes."""
+        """The users outside the house, which the configuration includes."""
         return outside_file(self.folder)
 
 
@@ -129,12 +128,12 @@ def new_server_name() -> str:
 
 
 def outside_file(nats_folder: Path) -> Path:
-    """Where the accounts outside the house are."""
+    """Where the users outside the house are."""
     return nats_folder / "outside.conf"
 
 
 def render_config(settings: Settings, users: Sequence[BusUser], exports: Exports = Exports()) -> str:  # noqa: B008 - frozen
-    """The server's configuration, without the stream key and the accounts outside the house, which it includes.
+    """The server's configuration, without the stream key and the users outside the house, which it includes.
 
     Raises:
         EmbeddedError: a subject or nkey isn't one, or two users share an nkey.
@@ -142,8 +141,12 @@ def render_config(settings: Settings, users: Sequence[BusUser], exports: Exports
     """
     _refuse_doubles(users)
     users_text = "\n".join(_render_user(user) for user in users)
-    exported = [f"{{ service: {json.dumps(subject)} }}" for subject in exports.services]
-    exported += [f"{{ stream: {json.dumps(subject)} }}" for subject in exports.streams]
+    crossing = [("service", subject) for subject in exports.services]
+    crossing += [("stream", subject) for subject in exports.streams]
+    exported = ", ".join(f"{{ {what}: {json.dumps(subject)} }}" for what, subject in crossing)
+    imported = ", ".join(
+        f"{{ {what}: {{ account: {ACCOUNT}, subject: {json.dumps(subject)} }} }}" for what, subject in crossing
+    )
     store = json.dumps(str(settings.folder))
     return f"""server_name: {json.dumps(settings.server_name)}
 listen: "{ports.LOOPBACK}:{settings.port}"
@@ -168,45 +171,27 @@ accounts {{
     users: [
 {users_text}
     ]
-    exports: [ {", ".join(exported)} ]
+    exports: [ {exported} ]
   }}
-  include {json.dumps(settings.outside_file.name)}
+  {OUTSIDE} {{
+    limits {{ max_connections: {OUTSIDE_CONNECTIONS}, max_payload: {OUTSIDE_PAYLOAD_BYTES} }}
+    imports: [ {imported} ]
+    include {json.dumps(settings.outside_file.name)}
+  }}
 }}
 """
 
 
 def render_outside(users: Sequence[BusUser]) -> str:
-    """An account for each of these, which imports what its user may ask and hear.
+    """The users outside the house.
 
     Raises:
         EmbeddedError: a subject or nkey isn't one, or two users share an nkey.
 
     """
     _refuse_doubles(users)
-    return "# Who isn't of the house; written by the house, kept in its data folder.\n" + "".join(map(_account, users))
-
-
-def _account(user: BusUser) -> str:
-    text = _render_user(user)  # refuses what isn't a subject
-    imports = [f"{{ service: {{ account: {ACCOUNT}, subject: {json.dumps(subject)} }} }}" for subject in user.publish]
-    imports += [
-        f"{{ stream: {{ account: {ACCOUNT}, subject: {json.dumps(subject)} }} }}"
-        for subject in user.subscribe
-        if not subject.startswith(_INBOX)
-    ]
-    return f"""
-{json.dumps("OUTSIDE_" + user.name)} {{
-  limits {{
-    max_connections: {OUTSIDE_CONNECTIONS}
-    max_subscriptions: {OUTSIDE_SUBSCRIPTIONS}
-    max_payload: {OUTSIDE_PAYLOAD_BYTES}
-  }}
-  imports: [ {", ".join(imports)} ]
-  users: [
-{text}
-  ]
-}}
-"""
+    text = "\n".join(_render_user(user) for user in users)
+    return f"# Who isn't of the house; written by the house, kept in its data folder.\nusers: [\n{text}\n]\n"
 
 
 def prepare(
@@ -225,7 +210,7 @@ def prepare(
 
 
 async def change_outside(nats_folder: Path, monitor_port: int, pid: int, users: Sequence[BusUser]) -> None:
-    """Give a running server other accounts outside the house. Who lost theirs is cut off; nobody else notices.
+    """Give a running server other users outside the house. Who is none any more is cut off; nobody else notices.
 
     Raises:
         StartFailed: the server didn't take them; it goes on as before, and the file is as before.
@@ -241,7 +226,7 @@ async def change_outside(nats_folder: Path, monitor_port: int, pid: int, users: 
                 await asyncio.sleep(_RELOAD_LOOK_S)
             return
     folder.write_private(path, before)
-    raise StartFailed("nats-server didn't take the new accounts; its log says why")
+    raise StartFailed("nats-server didn't take the new users; its log says why")
 
 
 async def _loaded(monitor_port: int) -> str:

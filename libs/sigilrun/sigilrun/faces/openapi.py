@@ -2,7 +2,7 @@
 
 Invariants: every route of `routes.ROUTES` and nothing else; every refusal that a route may give, by status, with its code and next step;
 the same declarations give the same bytes. Schemas come from the Structs themselves, so a body that fits the schema fits the Struct, but
-for what only I-JSON forbids (a key twice, integers beyond 2^53).
+for what only we and I-JSON forbid (a key twice, integers beyond 2^53 or written 1.0).
 """
 
 import copy
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import digest
+from sigilcore import digest, ids
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.command import Admission, Command
 from sigilcore.refusals import Code
@@ -43,6 +43,8 @@ their own beside it. The body's very bytes are what the gate judges and a proof 
 `sigil_session` carry it; with the cookie every POST also needs `x-csrf-token` from `POST /api/csrf/token`. A key-bound session sends
 `Sigil-Proof` with each call: its key's signature over command, parameters, time and a fresh nonce. For a GET the parameters are the
 canonical JSON (RFC 8785) of the given path and query fields; with an `Idempotency-Key` they are that of the body with `id` set to it.
+
+**Bodies** are I-JSON (RFC 7493) in UTF-8: no key twice, no integer beyond ±(2^53 - 1), none written as `1.0`, no unknown field.
 
 **Refusals** are RFC 9457 problem documents with a code, the next step and a trace id. An unknown path is `NOT_FOUND`, another method on a
 known path `METHOD_NOT_ALLOWED` with `Allow`. A fault of ours is status 500 and a trace id, nothing else.
@@ -379,14 +381,14 @@ _PROOF_HEADER = {
     "in": "header",
     "required": False,
     "description": "Of a key-bound session: its key's signature over this call.",
-    "schema": {"type": "string", "maxLength": 16_384},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 16_384},
 }
 _KEY_HEADER = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
     "description": "A UUIDv7; the record's id. The same key and parameters give the same record.",
-    "schema": {"type": "string", "format": "uuid"},
+    "schema": {"type": "string", "format": "uuid", "pattern": f"^{ids.PATTERN}$"},
 }
 _CSRF_HEADER = {
     "name": "x-csrf-token",

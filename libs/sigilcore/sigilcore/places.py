@@ -1,0 +1,298 @@
+"""Where records stand among each other: what a reader must remember of a whole log to judge its next record.
+
+Admission judges a record by what governs; it is told the rest: the decision that the record links, the newest version of its thing. The
+writer asks its store for that. Here a reader of the whole log remembers it, in a fixed small number of bytes a record, never the records:
+
+- an id stands once;
+- an audit record continues its key's chain, and a beat says how many records that chain had before it;
+- a `user` record continues its thing; an erased one says no thing, so it is known by its own hash, and nothing may pass it by;
+- a decision admits one call: records one after the other without anything between, once;
+- the rate that the gate recorded for a call is at least what this gate's own committed decisions show: those of the licence, by the same
+  instance, in the minute before by their own times. Another instance's don't count: each gate counts for itself, from its own start.
+
+What a record says of its place is its `Entry`. `fits` asks, `put` remembers; neither needs the record.
+"""
+
+import collections
+from typing import Final
+
+import msgspec
+
+from sigilcore import admission, clock, digest, erasure, gate, trust
+from sigilcore.admission import DecisionRow
+from sigilcore.governance import Governance
+from sigilcore.record import Checked
+from sigilcore.records import audit
+from sigilcore.refusals import Code, Refused
+
+RATE_WINDOW_MS: Final = 60_000
+
+_ROW_ENCODER: Final = msgspec.msgpack.Encoder()
+_ROW_DECODER: Final = msgspec.msgpack.Decoder(DecisionRow)
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One decision as the rate sees it. `limit` is 0 where no rate was recorded, or one by a policy that isn't known any more."""
+
+    licence: str
+    ts_ms: int
+    rate: int
+    limit: int
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An Allow that may admit one call; packed, since a great many are remembered and few are read."""
+
+    link: str
+    effect: str | None
+    packed: bytes
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one record says of its place. `key` and `chain` are set in `audit`, `thing` in `user`: empty when it was erased."""
+
+    id: bytes
+    hash: str
+    prev: str | None
+    key: str | None
+    thing: bytes | None
+    link: str | None
+    rows: tuple[Row, ...] = ()
+    calls: tuple[Call, ...] = ()
+    beat: int | None = None
+    version: erasure.Version | None = None
+
+
+def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> Entry:
+    """The entry of an admitted record; `link` is the decision that admits it, `state` the log before it."""
+    core, payload = checked.core, checked.payload
+    batch = isinstance(payload, audit.DecisionBatch)
+    return Entry(
+        id=_id_bytes(core.id),
+        hash=checked.header.hash,
+        prev=core.prev,
+        key=checked.header.key_id if core.space == "audit" else None,
+        thing=thing_of(checked) if core.space == "user" else None,
+        link=link,
+        rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)) if batch else (),
+        calls=_calls(state, payload) if batch else (),
+        beat=payload.records if isinstance(payload, audit.InstanceBeat) else None,
+        version=erasure.version_of(checked),
+    )
+
+
+def thing_of(checked: Checked) -> bytes:
+    """Names the thing that a `user` record is a version of; empty when that was erased."""
+    if checked.erased:
+        return b""
+    name = checked.kind.thing_name(checked.payload) or (checked.kind.tag, checked.kind.subject(checked.payload), "")
+    return digest.sha256("\x00".join(name).encode())[:16]
+
+
+def unpacked(packed: bytes) -> DecisionRow:
+    """A decision as it was packed."""
+    return _ROW_DECODER.decode(packed)
+
+
+def _row(row: DecisionRow) -> Row:
+    return Row(link=f"{row.record}.{row.index}", effect=row.effect, packed=_ROW_ENCODER.encode(row))
+
+
+def _calls(state: Governance, batch: audit.DecisionBatch) -> tuple[Call, ...]:
+    assert state.policy is not None, "genesis brings the first policy"
+    limit = state.policy.rate_limit
+    found = []
+    for frozen in batch.decisions:
+        chain = frozen.chain
+        known = chain.trust is not None and not gate.overtaken(state, chain)
+        rate = chain.trust.features.rate if chain.trust is not None else 0
+        found.append(Call(chain.audit.licence, clock.parse_ms(chain.audit.ts), rate, limit if known else 0))
+    return tuple(found)
+
+
+class Places:
+    """The memory. `fits` changes nothing, so a record that doesn't fit can be judged again for the reason."""
+
+    def __init__(self) -> None:
+        """Before the first record."""
+        self._ids: set[bytes] = set()
+        self._counts: dict[str, int] = {}
+        self._heads: dict[bytes, str] = {}
+        self._erased: dict[str, str | None] = {}  # an erased version's hash → its prev
+        self._passed: dict[str, str] = {}  # a version's hash → the newer one, where one of the two was erased
+        self._rows: dict[str, bytes] = {}
+        self._used: set[str] = set()
+        self._effects: dict[str, str] = {}  # record id → the unused decision that names it
+        self._call: tuple[str, int, bytes] = (
+            "",
+            -1,
+            b"",
+        )  # the decision that the newest record used, and that record's seq
+        self._times: dict[tuple[str, str], collections.deque[int]] = {}
+        self._chains = erasure.Chains()
+
+    # What admission is told.
+
+    def check_id(self, record_id: str) -> None:
+        """Raise `Refused` if the id stands in the log."""
+        if _id_bytes(record_id) in self._ids:
+            raise Refused(Code.ID_TAKEN, "the id stands in the log already", field="$.header.core.id")
+
+    def link(self, checked: Checked) -> str | None:
+        """The decision that an effect stands on: the one it links, else the one that names its id."""
+        return link_of(checked, self._effects)
+
+    def decided(self, seq: int, link: str | None) -> DecisionRow | None:
+        """The decision as the record at `seq` finds it: unused, or used by the record just before it in the same call."""
+        if link is None:
+            return None
+        used_by, at, packed = self._call
+        if link in self._rows or (link == used_by and at == seq - 1):
+            return unpacked(self._rows.get(link, packed))
+        return _spent(link) if link in self._used else None
+
+    def head(self, checked: Checked) -> str | None:
+        """The newest version of a `user` record's thing; for an erased one, of whatever it continues."""
+        return self._head(thing_of(checked), checked.core.prev)
+
+    def _head(self, thing: bytes, prev: str | None) -> str | None:
+        if prev is not None and prev in self._passed:
+            return self._passed[prev]
+        if not thing:
+            return prev
+        whole = prev
+        while whole is not None and whole in self._erased:
+            whole = self._erased[whole]
+        head = self._heads.get(thing)
+        return prev if whole == head else head
+
+    # What admission isn't asked.
+
+    def check(self, said: Entry) -> None:
+        """The rest of an admitted record's place; raises `Refused`."""
+        if said.beat is not None and said.beat != self._counts.get(said.key or "", 0):
+            have = self._counts.get(said.key or "", 0)
+            raise Refused(
+                Code.RECORD_INVALID,
+                f"the beat counts {said.beat} records of its instance, the log {have}",
+                field="$.payload.records",
+            )
+        if said.version is not None:
+            self._chains.check(said.version)
+        lacking = self._lacking_rate(said)
+        if lacking is not None:
+            index, need = lacking
+            raise Refused(
+                Code.RECORD_INVALID,
+                f"decision {index}: the rate {said.calls[index].rate} is below {need}, which committed decisions show",
+                field=f"$.payload.decisions[{index}].chain.trust.features.rate",
+            )
+
+    def fits(self, seq: int, said: Entry, chains: dict[str, str]) -> bool:
+        """True if a record of this entry, in order by itself, is in order here: what admission and `check` would say of its place."""
+        if said.id in self._ids:
+            return False
+        if said.key is not None and chains.get(said.key) != said.prev:
+            return False
+        if said.thing is not None and self._head(said.thing, said.prev) != said.prev:
+            return False
+        if said.link is not None and said.link not in self._rows and self._call[:2] != (said.link, seq - 1):
+            return False
+        if said.beat is not None and said.beat != self._counts.get(said.key or "", 0):
+            return False
+        if said.version is not None and self._chains.lacks(said.version) is not None:
+            return False
+        return self._lacking_rate(said) is None
+
+    def _lacking_rate(self, said: Entry) -> tuple[int, int] | None:
+        """The first decision whose recorded rate is too low, and what it must be at least."""
+        before: dict[str, list[int]] = {}
+        for index, call in enumerate(said.calls):
+            batch = before.setdefault(call.licence, [])
+            if call.limit:
+                times = self._times.get((said.key or "", call.licence), ())
+                if call.rate >= trust.rate(len(times) + len(batch) + 1, call.limit):
+                    batch.append(call.ts_ms)
+                    continue
+                since = call.ts_ms - RATE_WINDOW_MS
+                count = sum(since < ts_ms <= call.ts_ms for ts_ms in (*times, *batch))
+                need = trust.rate(count + 1, call.limit)
+                if call.rate < need:
+                    return index, need
+            batch.append(call.ts_ms)
+        return None
+
+    def unexplained(self) -> int | None:
+        """The first seq whose payload is missing without an erasure; None if there is none."""
+        return self._chains.unexplained()
+
+    # How it moves.
+
+    def put(self, seq: int, said: Entry) -> None:
+        """Remember an admitted record."""
+        self._ids.add(said.id)
+        if said.key is not None:
+            self._counts[said.key] = self._counts.get(said.key, 0) + 1
+        if said.thing is not None:
+            self._put_version(said)
+        if said.version is not None:
+            self._chains.put(seq, said.version)
+        if said.link is not None:
+            self._use(seq, said.link)
+        for row in said.rows:
+            self._rows[row.link] = row.packed
+            if row.effect is not None:
+                self._effects[row.effect] = row.link
+        for call in said.calls:
+            self._count_call(said.key or "", call)
+
+    def _put_version(self, said: Entry) -> None:
+        if said.thing:
+            self._heads[said.thing] = said.hash
+        else:
+            self._erased[said.hash] = said.prev
+        if said.prev is not None and (not said.thing or said.prev in self._erased):
+            self._passed[said.prev] = said.hash
+
+    def _use(self, seq: int, link: str) -> None:
+        packed = self._rows.pop(link, self._call[2])
+        self._used.add(link)
+        self._call = (link, seq, packed)
+        effect = unpacked(packed).effect if self._effects else None
+        if effect is not None and self._effects.get(effect) == link:
+            del self._effects[effect]
+
+    def _count_call(self, key: str, call: Call) -> None:
+        times = self._times.setdefault((key, call.licence), collections.deque())
+        while times and times[0] <= call.ts_ms - RATE_WINDOW_MS:
+            times.popleft()
+        times.append(call.ts_ms)
+
+
+def link_of(checked: Checked, effects: dict[str, str]) -> str | None:
+    """The decision that an effect stands on; `effects` names those that name a record."""
+    if not checked.kind.effect:
+        return None
+    ref = admission.decision_ref(checked)
+    return effects.get(checked.core.id) if ref is None else ref.link()
+
+
+def _id_bytes(record_id: str) -> bytes:
+    return bytes.fromhex(record_id.replace("-", ""))
+
+
+def _spent(link: str) -> DecisionRow:
+    """A decision that was used: what it said is of no interest any more, and isn't remembered."""
+    record_id, _, index = link.partition(".")
+    return DecisionRow(
+        record=record_id,
+        index=int(index),
+        seq=-1,
+        ts_ms=0,
+        command="",
+        owner="",
+        licence_id="",
+        digest="",
+        effect=None,
+        used_by="",
+    )

@@ -1,0 +1,157 @@
+"""Judging one record of a ledger by all but its place: what can be done for many records at once, by whoever has the governing ones.
+
+`judge` is the whole judgement, given what stands around the record. A `Voucher` follows the governing records alone, and vouches for each
+other record that its place is all that is left to ask: bytes, key, signature, witnesses, the licence, logit and verdict of decisions, and
+that an effect is what its decision allows. Where it can't tell, because the decision stands outside its run or because the record is bad,
+it says nothing, and the record is judged by who knows the whole log (`replay`).
+
+A Voucher believes the governing records before its run unseen. That is safe because its word counts only if everything before was judged
+good, in order, by the one who asks.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from sigilcore import admission, clock, gate, merkle, places, record
+from sigilcore.admission import DecisionRow
+from sigilcore.contracts import catalogue
+from sigilcore.governance import Governance
+from sigilcore.places import Entry
+from sigilcore.record import Checked, PlacedRecord
+from sigilcore.records import REGISTRY, audit
+from sigilcore.refusals import Code, Refused
+
+LINE = msgspec.json.Decoder(PlacedRecord)
+_GOVERNING = frozenset(tag for tag, kind in REGISTRY.items() if kind.governs)
+
+
+class Run(msgspec.Struct, frozen=True, array_like=True):
+    """What was found of consecutive records: an entry for each that is vouched for, and the subtrees that their leaves make up.
+
+    No subtrees if a line couldn't be read.
+    """
+
+    first: int
+    entries: tuple[Entry | None, ...]
+    subtrees: tuple[tuple[int, bytes], ...]
+
+
+class _PeekCore(msgspec.Struct):
+    kind: str
+
+
+class _PeekHeader(msgspec.Struct):
+    core: _PeekCore
+
+
+class _Peek(msgspec.Struct):
+    header: _PeekHeader
+
+
+_PEEK = msgspec.json.Decoder(_Peek)
+
+
+def governs(line: bytes) -> bool:
+    """Whether this line's record is of a kind that governs; read as far as that takes, and no further."""
+    try:
+        return _PEEK.decode(line).header.core.kind in _GOVERNING
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+
+
+def judge(
+    state: Governance, seq: int, checked: Checked, *, decided: DecisionRow | None, thing_head: str | None
+) -> None:
+    """Judge a record after genesis at `seq`: what the writer asked of it, and its decisions again. Raises `Refused`.
+
+    A record's own `ts` stands for the writer's clock.
+    """
+    now_ms = clock.parse_ms(checked.core.ts)
+    admission.admit(state, checked, now_ms=now_ms, decided=decided, thing_head=thing_head)
+    if not isinstance(checked.payload, audit.DecisionBatch):
+        return
+    for index, frozen in enumerate(checked.payload.decisions):
+        chain = frozen.chain
+        if chain.as_of > seq:
+            raise Refused(Code.RECORD_INVALID, f"decision {index}: judged at {chain.as_of}, ahead of the log")
+        differences = gate.recompute(state, chain, catalogue.COMMANDS.get(chain.command))
+        if differences:
+            raise Refused(Code.RECORD_INVALID, f"decision {index}: {differences[0]}")
+
+
+class Voucher:
+    """Feed it the governing lines before a run, then the run; the runs in order of seq."""
+
+    def __init__(self) -> None:
+        """Before genesis."""
+        self._state = Governance()
+        self._lost = False  # the governing records don't fold: one of them is bad, and who asks will find it
+        self._rows: dict[str, bytes] = {}
+        self._effects: dict[str, str] = {}
+
+    def follow(self, seq: int, line: bytes) -> None:
+        """Fold a governing record outside the runs."""
+        placed = _read(line)
+        try:
+            if placed is not None:
+                self._fold(seq, record.check_placed(placed))
+                return
+        except Refused:
+            pass
+        self._lost = True
+
+    def vouch(self, first: int, lines: Sequence[bytes]) -> Run:
+        """Judge a run as far as it can be judged by itself."""
+        self._rows, self._effects = {}, {}
+        entries: list[Entry | None] = []
+        leaves: list[bytes] = []
+        for seq, line in enumerate(lines, start=first):
+            placed = _read(line)
+            if placed is not None:
+                leaves.append(merkle.leaf_hash(bytes(placed.header)))
+            entries.append(self._entry(seq, placed))
+        whole = len(leaves) == len(lines)
+        return Run(first=first, entries=tuple(entries), subtrees=tuple(merkle.subtrees(first, leaves)) if whole else ())
+
+    def _entry(self, seq: int, placed: PlacedRecord | None) -> Entry | None:
+        if placed is None or placed.seq != seq or self._lost:
+            return None
+        try:
+            checked = record.check_placed(placed)
+            if checked.kind.governs:
+                self._fold(seq, checked)
+                return None
+            return self._vouched(seq, checked)
+        except Refused:
+            return None
+
+    def _vouched(self, seq: int, checked: Checked) -> Entry | None:
+        link = places.link_of(checked, self._effects)
+        packed = None if link is None else self._rows.get(link)
+        if checked.kind.effect and packed is None:
+            return None
+        core = checked.core
+        if core.space == "audit" and core.prev is not None:
+            self._state.continue_chain(checked.header.key_id, core.prev)
+        decided = None if packed is None else places.unpacked(packed)
+        judge(self._state, seq, checked, decided=decided, thing_head=core.prev)
+        entry = places.entry(self._state, checked, seq, link)
+        for row in entry.rows:
+            self._rows[row.link] = row.packed
+            if row.effect is not None:
+                self._effects[row.effect] = row.link
+        return entry
+
+    def _fold(self, seq: int, checked: Checked) -> None:
+        try:
+            self._state.apply(seq, checked)
+        except Exception:
+            self._lost = True
+
+
+def _read(line: bytes) -> PlacedRecord | None:
+    try:
+        return LINE.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,136 @@
+"""`sigil audit replay` on several processes says what one says, of good ledgers and of bad ones."""
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from cli import ledger, main, replaying, seam
+from cli.refusal import Refusal
+from sigilcore import record, replay, vouch
+from sigilcore.access import Loa
+from tests.simulator import House, Person
+
+
+@pytest.fixture(scope="module")
+def house():
+    """A few hundred records, with a licence in the middle that later runs stand on."""
+    built = House()
+    ada = built.issue(Person("ada", keyed=False), Loa.OPERATOR)
+    for number in range(60):
+        built.remember(ada, f"note-{number}")
+    eve = built.issue(Person("eve", keyed=False), Loa.OPERATOR)
+    late = built.granted(ada, "memory/write")
+    for number in range(60):
+        built.remember(eve, f"note-{number}")
+    built.place(built.memory(late, "late"))
+    built.revoke(eve)
+    return built
+
+
+@pytest.fixture
+def file(house, tmp_path):
+    """Writes an export of these records."""
+
+    def write(records):
+        path = tmp_path / "ledger.jsonl"
+        lines = [
+            msgspec.json.encode(ledger.Head(checkpoint=house.checkpoint().decode())),
+            *map(msgspec.json.encode, records),
+        ]
+        path.write_bytes(b"".join(line + b"\n" for line in lines))
+        return path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def short_runs(monkeypatch):
+    """So that a small ledger is many runs."""
+    monkeypatch.setattr(replaying, "RUN_RECORDS", 16)
+
+
+def test_many_cores_agree_with_one(house, file):
+    """The whole report is the same, and progress is told run by run."""
+    path, heard = file(house.placed()), []
+    alone = ledger.replay(path, house.state.genesis_hash, workers=1)
+    assert ledger.replay(path, house.state.genesis_hash, workers=3, progress=heard.append) == alone
+    assert heard == [*range(16, len(house.log), 16), len(house.log)]
+    assert ledger.size(path) == alone.records
+
+
+def test_many_cores_stop_where_one_stops(house, file):
+    """A changed byte in the middle, with good runs before and after it."""
+    records, seq = house.placed(), 101
+    bent = bytes(records[seq].payload).replace(b'"te', b'"tE', 1) if b'"te' in bytes(records[seq].payload) else b"{}"
+    records[seq] = msgspec.structs.replace(records[seq], payload=msgspec.Raw(bent))
+    path, said = file(records), []
+    for workers in (1, 3):
+        with pytest.raises(replay.Diverged) as caught:
+            ledger.replay(path, workers=workers)
+        said.append((caught.value.seq, caught.value.code, caught.value.reason))
+    assert said[0] == said[1]
+    assert said[0][0] == seq
+
+
+def test_what_is_no_record_can_t_be_read(house, file):
+    """A line that isn't a record, or is longer than any, is no ledger: that is said, not a position."""
+    path = file(house.placed())
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[50] = b"{}\n"
+    path.write_bytes(b"".join(lines))
+    for workers in (1, 2):
+        with pytest.raises(Refusal, match="can't be read"):
+            ledger.replay(path, workers=workers)
+    lines[50] = b" " * (ledger.LINE_BYTES + 1) + b"\n"
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(Refusal, match="can't be read"):
+        ledger.replay(path, workers=1)
+
+
+def test_a_worker_that_dies_is_missed():
+    """Nothing is believed of a worker that doesn't answer."""
+    with replaying._team(1) as team:
+        team[0].process.kill()
+        with pytest.raises(replaying.WorkerDied):
+            team[0].receive()
+
+
+def test_a_worker_follows_what_it_is_told(house):
+    """A worker's answer over its pipe is a voucher's."""
+    lines = tuple(msgspec.json.encode(placed) for placed in house.placed())
+    with replaying._team(1) as team:
+        team[0].earlier = [(seq, line) for seq, line in enumerate(lines[:80]) if vouch.governs(line)]
+        team[0].send(80, lines[80:100])
+        answer = team[0].receive()
+    whole = vouch.Voucher()
+    whole.vouch(0, lines[:80])
+    assert answer == whole.vouch(80, lines[80:100])
+    assert any(answer.entries)
+
+
+def said(words, *more):
+    """What the command says to these words."""
+    return CliRunner().invoke(main.application(words), [*words, *more], obj=seam.State())
+
+
+def test_the_command_takes_both_fingerprints(house, file):
+    """`sigil audit replay`: exit 0 and a report that names what was pinned and what is asserted; exit 1 with another seal."""
+    sealed = House()
+    sealed.seal(sealed.mentors(3), 2)
+    path = file([])
+    head = msgspec.json.encode(ledger.Head(checkpoint=sealed.checkpoint().decode()))
+    path.write_bytes(b"\n".join([head, *map(msgspec.json.encode, sealed.placed())]) + b"\n")
+    seal = record.check(sealed.log[-1]).header.hash
+    words = ["audit", "replay", str(path), "--genesis", sealed.state.genesis_hash, "--cores", "1", "--json"]
+    done = said(words, "--seal", seal)
+    report = msgspec.json.decode(done.stdout)
+    assert (done.exit_code, report["pinned"], report["seal"]) == (0, ["genesis", "seal"], seal)
+    assert "time" in report["asserted"]
+    assert report["records_per_s"] > 0
+    kept = path.with_suffix(".checkpoint")
+    kept.write_bytes(sealed.checkpoint())
+    assert said(words, "--checkpoint", str(kept), "--size", str(len(sealed.log))).exit_code == 0
+    for wrong in (["--seal", "0" * 64], ["--size", str(len(sealed.log) + 1)]):
+        done = said(words, *wrong)
+        assert isinstance(done.exception, Refusal)
+        assert str(done.exception).startswith("seq ")
