@@ -610,7 +610,8 @@ def test_an_erased_version_can_t_be_passed_by(versions):
     assert diverges(records, versions.checkpoint())[:2] == (seq, "STALE_PREV")
     # Its earlier versions are there, and a thing is erased whole: that is found before the fork is.
     assert diverges(erase(records, ghost), versions.checkpoint())[1] == "RECORD_INVALID"
-    assert diverges(erase(erase(records, ghost), versions.seqs[1]), versions.checkpoint())[:2] == (seq, "STALE_PREV")
+    every = erase(erase(erase(records, ghost), versions.seqs[1]), versions.seqs[0])
+    assert diverges(every, versions.checkpoint())[:2] == (seq, "STALE_PREV")
 
 
 # The checkpoint
