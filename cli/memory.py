@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import caller, importing, seam
+from cli import caller, importing, records, seam
 from cli.refusal import Refusal
 from cli.seam import State
 from sigilcore import ids
@@ -77,6 +77,19 @@ def read(
     seam.show(state, found, found.text)
 
 
+def forget(
+    state: State,
+    *,
+    key: Annotated[str, typer.Option("--key", help="the memory's name")],
+    erase: Annotated[bool, typer.Option("--erase", help="yes: nobody will ever read any version of it again")] = False,
+    id: Id = None,  # noqa: A002 - the option's name
+) -> None:
+    """Erase a memory of one's own, all versions of it. The records stay, without what they said."""
+    if not erase:
+        raise Refusal("forgetting erases every version, and nothing brings them back", "Say so with --erase.")
+    records.erase_thing(state, knowledge.UserErase(kind="memory_block", key=key, id=id or ids.new()))
+
+
 def bring(
     state: State,
     *,
@@ -137,4 +150,5 @@ def register(app: typer.Typer) -> None:
     seam.verb(noun, "write")(write)
     seam.verb(noun, "list")(show_list)
     seam.verb(noun, "read")(read)
+    seam.verb(noun, "forget")(forget)
     seam.verb(noun, "import")(bring)

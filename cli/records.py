@@ -167,6 +167,28 @@ def read(state: State, record_id: str) -> None:
     seam.show(state, seam.wait(work()))
 
 
+def erase(
+    state: State,
+    record_id: Annotated[str, typer.Argument(help="the id of any version of the thing")],
+    *,
+    id: Annotated[str | None, typer.Option("--id", help="the erasure's own id")] = None,  # noqa: A002 - the option's name
+) -> None:
+    """Erase a thing of one's own, all versions of it. The records stay, without what they said."""
+    erase_thing(state, knowledge.UserErase(record=record_id, id=id or ids.new()))
+
+
+def erase_thing(state: State, asked: knowledge.UserErase) -> None:
+    """Ask for an erasure, and say what is gone."""
+
+    async def work() -> knowledge.Erased:
+        async with caller.calling(state) as client:
+            return await http.persistently(lambda: client.call(knowledge.USER_ERASE, asked), give_up_s=10)
+
+    done = seam.wait(work())
+    plural = "" if done.versions == 1 else "s"
+    seam.show(state, done, f"{done.key}: {done.versions} version{plural} erased, at seq {done.seq}")
+
+
 def audit_get(
     state: State,
     name: Annotated[str, typer.Argument(help="a record's id, or <id>.<index> for one decision of a batch")],
@@ -269,6 +291,7 @@ def register(app: typer.Typer) -> None:
     seam.verb(canons, "proof")(proof)
     seam.verb(canons, "write")(write)
     seam.verb(canons, "read")(read)
+    seam.verb(canons, "erase")(erase)
     audits = seam.family(app, "audit", "What was decided and done; the whole ledger judged again.")
     seam.verb(audits, "get")(audit_get)
     seam.verb(audits, "list")(audit_list)

@@ -162,8 +162,7 @@ class House:
 
     @staticmethod
     def _thing(checked: record.Checked) -> tuple[str, str, str]:
-        kind = checked.kind
-        return kind.tag, kind.subject(checked.payload), kind.thing(checked.payload) or ""
+        return checked.kind.thing_name(checked.payload) or ("", "", "")
 
     def placed(self) -> list[record.PlacedRecord]:
         """The ledger as change events carry it."""

@@ -261,7 +261,9 @@ class Committer:
         heads = self._heads.known(things)
         if absent := things - heads.keys():
             heads |= await self._store.thing_heads(absent)
-        return rules.Found(known=known, decisions=decisions, thing_heads=heads)
+        ending = {thing for _, one in effects if one.kind.erases and (thing := thing_of(one)) is not None}
+        versions = await self._store.live(ending) if ending else {}
+        return rules.Found(known=known, decisions=decisions, thing_heads=heads, versions=versions)
 
     # The queue.
 
@@ -449,7 +451,7 @@ class _Recent(Generic[Key, Value]):
 def _recheck(row: Row) -> record.Checked:
     """A stored record, as good as on the day it came; raises `faults.Corrupt`."""
     try:
-        return record.check(row.signed())
+        return record.check_placed(row.placed())
     except Refused as refused:
         raise faults.Corrupt(f"the record at {row.seq} doesn't verify: {refused}") from refused
 

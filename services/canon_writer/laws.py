@@ -9,7 +9,8 @@ A store holds one tenant's log. The laws, tested on memory and on Postgres alike
 3. *Unknown is said.* `Lost` means that nobody knows. The writer opens again and looks.
 4. *Gap-free.* A batch begins at the head or is refused with `Moved`.
 5. *Ids are unique, decisions are used once.* Else `Moved`: the writer's memory was wrong, not the caller.
-6. *Nothing changes.* There is no way to change or remove a row, a tile or a checkpoint.
+6. *Nothing changes* but by an erasure: with its commit the payloads of the thing's rows so far are gone, from this store and from whatever
+   it left on the disk in readable form, and everything else of these rows stays. There is no way to change or remove anything else.
 7. *Read your writes.* What `commit` or `cosign` made is seen by every read that begins after it.
 8. *What stands is never written over.* `put_back` adds what is missing of a commit of the past, or raises `Moved` and adds nothing.
 9. *First lines stay.* `cosign` adds lines to a checkpoint that is there, and ignores a key's second line for one size.
@@ -20,7 +21,7 @@ from typing import Protocol
 
 import msgspec
 
-from sigilcore import clock, digest, record
+from sigilcore import clock, digest, record, records
 from sigilcore.admission import DecisionRow
 from sigilcore.records import audit
 
@@ -67,18 +68,29 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     salt: bytes
     header: bytes
     payload: bytes
+    erased_bytes: int = 0  # of the payload that was here, which still count where pages are bounded
+
+    @property
+    def erased(self) -> bool:
+        """True if only the header is left."""
+        return not self.salt
+
+    @property
+    def weight(self) -> int:
+        """What the row counts where answers are bounded in bytes."""
+        return len(self.header) + len(self.payload) + self.erased_bytes
 
     def placed(self) -> record.PlacedRecord:
         """The record as a change event carries it."""
         return record.PlacedRecord(
             seq=self.seq,
             header=msgspec.Raw(self.header),
-            payload=msgspec.Raw(self.payload),
-            salt=self.salt.hex(),
+            payload=msgspec.Raw(b"null" if self.erased else self.payload),
+            salt=None if self.erased else self.salt.hex(),
         )
 
     def signed(self) -> record.SignedRecord:
-        """The record as its author sent it."""
+        """The record as its author sent it. Raises `Refused`: NOT_FOUND once erased."""
         return self.placed().signed()
 
 
@@ -113,6 +125,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     uses: tuple[Use, ...]
     tiles: tuple[Tile, ...]
     note: bytes
+
+
+class Erased(msgspec.Struct, frozen=True, kw_only=True):
+    """That the record at `seq` was erased by the one at `by`."""
+
+    seq: int
+    by: int
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +190,9 @@ class Shelf(Protocol):
     async def witnessed(self, most: int) -> Sequence[int]:
         """The largest sizes that were marked as witnessed, largest first, at most so many."""
 
+    async def erased(self, since: int) -> Sequence[Erased]:
+        """What the erasures from `since` on erased, in their order."""
+
 
 class Store(Shelf, Protocol):
     """Writing: one connection, one statement in flight."""
@@ -189,6 +211,9 @@ class Store(Shelf, Protocol):
 
     async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
         """The hash of each thing's newest version."""
+
+    async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
+        """The ids of each thing's versions since it was last erased, in order; without those that have none."""
 
     async def commit(self, batch: Batch) -> None:
         """Write all of it or nothing. Raises `Fenced`, `Moved`, `Lost`."""
@@ -228,16 +253,26 @@ def row_of(checked: record.Checked, seq: int, thing: bytes | None) -> Row:
 
 def thing_of(checked: record.Checked) -> bytes | None:
     """Names the thing that a `user` record is a version of: 16 bytes of a digest over tenant, owner, kind and key."""
-    kind, payload = checked.kind, checked.payload
-    key = kind.thing(payload)
-    if checked.core.space != "user" or key is None:
+    name = checked.kind.thing_name(checked.payload)
+    if name is None:
         return None
-    return thing_named(checked.core.tenant, kind.subject(payload), kind.tag, key)
+    kind, owner, key = name
+    return thing_named(checked.core.tenant, owner, kind, key)
 
 
 def thing_named(tenant: str, owner: str, kind: str, key: str) -> bytes:
     """The name of an owner's thing of this kind and key."""
     return bytes.fromhex(digest.sha256_hex(f"{tenant}\x00{owner}\x00{kind}\x00{key}".encode()))[:16]
+
+
+def erases(row: Row) -> bool:
+    """True if the row ends its thing's versions so far."""
+    return records.REGISTRY[row.kind].erases
+
+
+def without_payload(row: Row) -> Row:
+    """What an erasure leaves of a row."""
+    return msgspec.structs.replace(row, payload=b"", salt=b"", erased_bytes=row.erased_bytes + len(row.payload))
 
 
 def is_idle_beat(checked: record.Checked) -> bool:

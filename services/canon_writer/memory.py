@@ -16,7 +16,20 @@ from typing import Self
 import msgspec
 
 from services.canon_writer import committer, cosigning, reading, rules
-from services.canon_writer.laws import Batch, Cosignature, Fenced, Head, Moved, Query, Ref, Row, TileKey
+from services.canon_writer.laws import (
+    Batch,
+    Cosignature,
+    Erased,
+    Fenced,
+    Head,
+    Moved,
+    Query,
+    Ref,
+    Row,
+    TileKey,
+    erases,
+    without_payload,
+)
 from sigilcore import clock, note, signing
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
@@ -35,6 +48,7 @@ class Disk:
         self.notes: dict[int, bytes] = {}
         self.cosignatures: dict[int, dict[bytes, bytes]] = {}
         self.witnessed: set[int] = set()
+        self.erased: list[Erased] = []
 
 
 class MemoryStore:
@@ -62,7 +76,7 @@ class MemoryStore:
                 break
             if _chosen(query, row):
                 rows.append(row)
-                size_bytes += len(row.header) + len(row.payload)
+                size_bytes += row.weight
         return rows
 
     async def versions(self, of: bytes | str, below: int, limit: int, max_bytes: int) -> Sequence[Row]:
@@ -105,6 +119,10 @@ class MemoryStore:
         """The largest sizes that were marked."""
         return sorted(self.disk.witnessed, reverse=True)[:most]
 
+    async def erased(self, since: int) -> Sequence[Erased]:
+        """What the erasures from `since` on erased."""
+        return [one for one in self.disk.erased if one.by >= since]
+
     # Writing.
 
     async def open(self) -> None:
@@ -130,6 +148,18 @@ class MemoryStore:
         """The hash of each thing's newest version."""
         return {row.thing: row.hash.hex() for row in self.disk.rows if row.thing is not None and row.thing in things}
 
+    async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
+        """The ids of each thing's versions since it was last erased."""
+        found: dict[bytes, list[str]] = {}
+        for row in self.disk.rows:
+            if row.thing is None or row.thing not in things:
+                continue
+            if erases(row):
+                found.pop(row.thing, None)
+            else:
+                found.setdefault(row.thing, []).append(row.id)
+        return found
+
     async def commit(self, batch: Batch) -> None:
         """Check everything, then write everything; nothing waits in between."""
         disk = self.disk
@@ -146,6 +176,9 @@ class MemoryStore:
             raise Moved("a decision was used already")
         disk.rows.extend(batch.rows)
         disk.ids.update((row.id, row) for row in batch.rows)
+        for row in batch.rows:
+            if erases(row):
+                self._erase(row)
         disk.decisions.update(((row.record, row.index), row) for row in batch.decisions)
         for use in batch.uses:
             disk.decisions[use.ref] = msgspec.structs.replace(disk.decisions[use.ref], used_by=use.by)
@@ -193,6 +226,12 @@ class MemoryStore:
         """Of a checkpoint that is there."""
         if size in self.disk.notes:
             self.disk.witnessed.add(size)
+
+    def _erase(self, by: Row) -> None:
+        for row in self.disk.rows[: by.seq]:
+            if row.thing == by.thing and not erases(row) and not row.erased:
+                self.disk.rows[row.seq] = self.disk.ids[row.id] = without_payload(row)
+                self.disk.erased.append(Erased(seq=row.seq, by=by.seq))
 
     async def close(self) -> None:
         """Nothing is held."""

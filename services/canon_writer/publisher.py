@@ -7,6 +7,10 @@ deleted is filled again, and a bus that was away is caught up with, by the ordin
 A stream that holds more than Postgres, or something else, means that Postgres was set back: nothing is published over that evidence, and
 the writer writes no more. Nor is anything published while the writer is read-only for another reason: a stream is never rebuilt from a
 shorter Postgres.
+
+After an erasure is published, the messages of what it erased leave the stream, overwritten. Nothing remembers that this was done but the
+stream itself: at the start it is asked for all erasures, so a crash between the commit and here heals. A stream that is filled again gets
+these records without their payloads.
 """
 
 import asyncio
@@ -17,7 +21,7 @@ import msgspec
 import structlog
 
 from services.canon_writer.committer import Committed
-from services.canon_writer.laws import Head, Lost, Query, Row, Shelf
+from services.canon_writer.laws import Head, Lost, Query, Row, Shelf, erases
 from sigilcore import clock, note, record
 from sigilcore.contracts import canon, house
 from sigilcore.refusals import Code, Refused
@@ -66,14 +70,20 @@ class Publisher:
         self._halted = halted
         self._recent: collections.deque[Committed] = collections.deque()
         self._recent_rows = 0
+        self._erased_before = 0  # what erasures below this seq erased is out of the stream
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._asked = False  # whether the stream was compared with the store at all
 
     def committed(self, commit: Committed) -> None:
         """Hear of a commit; never waits."""
-        self._recent.append(commit)
-        self._recent_rows += len(commit.rows)
+        if any(erases(row) for row in commit.rows):
+            # What we remember isn't readable in Postgres any more, and won't be published from here either.
+            self._recent.clear()
+            self._recent_rows = 0
+        else:
+            self._recent.append(commit)
+            self._recent_rows += len(commit.rows)
         while self._recent_rows > KEPT_ROWS:
             self._forget()
         self._wake.set()
@@ -118,7 +128,10 @@ class Publisher:
                     continue
                 rows, notes = await self._next(self.position)
                 if not rows:
-                    break
+                    if await self._erase(self.position):
+                        break
+                    self.position = None
+                    continue
                 try:
                     self.position = await self._bus.publish_events(self._events(rows, notes), self.position)
                     published += len(rows)
@@ -131,9 +144,28 @@ class Publisher:
             head = await self._shelf.head()
             return canon.Refill(published=published, stream_last=self.position or 0, head=head.size)
 
+    async def _erase(self, position: int) -> bool:
+        """Take out of the stream what was erased below this place. False if there is no stream any more."""
+        if self._erased_before >= position:
+            return True
+        erased = await self._shelf.erased(self._erased_before)
+        places = [one.seq + 1 for one in erased if one.by < position]
+        if places:
+            try:
+                gone = await self._bus.stream_gone(self._tenant)
+                for place in places:
+                    if place not in gone:
+                        await self._bus.erase_message(self._tenant, place)
+            except stream.StreamMissing:
+                return False
+            _log.info("erased_from_stream", records=len(places))
+        self._erased_before = position
+        return True
+
     async def refill(self) -> canon.Refill:
-        """`canon/refill`: look at the stream again, and publish what it lacks."""
+        """`canon/refill`: look at the stream again, publish what it lacks, and erase from it what it still holds."""
         self.position = None
+        self._erased_before = 0
         return await self.catch_up()
 
     async def _begin(self) -> int | None:
@@ -185,7 +217,7 @@ class Publisher:
         size_bytes = 0
         for commit in self._recent:
             new = [row for row in commit.rows if row.seq >= position]
-            size_bytes += sum(len(row.header) + len(row.payload) for row in new)
+            size_bytes += sum(row.weight for row in new)
             if rows and (len(rows) + len(new) > self._batch or size_bytes > BATCH_BYTES):
                 break
             rows += new

@@ -29,7 +29,7 @@ update canon.writer_epoch set seen_at = clock_timestamp() where tenant = $1 and 
 -- name: commit
 -- The one commit.
 select canon.commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
-                          $24, $25, $26, $27, $28, $29, $30, $31);
+                          $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38);
 
 -- name: head
 -- The newest checkpoint; its size is the head.
@@ -41,7 +41,7 @@ select max(seq) from canon.record where tenant = $1;
 
 -- name: governing
 -- Every row that moves the fold, in order.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from canon.record where tenant = $1 and governs and seq > $2 order by seq limit $3;
 
 -- name: chain_heads
@@ -59,12 +59,12 @@ cross join lateral (
 
 -- name: by_ids
 -- The rows that these ids name.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from canon.record where tenant = $1 and id = any($2::uuid[]);
 
 -- name: by_hash
 -- The row of this record hash.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from canon.record where hash = $2 and tenant = $1;
 
 -- name: decisions
@@ -83,6 +83,37 @@ from unnest($2::uuid[]) as wanted (thing)
 cross join lateral (
     select hash from canon.record where thing = wanted.thing and tenant = $1 order by seq desc limit 1
 ) as newest;
+
+-- name: live
+-- The ids of each thing's versions since its newest erasure, in order.
+select wanted.thing, version.id
+from unnest($2::uuid[]) as wanted (thing)
+cross join lateral (
+    select seq, id from canon.record
+    where thing = wanted.thing and tenant = $1 and seq > coalesce(
+        (select max(seq) from canon.record where thing = wanted.thing and tenant = $1 and kind = 'erasure'), -1)
+) as version
+order by version.seq;
+
+-- name: erased
+-- What the erasures from a place on erased: all that the keys which they destroyed had sealed.
+select record.seq, ended.erased_seq as by
+from canon.data_key as ended
+join canon.record on record.thing = ended.purpose and record.tenant = ended.tenant and record.data_key = ended.id
+where ended.tenant = $1 and ended.erased_seq >= $2 order by ended.erased_seq, record.seq;
+
+-- name: keys_in_use
+-- The key that seals now for each of these purposes.
+select found.*
+from unnest($2::uuid[]) as wanted (purpose)
+cross join lateral (
+    select id, purpose, erasable, wrapped, erased_seq from canon.data_key
+    where tenant = $1 and purpose = wanted.purpose and erased_seq is null limit 1
+) as found;
+
+-- name: data_keys
+-- These keys, destroyed or not.
+select id, purpose, erasable, wrapped, erased_seq from canon.data_key where tenant = $1 and id = any($2::bigint[]);
 
 -- name: headers
 -- The sealed headers of a run.
@@ -123,14 +154,14 @@ where exists (select from canon.checkpoint where tenant = $1 and size = $2)
 on conflict do nothing;
 
 -- name: rows
--- Rows in order of seq. Bytes are counted where they lie, so large payloads beyond the bound are never read.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+-- Rows in order of seq. Bytes are counted where they lie, so large payloads beyond the bound are never read; 44 of them are the seal's.
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload))
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
                     over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
         from canon.record
         where tenant = $1 and seq >= $2 and seq < $3
           and (cardinality($6::text[]) = 0 or kind = any($6))
@@ -144,16 +175,16 @@ where bytes_before < $5 order by seq;
 
 -- name: rows_of_kinds
 -- The same for a few kinds, each by its index, which holds seq >> 12.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload))
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
                     over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
         select found.*
         from unnest($6::text[]) as wanted (kind)
         cross join lateral (
-            select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+            select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
             from canon.record
             where tenant = $1 and kind = wanted.kind and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
               and (cardinality($7::text[]) = 0 or space = any($7))
@@ -168,13 +199,13 @@ where bytes_before < $5 order by seq;
 
 -- name: rows_of_subject
 -- The same for one subject, by its index.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload))
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
                     over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
         from canon.record
         where tenant = $1 and subject = $11 and subject <> '' and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
           and (cardinality($6::text[]) = 0 or kind = any($6))
@@ -190,23 +221,38 @@ where bytes_before < $5 order by seq;
 -- No row if the writer's time is over; a take-over waits until this transaction ends.
 select epoch from canon.writer_epoch where tenant = $1 and epoch = $2 for share;
 
+-- name: standing
+-- Which places of a run are taken.
+select seq from canon.record where tenant = $1 and seq >= $2 and seq < $3;
+
+-- name: end_keys
+-- Destroy data keys, as the commit of the past did.
+update canon.data_key as old set wrapped = null, erased_seq = new.erased_seq
+from unnest($2::bigint[], $3::bigint[]) as new (id, erased_seq)
+where old.tenant = $1 and old.id = new.id and old.erased_seq is null;
+
+-- name: put_keys
+-- Data keys for the rows that were missing.
+insert into canon.data_key (tenant, id, purpose, erasable, wrapped, erased_seq)
+select $1, new.* from unnest($2::bigint[], $3::uuid[], $4::boolean[], $5::bytea[], $6::bigint[]) as new;
+
 -- name: put_records
--- Rows of a commit of the past, each at its own seq; those that stand stay.
+-- The rows that are missing of a commit of the past, each at its own seq.
 insert into canon.record
-    (tenant, seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload)
+    (tenant, seq, ts, id, author, thing, governs, space, kind, subject, hash, header, payload, data_key)
 select $1, new.* from unnest($2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::boolean[], $8::text[], $9::text[],
-                             $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::bytea[]) as new
+                             $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::bigint[]) as new
 on conflict do nothing;
 
 -- name: same_records
--- How many of them stand exactly so.
+-- How many of them stand exactly so. Payloads are sealed anew each time; that what stands opens to its header's was asked before.
 select count(*)
 from unnest($2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::boolean[], $8::text[], $9::text[], $10::text[],
-            $11::bytea[], $12::bytea[], $13::bytea[], $14::bytea[])
-     as new (seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload)
+            $11::bytea[], $12::bytea[])
+     as new (seq, ts, id, author, thing, governs, space, kind, subject, hash, header)
 join canon.record as old on old.tenant = $1 and old.seq = new.seq
-where (old.ts, old.id, old.author, old.governs, old.space, old.kind, old.subject, old.hash, old.salt, old.header, old.payload)
-    = (new.ts, new.id, new.author, new.governs, new.space, new.kind, new.subject, new.hash, new.salt, new.header, new.payload)
+where (old.ts, old.id, old.author, old.governs, old.space, old.kind, old.subject, old.hash, old.header)
+    = (new.ts, new.id, new.author, new.governs, new.space, new.kind, new.subject, new.hash, new.header)
   and old.thing is not distinct from new.thing;
 
 -- name: put_decisions
@@ -264,13 +310,13 @@ join canon.checkpoint as old on old.tenant = $1 and old.size = new.size and old.
 
 -- name: versions
 -- Versions of one thing, newest first, below a seq.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload))
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
                     over (order by seq desc rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
         from canon.record
         where tenant = $1 and thing = $2 and seq < $3
         order by seq desc limit $4
@@ -280,13 +326,13 @@ where bytes_before < $5 order by seq desc;
 
 -- name: versions_of_kind
 -- System records of one kind, newest first, below a seq; the index holds seq >> 12.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload))
+           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
                     over (order by seq desc rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, salt, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
         from canon.record
         where tenant = $1 and kind = $2 and space = 'system' and seq >> 12 <= $3 >> 12 and seq < $3
         order by seq >> 12 desc, seq desc limit $4

@@ -39,6 +39,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Reader]:
     """A reader with its pool; its fold follows from Postgres itself."""
     options = parts.settings.canon
     assert options is not None
+    assert parts.keystore is not None
     follower = parts.following
     while True:
         try:
@@ -47,7 +48,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Reader]:
         except postgres.Unavailable as error:
             _log.warning("store_down", reason=str(error))
             await asyncio.sleep(RETRY_S)
-    shelf = store.PostgresShelf(pool, parts.deployment.tenant)
+    shelf = store.PostgresShelf(pool, parts.deployment.tenant, parts.keystore.aead_key(house.PAYLOAD_KEY))
     reader = Reader(shelf, lambda: follower.state, note.VerifierKey.parse(parts.deployment.log))
     follower.page_with(reader.page)
     try:
@@ -161,4 +162,4 @@ HANDLERS: service.Handlers[Any] = {
 }
 
 if __name__ == "__main__":
-    service.run("canon_reader", build, HANDLERS, needs=("canon",))
+    service.run("canon_reader", build, HANDLERS, needs=("canon", "keystore"))

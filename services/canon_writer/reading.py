@@ -393,7 +393,7 @@ class Reading:
     async def _checked(self, row: Row) -> record.Checked:
         """The record, proven; raises `Refused` with `CORRUPT_RECORD`."""
         try:
-            checked = record.check(row.signed())
+            checked = record.check_placed(row.placed())
         except Refused as refused:
             raise _corrupt(row.seq, f"its bytes don't agree: {refused.message}") from refused
         core = checked.core
@@ -513,8 +513,8 @@ def _plain(row: Row, checked: record.Checked) -> dict[str, Any]:
     return {
         "seq": row.seq,
         "header": msgspec.json.decode(checked.leaf),
-        "payload": msgspec.json.decode(checked.payload_bytes),
-        "salt": checked.salt.hex(),
+        "payload": None if checked.erased else msgspec.json.decode(checked.payload_bytes),
+        "salt": None if checked.erased else checked.salt.hex(),
     }
 
 
@@ -528,7 +528,7 @@ def _after(query: Query, rows: Sequence[Row]) -> int:
         return query.end
     if len(rows) == query.limit:
         return rows[-1].seq + 1
-    taken = sum(len(row.header) + len(row.payload) for row in rows)
+    taken = sum(row.weight for row in rows)
     return rows[-1].seq + 1 if query.max_bytes is not None and taken >= query.max_bytes else query.end
 
 

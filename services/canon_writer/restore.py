@@ -74,7 +74,8 @@ class StreamSurvivors:
             signed = None if borne is None else base64.b64decode(borne, validate=True)
         except (msgspec.DecodeError, binascii.Error, UnicodeDecodeError):
             return None
-        return Survivor(placed=placed, note=signed)
+        # An erased payload names no thing any more, so its row can't be made again.
+        return None if placed.salt is None else Survivor(placed=placed, note=signed)
 
 
 class Restoring:
@@ -136,7 +137,8 @@ class Restoring:
             raise _stopped(Code.CORRUPT_RECORD, seq, f"it doesn't follow: {diverged.reason}") from diverged
         except Refused as refused:
             raise _stopped(Code.CORRUPT_RECORD, seq, refused.message) from refused
-        made = row_of(checked, seq, thing_of(checked))
+        # Of an erased record the columns are all there is; a survivor is never erased.
+        made = row if row is not None and row.erased else row_of(checked, seq, thing_of(checked))
         if row is not None and row != made:
             raise _stopped(Code.CORRUPT_RECORD, seq, "its columns aren't what its bytes say")
         self._open.rows.append(made)

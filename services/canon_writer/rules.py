@@ -22,13 +22,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from services.canon_writer.laws import Ref, Row, Use, row_of, thing_of
+from services.canon_writer.laws import Ref, Row, Use, erases, row_of, thing_of
 from sigilcore import admission, clock, digest, ids, merkle, note, record
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
 from sigilcore.decision import DecisionRef
 from sigilcore.governance import Governance
-from sigilcore.records import audit, system
+from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 
 MAX_SUBJECT_BYTES = 512
@@ -71,11 +71,13 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """What the store knows of the calls: records by their ids, decisions, newest versions of things."""
+    """What the store knows of the calls: records by their ids, decisions, newest versions of things, and all versions of those that are to
+    be erased."""
 
     known: Mapping[str, Known] = {}
     decisions: Mapping[Ref, DecisionRow] = {}
     thing_heads: Mapping[bytes, str] = {}
+    versions: Mapping[bytes, Sequence[str]] = {}
 
 
 def open_call(request: canon.Append, *, genesis: bool = False) -> Call:
@@ -229,6 +231,8 @@ class Draft:
         _check_columns(one)
         _check_time(one, self._now_ms)
         head = None if thing is None else self._heads.get(thing) or self._found.thing_heads.get(thing)
+        if isinstance(one.payload, user.Erasure) and thing is not None:
+            self._check_erasure(one.payload, thing)
         admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head)
         if isinstance(one.payload, system.LogKey):
             self._check_held(one.payload)
@@ -242,6 +246,18 @@ class Draft:
     def _check_held(self, payload: system.LogKey) -> None:
         if self._log_signer(note.VerifierKey.parse(payload.vkey).public_key) is None:
             raise Refused(Code.KEY_NOT_ALLOWED, "the writer's keystore doesn't hold this key", field="$.payload.vkey")
+
+    def _check_erasure(self, payload: user.Erasure, thing: bytes) -> None:
+        """It names each payload that will be gone, and no other; what comes between is noticed by the list as by `prev`."""
+        versions = list(self._found.versions.get(thing, ()))
+        for row in self.rows:
+            if row.thing == thing:
+                versions = [] if erases(row) else [*versions, row.id]
+        if not versions:
+            raise Refused(Code.NOT_FOUND, "nothing of this thing is left to erase")
+        if list(payload.records) != versions:
+            head = self._heads.get(thing) or self._found.thing_heads.get(thing)
+            raise Refused(Code.STALE_PREV, "it doesn't list the versions that there are", detail={"head": head})
 
     def _decided(self, ref: Ref, uses: dict[Ref, int]) -> DecisionRow | None:
         """The decision as this record finds it: used, unless the record before it used it in the same call."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from services.canon_writer import committer, cosigning, high_water, publisher, restore, rules, store
+from services.canon_writer import committer, cosigning, high_water, publisher, restore, rules, store, vault
 from services.canon_writer.laws import Broken, Fenced, Lost, Moved, StoreError
 from sigilcore import note, signing
 from sigilcore.contracts import canon, house
@@ -108,7 +108,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
     options, deployed = parts.settings.canon, parts.deployment
     assert options is not None
     assert parts.keystore is not None
-    keeping = await _connect(options, deployed.tenant)
+    keeping = await _connect(options, deployed.tenant, parts.keystore.aead_key(house.PAYLOAD_KEY))
     high = None if options.high_water_file is None else high_water.HighWater(options.high_water_file)
 
     def committed(commit: committer.Committed) -> None:
@@ -175,10 +175,10 @@ def _held(log_keys: keys.RoleSigner, public: bytes) -> signing.Signer | None:
     return None
 
 
-async def _connect(options: settings.Canon, tenant: str) -> store.PostgresStore:
+async def _connect(options: settings.Canon, tenant: str, wrapping: vault.Wrapping) -> store.PostgresStore:
     while True:
         try:
-            return await store.PostgresStore.connect(options, tenant)
+            return await store.PostgresStore.connect(options, tenant, wrapping)
         except Lost as error:
             _log.warning("store_down", reason=str(error))
             await asyncio.sleep(RETRY_S)

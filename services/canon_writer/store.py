@@ -14,10 +14,12 @@ from typing import Any
 
 import structlog
 
+from services.canon_writer import vault
 from services.canon_writer.laws import (
     Batch,
     Broken,
     Cosignature,
+    Erased,
     Fenced,
     Head,
     Lost,
@@ -40,7 +42,7 @@ CLOSE_S = 2.0
 GOVERNING_PAGE = 500
 READ_CONNECTIONS = 3
 _NO_BOUND = 2**62
-_REFUSED = {"SG001": Fenced, "SG002": Moved, "SG003": Moved}
+_REFUSED = {"SG001": Fenced, "SG002": Moved, "SG003": Moved, "SG004": Moved}
 # Out of disk, memory or connections; an I/O error: the statement failed, and later it may not.
 _FOR_NOW = ("53", "58")
 
@@ -48,8 +50,9 @@ _FOR_NOW = ("53", "58")
 class PostgresShelf:
     """Reading one tenant's log."""
 
-    def __init__(self, pool: postgres.Pool, tenant: str) -> None:
+    def __init__(self, pool: postgres.Pool, tenant: str, wrapping: vault.Wrapping) -> None:
         self._pool = pool
+        self._vault = vault.Vault(wrapping, tenant)
         self._tenant = tenant
         self._sql = queries()
 
@@ -72,9 +75,9 @@ class PostgresShelf:
             query.until_ms,
         ]
         if query.subject is not None:
-            return [_row(one) for one in await self._read("rows_of_subject", *arguments, query.subject)]
+            return await self._opened(await self._read("rows_of_subject", *arguments, query.subject))
         name = "rows_of_kinds" if query.kinds else "rows"
-        return [_row(one) for one in await self._read(name, *arguments)]
+        return await self._opened(await self._read(name, *arguments))
 
     async def versions(self, of: bytes | str, below: int, limit: int, max_bytes: int) -> Sequence[Row]:
         """Versions, newest first."""
@@ -82,7 +85,7 @@ class PostgresShelf:
             rows = await self._read("versions", uuid.UUID(bytes=of), below, limit, max_bytes)
         else:
             rows = await self._read("versions_of_kind", of, below, limit, max_bytes)
-        return [_row(one) for one in rows]
+        return await self._opened(rows)
 
     async def headers(self, first: int, end: int) -> Sequence[bytes]:
         """The sealed headers of a run."""
@@ -91,12 +94,12 @@ class PostgresShelf:
     async def by_ids(self, ids: Collection[str]) -> Sequence[Row]:
         """The rows that these ids name."""
         known = [name for name in ids if uuids.is_id(name)]
-        return [_row(one) for one in await self._read("by_ids", known)] if known else []
+        return await self._opened(await self._read("by_ids", known)) if known else []
 
     async def by_hash(self, digest: bytes) -> Row | None:
         """The row of this record hash."""
-        rows = await self._read("by_hash", digest)
-        return _row(rows[0]) if rows else None
+        rows = await self._opened(await self._read("by_hash", digest))
+        return rows[0] if rows else None
 
     async def tiles(self, keys: Collection[TileKey]) -> dict[TileKey, bytes]:
         """Those of these full tiles that there are."""
@@ -117,6 +120,16 @@ class PostgresShelf:
         """The largest sizes that were marked."""
         return [one["size"] for one in await self._read("witnessed", most)]
 
+    async def erased(self, since: int) -> Sequence[Erased]:
+        """What the erasures from `since` on erased."""
+        return [Erased(seq=one["seq"], by=one["by"]) for one in await self._read("erased", since)]
+
+    async def _opened(self, found: Sequence[postgres.Record]) -> list[Row]:
+        """Rows in the clear. Keys are read after rows: what was erased meanwhile is shown erased."""
+        unseen = self._vault.unseen({one["data_key"] for one in found})
+        stored = {one["id"]: _key(one) for one in await self._read("data_keys", list(unseen))} if unseen else {}
+        return [self._vault.open(_row(one), one["data_key"], stored.get(one["data_key"])) for one in found]
+
     async def close(self) -> None:
         """Give the connections back."""
         with contextlib.suppress(TimeoutError):
@@ -134,9 +147,15 @@ class PostgresStore(PostgresShelf):
     """Writing one tenant's log."""
 
     def __init__(
-        self, pool: postgres.Pool, options: settings.Canon, tenant: str, *, unseen_s: float | None = None
+        self,
+        pool: postgres.Pool,
+        options: settings.Canon,
+        tenant: str,
+        wrapping: vault.Wrapping,
+        *,
+        unseen_s: float | None = None,
     ) -> None:
-        super().__init__(pool, tenant)
+        super().__init__(pool, tenant, wrapping)
         self.over = asyncio.Event()  # set when another writer's epoch has begun
         self._options = options
         self._unseen_s = options.take_over_s if unseen_s is None else unseen_s
@@ -145,11 +164,13 @@ class PostgresStore(PostgresShelf):
         self._alive: asyncio.Task[None] | None = None
 
     @classmethod
-    async def connect(cls, options: settings.Canon, tenant: str, *, unseen_s: float | None = None) -> "PostgresStore":
+    async def connect(
+        cls, options: settings.Canon, tenant: str, wrapping: vault.Wrapping, *, unseen_s: float | None = None
+    ) -> "PostgresStore":
         """A store with its pool; the right to write comes with `open`. Raises `Lost`."""
         with _named():
             pool = await postgres.pool(options, application="canon_writer")
-        return cls(pool, options, tenant, unseen_s=unseen_s)
+        return cls(pool, options, tenant, wrapping, unseen_s=unseen_s)
 
     @property
     def epoch(self) -> int:
@@ -159,6 +180,7 @@ class PostgresStore(PostgresShelf):
     async def open(self) -> None:
         """Take the lock, as a stand-by if another writer holds it, and raise the epoch."""
         await self._let_go()
+        self._vault.forget()
         with _named():
             self._connection = await postgres.connect(self._options, application="canon_writer")
             await self._lock()
@@ -198,8 +220,8 @@ class PostgresStore(PostgresShelf):
         """Every row that moves the fold."""
         last = -1
         while rows := await self._read("governing", last, GOVERNING_PAGE):
-            for one in rows:
-                yield _row(one)
+            for one in await self._opened(rows):
+                yield one
             last = rows[-1]["seq"]
 
     async def chain_heads(self, authors: Collection[str]) -> dict[str, str]:
@@ -220,10 +242,19 @@ class PostgresStore(PostgresShelf):
         rows = await self._read("thing_heads", [uuid.UUID(bytes=thing) for thing in things])
         return {one["thing"].bytes: one["hash"].hex() for one in rows}
 
+    async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
+        """The ids of each thing's versions since it was last erased."""
+        found: dict[bytes, list[str]] = {}
+        for one in await self._read("live", [uuid.UUID(bytes=thing) for thing in things]):
+            found.setdefault(one["thing"].bytes, []).append(str(one["id"]))
+        return found
+
     async def commit(self, batch: Batch) -> None:
         """One statement, one transaction, one answer. The commit point is Postgres's own."""
         if self._connection is None:
             raise Lost("not open")
+        sealing = await self._seal(batch.rows)
+        keys = sealing.made
         rows, made, uses, tiles = batch.rows, batch.decisions, batch.uses, batch.tiles
         with _named():
             await self._connection.execute(
@@ -241,8 +272,8 @@ class PostgresStore(PostgresShelf):
                 [row.ts_ms for row in rows],
                 [row.hash for row in rows],
                 [row.header for row in rows],
-                [row.payload for row in rows],
-                [row.salt for row in rows],
+                sealing.payloads,
+                sealing.keys,
                 [row.record for row in made],
                 [row.index for row in made],
                 [row.seq for row in made],
@@ -259,7 +290,23 @@ class PostgresStore(PostgresShelf):
                 [tile.index for tile in tiles],
                 [tile.hashes for tile in tiles],
                 batch.note,
+                [number for number, _ in sealing.ended],
+                [seq for _, seq in sealing.ended],
+                [key.id for key in keys],
+                [uuid.UUID(bytes=key.purpose) for key in keys],
+                [key.erasable for key in keys],
+                [key.wrapped for key in keys],
+                [key.erased_seq for key in keys],
             )
+        self._vault.settle(sealing)
+
+    async def _seal(self, rows: Sequence[Row]) -> vault.Sealing:
+        """Seal what is about to be written. Only this writer makes and destroys keys, so what it knows of them holds between commits."""
+        unknown = self._vault.unknown(rows)
+        if unknown:
+            found = await self._read("keys_in_use", [uuid.UUID(bytes=one) for one in unknown])
+            self._vault.learn(unknown, [_key(one) for one in found])
+        return self._vault.seal(rows)
 
     async def put_back(self, batch: Batch) -> None:
         """One transaction: what is missing is added, then everything is compared. A crash before its end: nothing happened."""
@@ -269,11 +316,41 @@ class PostgresStore(PostgresShelf):
             async with self._connection.transaction():
                 if await self._connection.fetchval(self._sql["hold_epoch"], self._tenant, self._epoch) is None:
                     raise Fenced(f"epoch {self._epoch} is over")
+                await self._put_rows(batch)
                 for name, arguments in _parts(batch):
-                    await self._connection.execute(self._sql[f"put_{name}"], self._tenant, *arguments)
+                    if name != "records":
+                        await self._connection.execute(self._sql[f"put_{name}"], self._tenant, *arguments)
                     same = await self._connection.fetchval(self._sql[f"same_{name}"], self._tenant, *arguments)
                     if same != len(arguments[0]):
                         raise Moved(f"other {name} stand where {len(arguments[0])} of seq {batch.size} on belong")
+
+    async def _put_rows(self, batch: Batch) -> None:
+        """Add the rows that are missing, sealed as `commit` seals them."""
+        end = batch.size + len(batch.rows)
+        found = await self._connection.fetch(self._sql["standing"], self._tenant, batch.size, end)
+        standing = {one["seq"] for one in found}
+        missing = [row for row in batch.rows if row.seq not in standing]
+        if not missing:
+            return
+        self._vault.forget()  # nothing is remembered of keys that this transaction may yet take back
+        sealing = await self._seal(missing)
+        keys, ended = sealing.made, sealing.ended
+        await self._connection.execute(
+            self._sql["end_keys"], self._tenant, [number for number, _ in ended], [seq for _, seq in ended]
+        )
+        await self._connection.execute(
+            self._sql["put_keys"],
+            self._tenant,
+            [key.id for key in keys],
+            [uuid.UUID(bytes=key.purpose) for key in keys],
+            [key.erasable for key in keys],
+            [key.wrapped for key in keys],
+            [key.erased_seq for key in keys],
+        )
+        await self._connection.execute(
+            self._sql["put_records"], self._tenant, *_columns(missing), sealing.payloads, sealing.keys
+        )
+        self._vault.forget()
 
     async def cosign(self, size: int, lines: Sequence[Cosignature]) -> None:
         """By a connection of the pool: it waits for no commit, and a writer whose time is over does no harm by it."""
@@ -304,28 +381,28 @@ class PostgresStore(PostgresShelf):
                 await connection.close(timeout=CLOSE_S)
 
 
+def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
+    """All of these rows but their payloads."""
+    return (
+        [row.seq for row in rows],
+        [row.ts_ms for row in rows],
+        [row.id for row in rows],
+        [row.author for row in rows],
+        [None if row.thing is None else uuid.UUID(bytes=row.thing) for row in rows],
+        [row.governs for row in rows],
+        [row.space for row in rows],
+        [row.kind for row in rows],
+        [row.subject for row in rows],
+        [row.hash for row in rows],
+        [row.header for row in rows],
+    )
+
+
 def _parts(batch: Batch) -> list[tuple[str, tuple[list[Any], ...]]]:
     """A commit of the past, table by table, as columns."""
     rows, made, uses, tiles = batch.rows, batch.decisions, batch.uses, batch.tiles
     return [
-        (
-            "records",
-            (
-                [row.seq for row in rows],
-                [row.ts_ms for row in rows],
-                [row.id for row in rows],
-                [row.author for row in rows],
-                [None if row.thing is None else uuid.UUID(bytes=row.thing) for row in rows],
-                [row.governs for row in rows],
-                [row.space for row in rows],
-                [row.kind for row in rows],
-                [row.subject for row in rows],
-                [row.hash for row in rows],
-                [row.salt for row in rows],
-                [row.header for row in rows],
-                [row.payload for row in rows],
-            ),
-        ),
+        ("records", _columns(rows)),
         (
             "decisions",
             (
@@ -373,7 +450,18 @@ def _named() -> Iterator[None]:
         raise _REFUSED.get(code, StoreError)(str(error)) from error
 
 
+def _key(one: postgres.Record) -> vault.StoredKey:
+    return vault.StoredKey(
+        id=one["id"],
+        purpose=one["purpose"].bytes,
+        erasable=one["erasable"],
+        wrapped=one["wrapped"],
+        erased_seq=one["erased_seq"],
+    )
+
+
 def _row(one: postgres.Record) -> Row:
+    """The row as it lies there, its payload sealed."""
     thing = one["thing"]
     return Row(
         seq=one["seq"],
@@ -386,7 +474,7 @@ def _row(one: postgres.Record) -> Row:
         kind=one["kind"],
         subject=one["subject"],
         hash=one["hash"],
-        salt=one["salt"],
+        salt=b"",
         header=one["header"],
         payload=one["payload"],
     )

@@ -71,6 +71,11 @@ class Heads:
         """Something may have been written that we don't know of."""
         self._doubts += 1
 
+    async def settle_anew(self) -> None:
+        """Return once the view holds all that the log holds now. Raises `Refused`: UNAVAILABLE."""
+        self.unsettle()
+        await self._settle()
+
     async def _settle(self) -> None:
         while self._cleared < self._doubts:
             doubts = self._doubts

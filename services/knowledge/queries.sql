@@ -24,6 +24,17 @@ create table tag (
     tag text not null,
     primary key (thing, tag)
 ) strict, without rowid;
+-- The erasures of things; what stood before one is in none of the tables above.
+create table erasure (
+    seq integer primary key,
+    id text not null unique,
+    owner text not null,
+    kind text not null,
+    slug text not null,
+    hash text not null,
+    versions integer not null
+) strict;
+create index erasure_thing on erasure (owner, slug, kind, seq);
 
 -- name: add_version
 -- A new version of a thing; the first one makes it.
@@ -44,12 +55,42 @@ delete from tag where thing = ?;
 insert or ignore into tag (thing, tag) values (?, ?);
 
 -- name: head
--- The hash of a thing's newest version.
-select version.hash from thing join version using (seq) where owner = ? and slug = ? and kind = ?;
+-- The hash of a thing's newest version, or of its erasure if nothing was written since.
+select hash from (
+    select version.seq, hash from thing join version using (seq) where owner = :owner and slug = :slug and kind = :kind
+    union all
+    select seq, hash from erasure where owner = :owner and slug = :slug and kind = :kind
+) order by seq desc limit 1;
+
+-- name: versions
+-- The record ids of all versions of a thing, in order.
+select version.id from thing join version on version.thing = thing.id
+where owner = ? and slug = ? and kind = ? order by number;
+
+-- name: find
+-- A thing's number, if it has versions.
+select id from thing where owner = ? and slug = ? and kind = ?;
+
+-- name: forget_tags
+delete from tag where thing = ?;
+
+-- name: forget_versions
+delete from version where thing = ?;
+
+-- name: forget_thing
+delete from thing where id = ?;
+
+-- name: add_erasure
+-- What the next version stands on.
+insert into erasure (seq, id, owner, kind, slug, hash, versions) values (?, ?, ?, ?, ?, ?, ?);
+
+-- name: erasure
+-- An erasure by its record's id.
+select owner, kind, slug, versions from erasure where id = ?;
 
 -- name: known
 -- The record of this id, if there is one.
-select 1 from version where id = ?;
+select 1 from version where id = :id union all select 1 from erasure where id = :id;
 
 -- name: by_id
 -- A version by its record's id.

@@ -8,11 +8,11 @@ Invariants:
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from services.knowledge.things import DOCUMENT, FAMILIES, Thing, slug_of
+from services.knowledge.things import DOCUMENT, FAMILIES, Thing, Version, key_of, slug_of
 from sigilcore import canonical, decision, ids, permit, record, records
 from sigilcore.contracts import canon
 from sigilcore.contracts import knowledge as contract
@@ -26,6 +26,12 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     thing: Thing
     id: str
     payload: msgspec.Struct
+    kind: str = ""  # the record's, where it isn't the thing's own
+
+    @property
+    def tag(self) -> str:
+        """The record's kind."""
+        return self.kind or self.thing.kind
 
 
 class Place(NamedTuple):
@@ -118,6 +124,31 @@ def finished(
     if request.id not in {None, checked.core.id}:
         raise Refused(Code.BAD_INPUT, "the record has another id", field="$.id")
     return checked, thing
+
+
+def erasable(request: contract.UserErase, named: Version | None, owner: str) -> Thing:
+    """The thing of the caller's own that is to be erased; `named` is the version that `request.record` names, if it is there."""
+    if (request.key is None) == (request.record is None):
+        raise Refused(Code.BAD_INPUT, "name the thing by exactly one of key and record", field="$")
+    if request.key is not None:
+        return Thing(owner, request.kind, request.key)
+    # Nobody erases another's things, root included; so of those nothing is said, even to who may read them.
+    if named is None or named.owner != owner:
+        raise Refused(Code.NOT_FOUND, "no such thing of yours", field="$.record")
+    return Thing(owner, named.kind, named.slug)
+
+
+def erasure(thing: Thing, versions: Sequence[str], request: contract.UserErase, bound: permit.Bound) -> Effect:
+    """The record that ends a thing's versions. Of a thing without versions only a repeated call may still ask, by its id."""
+    if not versions and request.id is None:
+        raise Refused(Code.NOT_FOUND, "nothing of yours is left to erase under this name")
+    if len(versions) > user.MAX_ERASED:
+        raise Refused(Code.BODY_TOO_LARGE, f"one erasure lists at most {user.MAX_ERASED} versions")
+    kind = cast("user.ErasableKind", thing.kind)  # every kind of thing that this service writes
+    payload = user.Erasure(
+        owner=thing.owner, kind=kind, key=key_of(thing), records=tuple(versions), request=bound.request()
+    )
+    return Effect(thing=thing, id=record_id(request.id, "$.id"), payload=payload, kind="erasure")
 
 
 def batch(

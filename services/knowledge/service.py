@@ -61,9 +61,7 @@ class Knowledge:
         for _ in range(TRIES):
             chosen = rules.places(effects, heads.__getitem__, self.heads.knows)
             drafts = [
-                UserDraft(
-                    kind=effect.thing.kind, payload=effect.payload, id=effect.id, prev=place.prev, after=place.after
-                )
+                UserDraft(kind=effect.tag, payload=effect.payload, id=effect.id, prev=place.prev, after=place.after)
                 for effect, place in zip(effects, chosen, strict=True)
             ]
             receipt = await self.pen.user(drafts, ref)
@@ -124,6 +122,43 @@ async def user_batch(service: Knowledge, request: contract.UserBatch, call: Call
     return contract.BatchWritten(
         items=tuple(rules.batch_results(items, receipt.results)), checkpoint=receipt.checkpoint
     )
+
+
+async def user_erase(service: Knowledge, request: contract.UserErase, call: Call) -> contract.Erased:
+    """Erase a thing of the caller's own. Its versions are listed while nobody writes it here, from a view that has all of them; if another
+    instance comes between, the writer refuses the list, and the caller asks again."""
+    owner = call.bound.permit.owner_id
+    await service.heads.settle_anew()
+    thing = _named(service, request, owner)
+    async with service.heads.turn([thing]):
+        await service.heads.settle_anew()
+        versions = service.store.versions(thing)
+        effect = rules.erasure(thing, versions, request, call.bound)
+        draft = UserDraft(kind=effect.tag, payload=effect.payload, id=effect.id, prev=service.heads.of(thing))
+        receipt = await service.pen.user([draft], call.bound.permit.decision)
+        service.note(thing, receipt.results[0])
+    done = _written(thing, receipt, named=request.id is not None)
+    before = service.store.erasure(done.id) if done.existing else None
+    return contract.Erased(
+        id=done.id,
+        hash=done.hash,
+        seq=done.seq,
+        kind=thing.kind,
+        key=thing.slug,
+        versions=len(versions) if before is None else before[1],
+        existing=done.existing,
+        checkpoint=done.checkpoint,
+        proof=done.proof,
+    )
+
+
+def _named(service: Knowledge, request: contract.UserErase, owner: str) -> Thing:
+    """The thing that is to be erased; of a call that is repeated, the one that was."""
+    before = None if request.id is None else service.store.erasure(request.id)
+    if before is not None and before[0].owner == owner:
+        return before[0]
+    named = None if request.record is None else service.store.by_id(request.record)
+    return rules.erasable(request, named, owner)
 
 
 def _as_sent(call: Call) -> Any:
@@ -208,6 +243,7 @@ HANDLERS: dict[Any, Any] = {
     contract.MEMORY_READ: memory_read,
     contract.USER_WRITE: user_write,
     contract.USER_BATCH: user_batch,
+    contract.USER_ERASE: user_erase,
     contract.USER_LIST: user_list,
     contract.USER_READ: user_read,
 }

@@ -1,6 +1,7 @@
 """Things and their versions in a SQLite file, folded from the change stream; the laws are `sigilrun.sqlite`'s.
 
-Only `user` records are kept; all others move nothing but the position. An erased record names no thing any more and isn't kept either.
+Only `user` records are kept; all others move nothing but the position. An erased record names no thing any more and isn't kept either, and
+an erasure drops whatever of its thing was kept: so a file that saw the versions equals one that came too late for them.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from services.knowledge.things import Order, Thing, Version, slug_of
 from sigilcore.records import user
 from sigilrun import consume, sqlite
 
-VERSION = 1
+VERSION = 2
 _SQL = sqlite.queries(Path(__file__).with_name("queries.sql"))
 _KINDS: dict[str, type[user.MemoryBlock | user.Document | user.UserValue]] = {
     "memory_block": user.MemoryBlock,
@@ -32,6 +33,9 @@ class Store(sqlite.ViewFile):
     def fold(self, events: Sequence[consume.Event]) -> None:
         """Each `user` record is one more version of its thing."""
         for event in events:
+            if event.kind == "erasure":
+                self._erase(event, event.typed())
+                continue
             payload_type = _KINDS.get(event.kind)
             if payload_type is not None and event.payload is not None:
                 self._add(event, event.payload, msgspec.json.decode(event.payload, type=payload_type))
@@ -48,16 +52,39 @@ class Store(sqlite.ViewFile):
             db.execute(_SQL["clear_tags"], (thing,))
             db.executemany(_SQL["add_tag"], ((thing, tag) for tag in payload.tags))
 
+    def _erase(self, event: consume.Event, payload: user.Erasure) -> None:
+        """Drop the thing, and with the transaction the bytes that it left in the file."""
+        name = (payload.owner, slug_of(payload.kind, payload.owner, payload.key), payload.kind)
+        row = self.db.execute(_SQL["find"], name).fetchone()
+        if row is not None:
+            for query in ("forget_tags", "forget_versions", "forget_thing"):
+                self.db.execute(_SQL[query], row)
+            self.scrub = True
+        owner, slug, kind = name
+        core = event.header.core
+        added = (event.seq, core.id, owner, kind, slug, event.header.hash, len(payload.records))
+        self.db.execute(_SQL["add_erasure"], added)
+
     # What writers ask.
 
     def head(self, thing: Thing) -> str | None:
         """The hash of the thing's newest version."""
-        row = self.db.execute(_SQL["head"], (thing.owner, thing.slug, thing.kind)).fetchone()
+        row = self.db.execute(_SQL["head"], thing._asdict()).fetchone()
         return None if row is None else str(row[0])
+
+    def versions(self, thing: Thing) -> tuple[str, ...]:
+        """The record ids of all its versions, in order."""
+        found = self.db.execute(_SQL["versions"], (thing.owner, thing.slug, thing.kind))
+        return tuple(str(row[0]) for row in found)
 
     def knows(self, record_id: str) -> bool:
         """True if a version is held by the record of this id."""
-        return self.db.execute(_SQL["known"], (record_id,)).fetchone() is not None
+        return self.db.execute(_SQL["known"], {"id": record_id}).fetchone() is not None
+
+    def erasure(self, record_id: str) -> tuple[Thing, int] | None:
+        """The thing that the erasure of this id ended, and how many versions."""
+        row = self.db.execute(_SQL["erasure"], (record_id,)).fetchone()
+        return None if row is None else (Thing(*row[:3]), row[3])
 
     # What readers ask.
 

@@ -59,3 +59,8 @@ def slug_of(kind: str, owner: str, key: str) -> str:
     """The slug in a record's key. A key of another form keeps all of itself, behind colons that no slug has."""
     _, found, slug = key.partition(f"{FAMILIES[kind]}::{owner}::")
     return slug if found and Thing(owner, kind, slug).key == key and _SLUG.fullmatch(slug) else f"::{key}"
+
+
+def key_of(thing: Thing) -> str:
+    """The key in the thing's records; one of another form is all of its slug behind the colons."""
+    return thing.slug.removeprefix("::") if thing.slug.startswith("::") else thing.key

@@ -10,6 +10,7 @@ create table record (
     hash text not null,
     key_id text not null
 ) strict;
+create index record_user on record (id) where space = 'user';
 create table link (
     seq integer not null references record,
     ordinal integer not null,
@@ -34,6 +35,10 @@ create table content (
 -- name: add_record
 -- One record.
 insert into record (seq, id, space, kind, subject, ts, hash, key_id) values (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: forget_subject
+-- Whose record it is stood in a payload that was erased.
+update record set subject = '' where space = 'user' and id = ?;
 
 -- name: add_link
 -- One of its links.

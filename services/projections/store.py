@@ -17,7 +17,7 @@ from services.projections.rules import Entry, Place, chained, entry_of
 from sigilcore.contracts import projections as contract
 from sigilrun import consume, sqlite
 
-VERSION = 1
+VERSION = 2
 _SQL = sqlite.queries(Path(__file__).with_name("queries.sql"))
 _START = bytes(32)
 
@@ -48,6 +48,10 @@ class Store(sqlite.ViewFile):
         ]
         self.db.executemany(_SQL["add_record"], [_row(entry) for entry in entries])
         self.db.executemany(_SQL["add_link"], links)
+        for event in events:
+            if event.kind == "erasure":
+                self.db.executemany(_SQL["forget_subject"], ((name,) for name in event.typed().records))
+                self.scrub = True
         tally = Counter((entry.space, entry.kind) for entry in entries)
         self.db.executemany(_SQL["add_tally"], [(*name, count) for name, count in tally.items()])
         after = (before.records + len(entries), before.links + len(links), chained(before.digest, entries))

@@ -55,6 +55,7 @@ class Place:
         self.token_hash = buses.folder / "token_hash"
         private_files.write_new(self.token_hash, TOKEN_HASH.encode() + b"\n")
         self.world = World(buses.deployment, buses.keystore)
+        self.payload_key = buses.keystore.aead_key("payload")
         self.ada = self.world.issue(Person("ada"), Loa.OPERATOR)
 
     async def start(self):
@@ -85,7 +86,9 @@ class Place:
     @contextlib.asynccontextmanager
     async def committing(self, **options):
         """A committer alone: no bus, no floors, nothing that ends the process."""
-        keeping = await store.PostgresStore.connect(self.database.options("canon_writer"), "default", **options)
+        keeping = await store.PostgresStore.connect(
+            self.database.options("canon_writer"), "default", self.payload_key, **options
+        )
         deployed = self.world.deployment
         one = committer.Committer(keeping, signer=self.world.writer, deployment=deployed, clock=self.world.clock)
         await one.load()
@@ -99,7 +102,9 @@ class Place:
 
     @contextlib.asynccontextmanager
     async def shelf(self):
-        keeping = await store.PostgresStore.connect(self.database.options("canon_writer", pool_size=1), "default")
+        keeping = await store.PostgresStore.connect(
+            self.database.options("canon_writer", pool_size=1), "default", self.payload_key
+        )
         try:
             yield keeping
         finally:

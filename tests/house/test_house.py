@@ -60,7 +60,7 @@ def test_deployment_names_the_keys_of_the_keystore(data):
     """deployment.json repeats the keystore's public keys, and the log's key under the log's own name."""
     deployed = json.loads((data / "deployment.json").read_bytes())
     store = keys.Keystore.open(data / "keystore", (data / "keys/passphrase").read_bytes().strip())
-    assert set(store.names()) == {*contract.SERVICE_KEYS, contract.LOG_KEY, house.PAYLOAD_KEY}
+    assert set(store.names()) == {*contract.SERVICE_KEYS, contract.LOG_KEY, contract.PAYLOAD_KEY}
     assert deployed["services"] == {name: store.public(name).hex() for name in contract.SERVICE_KEYS}
     log = note.VerifierKey.parse(deployed["log"])
     assert log.name == contract.origin(deployed["runtime_id"], deployed["tenant"])

@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from services.canon_writer import committer, migrate, store
 from sigilcore.access import Loa
+from tests import payloadkey
 from tests.canonworld import World
 from tests.simulator import Person
 
@@ -43,7 +44,7 @@ CHANGES = [
 async def written(database):
     """A database with a small log in it."""
     world = World()
-    keeping = await store.PostgresStore.connect(database.options("canon_writer"), "default")
+    keeping = await store.PostgresStore.connect(database.options("canon_writer"), "default", payloadkey.ONE)
     writer = committer.Committer(keeping, signer=world.writer, deployment=world.deployment, clock=world.clock)
     await writer.load()
     task = asyncio.create_task(writer.run())
@@ -133,7 +134,7 @@ async def test_a_record_costs_few_bytes_in_indexes(database):
             """insert into canon.record
                select n, n, uuidv7(), md5((n % 5)::text)::uuid, case when n % 2 = 0 then gen_random_uuid() end, n % 100 = 0,
                       'default', case when n % 2 = 0 then 'user' else 'audit' end, 'kind_' || n % 4, 'subject_' || n % 50,
-                      sha256(n::text::bytea), '\\x00112233445566778899aabbccddeeff', '', ''
+                      sha256(n::text::bytea), '', '', n
                from generate_series(0, 19999) as n"""
         )
         size = await connection.fetchval("select pg_indexes_size('canon.record')")

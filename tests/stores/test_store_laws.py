@@ -11,6 +11,7 @@ from services.canon_writer import laws, memory, store, tree
 from services.canon_writer.laws import Batch, Fenced, Head, Moved, Query, Use
 from sigilcore import admission, merkle, record
 from sigilcore.access import Loa
+from tests import payloadkey
 from tests.canonworld import World
 from tests.simulator import Person
 
@@ -74,7 +75,7 @@ async def bench(request, postgres_server):
 
             async def make():
                 made = await store.PostgresStore.connect(
-                    database.options("canon_writer", pool_size=2), "default", unseen_s=-1
+                    database.options("canon_writer", pool_size=2), "default", payloadkey.ONE, unseen_s=-1
                 )
                 stack.push_async_callback(made.close)
                 return made

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import admission, clock, digest, gate, trust
+from sigilcore import admission, clock, digest, erasure, gate, trust
 from sigilcore.admission import DecisionRow
 from sigilcore.governance import Governance
 from sigilcore.record import Checked
@@ -61,6 +61,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     rows: tuple[Row, ...] = ()
     calls: tuple[Call, ...] = ()
     beat: int | None = None
+    version: erasure.Version | None = None
 
 
 def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> Entry:
@@ -77,6 +78,7 @@ def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> En
         rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)) if batch else (),
         calls=_calls(state, payload) if batch else (),
         beat=payload.records if isinstance(payload, audit.InstanceBeat) else None,
+        version=erasure.version_of(checked),
     )
 
 
@@ -84,9 +86,8 @@ def thing_of(checked: Checked) -> bytes:
     """Names the thing that a `user` record is a version of; empty when that was erased."""
     if checked.erased:
         return b""
-    kind = checked.kind
-    parts = (kind.tag, kind.subject(checked.payload), kind.thing(checked.payload) or "")
-    return digest.sha256("\x00".join(parts).encode())[:16]
+    name = checked.kind.thing_name(checked.payload) or (checked.kind.tag, checked.kind.subject(checked.payload), "")
+    return digest.sha256("\x00".join(name).encode())[:16]
 
 
 def unpacked(packed: bytes) -> DecisionRow:
@@ -126,6 +127,7 @@ class Places:
         # The decision that the newest call used, its last record's seq, and what the decision says.
         self._call: tuple[str, int, bytes] = ("", -1, b"")
         self._times: dict[tuple[str, str], collections.deque[int]] = {}
+        self._chains = erasure.Chains()
 
     # What admission is told.
 
@@ -173,6 +175,8 @@ class Places:
                 f"the beat counts {said.beat} records of its instance, the log {have}",
                 field="$.payload.records",
             )
+        if said.version is not None:
+            self._chains.check(said.version)
         lacking = self._lacking_rate(said)
         if lacking is not None:
             index, need = lacking
@@ -194,6 +198,8 @@ class Places:
             return False
         if said.beat is not None and said.beat != self._counts.get(said.key or "", 0):
             return False
+        if said.version is not None and self._chains.lacks(said.version) is not None:
+            return False
         return self._lacking_rate(said) is None
 
     def _lacking_rate(self, said: Entry) -> tuple[int, int] | None:
@@ -214,6 +220,10 @@ class Places:
             batch.append(call.ts_ms)
         return None
 
+    def unexplained(self) -> int | None:
+        """The first seq whose payload is missing without an erasure; None if there is none."""
+        return self._chains.unexplained()
+
     # How it moves.
 
     def put(self, seq: int, said: Entry) -> None:
@@ -223,6 +233,8 @@ class Places:
             self._counts[said.key] = self._counts.get(said.key, 0) + 1
         if said.thing is not None:
             self._put_version(said)
+        if said.version is not None:
+            self._chains.put(seq, said.version)
         if said.link is not None:
             self._use(seq, said.link)
         for row in said.rows:

@@ -159,6 +159,8 @@ def check_erased(leaf: bytes) -> Checked:
     header, core_bytes, kind = _check_header(leaf)
     if header.core.space != "user":
         raise Refused(Code.RECORD_INVALID, f"a {header.core.space} record's payload is never erased", field="$.payload")
+    if not kind.erasable:
+        raise Refused(Code.RECORD_INVALID, f"an {kind.tag}'s payload is never erased", field="$.payload")
     return Checked(
         header=header, leaf=leaf, core_bytes=core_bytes, payload=None, payload_bytes=b"", salt=b"", kind=kind
     )

@@ -134,6 +134,9 @@ class Replay:
             raise Diverged(self.size, "REPLAY", f"the checkpoint has size {opened.size}, the records {self.size}")
         if opened.root != self._frontier.root():
             raise Diverged(self.size, "REPLAY", "the checkpoint's root is not these records' root")
+        missing = self._places.unexplained()
+        if missing is not None:
+            raise Diverged(missing, "REPLAY", "its payload is missing, and no erasure names it")
         least = max(self._pins.size, 0 if self._pinned is None else self._pinned.size)
         if self.size < least:
             raise Diverged(self.size, "REPLAY", f"the log had {least} records when it was pinned, here are {self.size}")

@@ -5,7 +5,7 @@ steps go down the page; the first that fails is the answer, and none is taken af
 
 1. the bundle can be read
 2. genesis is Root's, and is the pinned one
-3. the record's own bytes agree: form, payload hash, record hash
+3. the record's own bytes agree: form, payload hash, record hash; of an erased payload nothing is left to agree with
 4. the log signed the checkpoint, with genesis's key or one that the quorum put in its place, and the record is in its tree
 5. the author's key could speak: Root and the witnesses before it, or a service that introduced this instance, or a licence's owner
 6. the author signed exactly these bytes
@@ -122,9 +122,19 @@ def _genesis(bundle: Bundle, pinned: str | None, held: list[str]) -> record.Chec
 
 
 def _record(bundle: Bundle, held: list[str]) -> record.Checked:
-    checked = record.check(signed(bundle.record))
-    held.append(f"{checked.core.kind} {checked.header.hash}")
+    checked = _checked(bundle.record)
+    held.append(f"{checked.core.kind} {checked.header.hash}{' (payload erased)' if checked.erased else ''}")
     return checked
+
+
+def _checked(plain: dict[str, object]) -> record.Checked:
+    """A record as a bundle carries it, whole or erased. Genesis and the evidence are never erased, and are asked for whole."""
+    if plain.get("payload") is not None or plain.get("salt") is not None:
+        return record.check(signed(plain))
+    try:
+        return record.check_erased(canonical.encode(plain["header"]))
+    except (KeyError, canonical.NotCanonical) as error:
+        raise Refused(Code.RECORD_INVALID, "not a record with a header") from error
 
 
 def _place(bundle: Bundle, checked: record.Checked, genesis: record.Checked, held: list[str]) -> None:

@@ -198,6 +198,14 @@ class Bus:
         """One stored message, or None; the writer compares and brings records back with it."""
         return await stream.get(self, tenant, stream_seq)
 
+    async def stream_gone(self, tenant: str) -> stream.Gone:
+        """Which sequences the stream doesn't hold any more. Raises `StreamMissing`."""
+        return await stream.gone(self, tenant)
+
+    async def erase_message(self, tenant: str, stream_seq: int) -> None:
+        """Overwrite one stored message and forget it; one that is gone already is fine. Raises `StreamMissing`."""
+        await stream.erase(self, tenant, stream_seq)
+
     def read_stream(self, tenant: str, first_stream_seq: int, *, subjects: Sequence[str] = ()) -> stream.Feed:
         """The stream from a sequence on, as an ephemeral pull consumer."""
         return stream.Feed(self, tenant, first_stream_seq, subjects)

@@ -40,7 +40,6 @@ from sigilrun.embedded.folder import DataFolder, write_private
 
 TENANT: Final = "default"
 ROLES: Final = ("canon_owner", "canon_writer", "canon_reader")
-PAYLOAD_KEY: Final = "payload"
 MIGRATE: Final = "services.canon_writer.migrate"
 MIGRATE_TIMEOUT_S: Final = 60.0
 READY_TIMEOUT_S: Final = 45.0
@@ -110,8 +109,8 @@ def _deploy(folder: DataFolder, layout: Layout) -> None:
     for name in (*house.SERVICE_KEYS, house.LOG_KEY):
         if name not in have:
             store.generate(name)
-    if PAYLOAD_KEY not in have:
-        store.generate_aead(PAYLOAD_KEY)
+    if house.PAYLOAD_KEY not in have:
+        store.generate_aead(house.PAYLOAD_KEY)
     runtime_id = ids.new()
     log_key = note.VerifierKey.of(house.origin(runtime_id, TENANT), note.ED25519, store.public(house.LOG_KEY))
     deployed = settings.DeploymentFile(

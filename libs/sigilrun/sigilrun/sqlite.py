@@ -5,6 +5,8 @@
 2. *In order, each once.* Events before the position are ignored; a hole before or among them is `Gap`, and nothing of the batch stays.
 3. *A function of the log.* Content at a position depends on the records before it and on nothing else, so a file that is
    missing, damaged or of another schema is dropped and folded again from the first record. There are no migrations.
+4. *Gone is gone.* What `fold` deletes is overwritten (`secure_delete`); after a fold that says `scrub`, and at each start, the write-ahead
+   log is put into the file and cut to nothing, so no byte of it stays in either.
 
 A view is a subclass with a schema, a version of it, and `fold`. One connection, used by one thread.
 """
@@ -50,7 +52,9 @@ class ViewFile(abc.ABC):
         self._schema = schema
         self._version = version
         self._owned = owned
+        self.scrub = owned  # the write-ahead log may hold what was deleted
         self.db = self._open()
+        self._clean()
 
     @abc.abstractmethod
     def fold(self, events: Sequence[consume.Event]) -> None:
@@ -78,10 +82,17 @@ class ViewFile(abc.ABC):
         except sqlite3.DatabaseError as error:
             self._heal(error)
             raise faults.Corrupt(f"{self.path.name} was damaged and is folded again: {error}") from error
+        self._clean()
 
     def close(self) -> None:
         """Let go of the file; all of it is in the file itself then, without a write-ahead log."""
         self.db.close()
+
+    def _clean(self) -> None:
+        """Let go of the write-ahead log. A reader of another process may keep it for a moment: then the next batch tries again."""
+        if self.scrub:
+            busy, _, _ = self.db.execute("pragma wal_checkpoint(truncate)").fetchone()
+            self.scrub = bool(busy)
 
     def _position(self) -> consume.Position:
         row = self.db.execute("select next_seq, frontier from position").fetchone()
@@ -173,6 +184,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)
     db.execute("pragma journal_mode = wal")
     db.execute("pragma synchronous = normal")
+    db.execute("pragma secure_delete = on")
     db.execute("pragma trusted_schema = off")
     db.execute("pragma cache_size = -16384")
     return db

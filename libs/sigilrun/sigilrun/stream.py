@@ -171,6 +171,33 @@ async def info(bus: Wire, tenant: str) -> Info:
     return Info(first=state["first_seq"], last=state["last_seq"], messages=state["messages"], size_bytes=state["bytes"])
 
 
+class Gone(msgspec.Struct, frozen=True, kw_only=True):
+    """The sequences that a stream gave away: all below `first`, and those listed."""
+
+    first: int
+    deleted: frozenset[int]
+
+    def __contains__(self, stream_seq: int) -> bool:
+        """True if no message stands there any more."""
+        return stream_seq < self.first or stream_seq in self.deleted
+
+
+async def gone(bus: Wire, tenant: str) -> Gone:
+    """Which sequences the stream doesn't hold any more. Raises `StreamMissing`, `Refused`."""
+    state = (await _api(bus, f"STREAM.INFO.{house.stream(tenant)}", {"deleted_details": True}))["state"]
+    return Gone(first=state["first_seq"], deleted=frozenset(state.get("deleted") or ()))
+
+
+async def erase(bus: Wire, tenant: str, stream_seq: int) -> None:
+    """Remove one message, its bytes overwritten with random ones; nothing if it isn't there. Raises `StreamMissing`, `Refused`."""
+    try:
+        await _api(bus, f"STREAM.MSG.DELETE.{house.stream(tenant)}", {"seq": stream_seq, "no_erase": False})
+    except Refused:
+        # The server has several words for what isn't there.
+        if await get(bus, tenant, stream_seq) is not None:
+            raise
+
+
 async def get(bus: Wire, tenant: str, stream_seq: int) -> Message | None:
     """One stored message by its sequence, or None."""
     reply = await bus.request(

@@ -149,6 +149,7 @@ class BusHouse:
             contract.origin(runtime_id, self.tenant), note.ED25519, self.keystore.generate(contract.LOG_KEY)
         )
         deployed = DeploymentFile(runtime_id=runtime_id, tenant=self.tenant, services=services, log=log.format())
+        self.keystore.generate_aead(contract.PAYLOAD_KEY)
         private_files.write_new(self.folder / "deployment.json", msgspec.json.encode(deployed))
         private_files.write_new(self.folder / "passphrase", _PASSPHRASE)
         return deployed

@@ -96,6 +96,7 @@ SERVICE_KEYS = tuple(
     name for name, resident in RESIDENTS.items() if resident.key and name not in {"canon_writer", "canon_reader"}
 )
 LOG_KEY = "writer"
+PAYLOAD_KEY = "payload"  # wraps the data keys that seal payloads at rest
 
 
 def stream(tenant: str) -> str:
@@ -194,6 +195,7 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
             f"$JS.API.STREAM.CREATE.{name}",
             f"$JS.API.STREAM.UPDATE.{name}",
             f"$JS.API.STREAM.MSG.GET.{name}",
+            f"$JS.API.STREAM.MSG.DELETE.{name}",
             f"$JS.API.DIRECT.GET.{name}",
             f"$JS.API.DIRECT.GET.{name}.>",
         ]

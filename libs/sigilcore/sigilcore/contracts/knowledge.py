@@ -166,6 +166,29 @@ class UserRead(Message, frozen=True, kw_only=True):
     wait_for: WaitFor | None = None
 
 
+class UserErase(Message, frozen=True, kw_only=True):
+    """One thing of one's own, by kind and key, or by `record`, the id of any of its versions. `id` is the erasure's own."""
+
+    kind: Literal["memory_block", "user_value", "document"] = "memory_block"
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    record: RecordId | None = None
+    id: Id | None = None
+
+
+class Erased(Message, frozen=True, kw_only=True):
+    """Where the erasure stands, and how many versions it made unreadable."""
+
+    id: RecordId
+    hash: Hex64
+    seq: int
+    kind: str
+    key: str
+    versions: int
+    existing: bool
+    checkpoint: str
+    proof: tuple[str, ...]
+
+
 _READ = (Code.NOT_FOUND, Code.BEYOND_HEAD, Code.NOT_YET)
 _WRITE = (Code.ID_TAKEN, Code.STALE_PREV, Code.BODY_TOO_LARGE, Code.RECORD_INVALID)
 
@@ -242,6 +265,23 @@ USER_BATCH = Command(
     refusals=_WRITE,
     example={"items": [{"key": "a", "value": 1}, {"key": "b", "value": 2}]},
 )
+USER_ERASE = Command(
+    name="canon/user/erase",
+    service=SERVICE,
+    request=UserErase,
+    reply=Erased,
+    summary="Make all versions of a thing of one's own unreadable, for ever.",
+    action=Action.DELETE,
+    target=Target.MEMORY,
+    rung=Loa.OPERATOR,
+    writes=("erasure",),
+    # Taking back what one said brakes: it gives nobody anything. An operator's `delete` never passes the trust model, and what is one's own
+    # must not wait for somebody of a higher level.
+    scored=False,
+    http=Http(method="POST", path="/api/canon/user/erase"),
+    refusals=(Code.NOT_FOUND, Code.ID_TAKEN, Code.STALE_PREV, Code.RECORD_INVALID),
+    example={"kind": "memory_block", "key": "greeting"},
+)
 USER_LIST = Command(
     name="canon/user/list",
     service=SERVICE,
@@ -267,4 +307,4 @@ USER_READ = Command(
     refusals=_READ,
 )
 
-COMMANDS = (MEMORY_WRITE, MEMORY_LIST, MEMORY_READ, USER_WRITE, USER_BATCH, USER_LIST, USER_READ)
+COMMANDS = (MEMORY_WRITE, MEMORY_LIST, MEMORY_READ, USER_WRITE, USER_BATCH, USER_ERASE, USER_LIST, USER_READ)

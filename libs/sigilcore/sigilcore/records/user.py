@@ -4,16 +4,21 @@ Signed by the service that owns the command, for whom the `decision` link says; 
 finished record.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from sigilcore import decision
-from sigilcore.record_types import Name
+from sigilcore.record_types import Name, RecordId
 from sigilcore.records.kind import Kind
+
+MAX_ERASED = 25_000  # versions of one thing; their ids are just below the bound of the kind
 
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=256, description="names the thing among its owner's things")]
 Tags = Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)], ...], msgspec.Meta(max_length=32)]
+
+
+ErasableKind = Literal["memory_block", "document", "user_value"]
 
 
 class MemoryBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,7 +54,21 @@ class UserValue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     request: decision.Request | None
 
 
-def _kind(tag: str, payload: type[msgspec.Struct], summary: str, max_bytes: int) -> Kind:
+class Erasure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The end of all that was written of a thing so far: the data key is destroyed in the commit that this record stands in.
+
+    `records` are the thing's versions since it was last erased, in order, all of them: one key sealed them, and none survives it. `prev` is
+    the hash of the newest, so a version that came between is never overlooked.
+    """
+
+    owner: Name
+    kind: ErasableKind
+    key: Key
+    records: Annotated[tuple[RecordId, ...], msgspec.Meta(max_length=MAX_ERASED)]
+    request: decision.Request
+
+
+def _kind(tag: str, payload: type[msgspec.Struct], summary: str, max_bytes: int, *, erases: bool = False) -> Kind:
     return Kind(
         tag=tag,
         payload=payload,
@@ -60,6 +79,7 @@ def _kind(tag: str, payload: type[msgspec.Struct], summary: str, max_bytes: int)
         max_bytes=max_bytes,
         subject=lambda p: p.owner,
         thing=lambda p: p.key,
+        erases=erases,
     )
 
 
@@ -67,4 +87,5 @@ KINDS = (
     _kind("memory_block", MemoryBlock, "A remembered text.", 80 * 1024),
     _kind("document", Document, "A document with source and licence.", 1 << 20),
     _kind("user_value", UserValue, "A JSON value under a key.", 512 * 1024),
+    _kind("erasure", Erasure, "The payloads of a thing's versions so far are gone.", 1 << 20, erases=True),
 )
