@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from cli import story
+from cli import seam, story
 from sigilrun import house
 
 START_S: Final = 60.0
@@ -35,7 +35,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         place = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sigil-demo-")))
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        sys.exit(asyncio.run(play(place)))
+        sys.exit(seam.wait(play(place)))
 
 
 async def play(place: Path) -> int:

@@ -17,7 +17,7 @@ from sigilcore import checkpoint, note, record
 from sigilcore.contracts import canon, house
 from sigilcore.contracts.common import Empty
 from sigilcore.replay import Diverged, Pins, Report
-from sigilrun import identities, settings, telemetry
+from sigilrun import identities, settings
 from sigilrun.bus import Bus
 from sigilrun.embedded import folder
 
@@ -40,7 +40,6 @@ async def connect(data: Path, name: str) -> Bus:
     if info is None or info.nats is None:
         raise NoHouse(f"nothing runs on {data}", "Start it with sigil up.")
     options = settings.Bus(url=info.nats, nkey_seed_file=identities.seed_file(folder.DataFolder(data).keys, name))
-    telemetry.configure(level="critical", as_json=False, resident=name)
     async with asyncio.timeout(CONNECT_S):
         return await Bus.connect(options, name)
 

@@ -114,7 +114,10 @@ _EVERY_VERB = (
 
 
 def wait(work: Coroutine[Any, Any, T]) -> T:
-    """Run a verb's asynchronous part."""
+    """Run a verb's asynchronous part. What the bus has to say meanwhile is the verb's to tell; only what is critical is logged."""
+    from sigilrun import telemetry  # noqa: PLC0415 - verbs that talk to nobody don't pay for it
+
+    telemetry.configure(level="critical", as_json=False, resident="sigil")
     return asyncio.run(work)
 
 

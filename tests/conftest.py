@@ -1,8 +1,16 @@
 """Fixtures that several folders share."""
 
+import pytest
 import pytest_asyncio
+import structlog
 
 from tests import database as databases
+
+
+@pytest.fixture(autouse=True)
+def logging_as_at_the_start():
+    """A process sets its logging up once; a test that plays several processes must not leave it to the next."""
+    structlog.reset_defaults()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
