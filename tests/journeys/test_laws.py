@@ -43,7 +43,7 @@ def effects(records):
     """Each effect's record and the seq of its decision."""
     where = {record.open_header(bytes(placed.header))[0].core.id: placed.seq for placed in records}
     for placed in records:
-        checked = record.check(placed.signed())
+        checked = record.check_placed(placed)
         target = checked.core.link("decision")
         if checked.kind.effect and target is not None:
             yield checked, placed.seq, where[decision.parse_ref(target).record]
@@ -247,7 +247,7 @@ async def test_law_11_recomputable(machine):
     records = await machine.audit()
     judged = sum(
         len(checked.payload.decisions)
-        for checked in (record.check(placed.signed()) for placed in records)
+        for checked in (record.check_placed(placed) for placed in records)
         if isinstance(checked.payload, audit.DecisionBatch)
     )
     assert judged > 0
