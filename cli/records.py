@@ -13,6 +13,7 @@ from cli.refusal import Refusal
 from cli.seam import State
 from sigilcore import canonical, ids
 from sigilcore.contracts import canon, house, knowledge
+from sigilcore.contracts.command import Command, Rep
 from sigilcore.contracts.common import Empty
 from sigilrun import http
 
@@ -102,18 +103,26 @@ def diff(
 def restore(state: State, *, data: seam.Data = Path("data")) -> None:
     """Bring back from the change stream what a set-back database lacks, as the operator of the data folder."""
 
-    async def work() -> canon.Restored:
-        bus = await ledger.connect(data, house.OPERATOR.name)
-        try:
-            return await bus.call(canon.RESTORE, Empty(), timeout_s=canon.RESTORE.longest_run_s)
-        finally:
-            await bus.close()
-
-    done = seam.wait(work())
+    done = seam.wait(_operate(data, canon.RESTORE))
     text = f"{done.restored} records brought back; the log has {done.size}"
     if done.left:
         text += f"; {done.left} more can't be proven by a signed checkpoint, and the writer stays read-only"
     seam.show(state, done, text)
+
+
+def refill(state: State, *, data: seam.Data = Path("data")) -> None:
+    """Publish again whatever the change stream lacks, from the database, as the operator of the data folder."""
+    done = seam.wait(_operate(data, canon.REFILL))
+    seam.show(state, done, f"{done.published} events published; the log has {done.head}")
+
+
+async def _operate(data: Path, command: Command[Empty, Rep]) -> Rep:
+    """Ask what only the operator's own bus identity may."""
+    bus = await ledger.connect(data, house.OPERATOR.name)
+    try:
+        return await bus.call(command, Empty(), timeout_s=command.longest_run_s)
+    finally:
+        await bus.close()
 
 
 def proof(state: State, record_id: str, out: Out = None) -> None:
@@ -288,6 +297,7 @@ def register(app: typer.Typer) -> None:
     seam.verb(canons, "history")(history)
     seam.verb(canons, "diff")(diff)
     seam.verb(canons, "restore")(restore)
+    seam.verb(canons, "refill")(refill)
     seam.verb(canons, "proof")(proof)
     seam.verb(canons, "write")(write)
     seam.verb(canons, "read")(read)
