@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA  ?= $(CURDIR)/data
 PORT  ?= 0
 
-.PHONY: help setup run demo test long lint types fmt house bench docs lock corpus clean
+.PHONY: help setup run demo test long lint types fmt house bench docs lock corpus node clean
 
 help: ## show the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -26,7 +26,7 @@ run: setup ## start the whole stack: make run DATA=<folder> PORT=<port>
 demo: setup corpus ## play the whole story on a stack of its own in a temporary folder
 	@exec $(PY) -m cli.demo
 
-test: setup corpus ## lint, types, floors, and every test
+test: setup corpus node ## lint, types, floors, and every test
 	@$(MAKE) --no-print-directory lint types house
 	$(PY) -m pytest
 
@@ -59,6 +59,9 @@ corpus: ## the real documents of the story: Debian's rust-doc
 lock: ## resolve requirements.in again into the hashed lock (needs uv)
 	uv pip compile requirements.in -o requirements.lock --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-emit-find-links --no-header --quiet
+
+node: ## Debian's node and npm, which the independent canonicaliser of the tests runs on
+	@command -v node >/dev/null && command -v npm >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; }
 
 clean: ## remove the virtual environment and caches; never a data folder
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
