@@ -30,6 +30,7 @@ HOMES: Mapping[str, str] = MappingProxyType(
         "seal": "proposal",
         "model": "model",
         "trust": "model",
+        "approval": "approval",
         "memory": "memory",
         "canon": "records",
         "audit": "records",

@@ -14,6 +14,7 @@ import msgspec
 from services.gatekeeper import rates
 from sigilcore import (
     admission,
+    antecedents,
     checkpoint,
     clock,
     decision,
@@ -79,6 +80,7 @@ class House:
         self.services = {name: signing.Ed25519Signer.generate() for name in house.SERVICE_KEYS}
         self.instances = {name: signing.Ed25519Signer.generate() for name in house.SERVICE_KEYS}
         self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
+        self.named: dict[str, antecedents.Decided] = {}
         self.calls = rates.LastMinute(callers=1_000_000)
         self.root = Person("root")
         self.witness: Person | None = None
@@ -143,6 +145,7 @@ class House:
                     decided=row,
                     thing_head=self.heads.get(self._thing(checked)),
                 )
+                antecedents.check(self.state, checked, self.named.get)
             self._commit(signed, checked)
             if place is not None and checked.kind.effect:
                 used.setdefault(place, checked.core.id)
@@ -157,6 +160,7 @@ class House:
         self.by_id[checked.core.id] = checked
         if checked.core.space == "user":
             self.heads[self._thing(checked)] = checked.header.hash
+        self.named.update(antecedents.brought(checked))
         for row in admission.decisions_of(checked, seq):
             self.rows[row.record, row.index] = row
 
@@ -422,6 +426,7 @@ class House:
             "owner_id": person.owner_id,
             "licence_id": person.licence_id,
             "session_id": chain.audit.session,
+            "session_ends_ms": self.now_ms + DAY_MS,
             "loa": person.table.loa,
             "proof": chain.proof,
             "command": command,

@@ -12,14 +12,13 @@ Invariants:
 
 import asyncio
 import collections
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 
 from sigilcore import decision
-from sigilcore.decision import ReasoningChain, Verdict
-from sigilcore.records import audit
+from sigilcore.decision import FrozenChain, ReasoningChain, Verdict
 from sigilcore.refusals import Code, Refused
 
 MAX_BYTES = 900_000  # of the kind's 1 MiB
@@ -67,7 +66,7 @@ class Batches(Generic[T]):
         self,
         *,
         judge: Callable[[T], ReasoningChain],
-        commit: Callable[[audit.DecisionBatch], Awaitable[str]],
+        commit: Callable[[Sequence[FrozenChain]], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         worth_recording: Callable[[ReasoningChain], bool],
         fault: Callable[[Exception], None],
@@ -136,7 +135,7 @@ class Batches(Generic[T]):
             return []
         frozen = tuple(decision.freeze(chain) for _, chain in judged)
         try:
-            record_id = await self._commit(audit.DecisionBatch(decisions=frozen))
+            record_id = await self._commit(frozen)
         except Refused as refusal:
             if refusal.code is not Code.STALE_DECISION:
                 raise

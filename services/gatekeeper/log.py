@@ -4,6 +4,7 @@ import msgspec
 
 from sigilcore.contracts import canon
 from sigilcore.contracts.common import Empty
+from sigilcore.decision import DecisionRef
 from sigilcore.governance import Governance
 from sigilrun import service
 
@@ -20,9 +21,9 @@ class FollowedLog:
         """The newest state that was followed and verified."""
         return self._parts.following.state
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> str:
+    async def record(self, kind: str, payload: msgspec.Struct, decided: DecisionRef | None = None) -> str:
         """Append one audit record; its id once it is committed and its receipt verified."""
-        placed = await self._parts.authoring.audit(kind, payload)
+        placed = await self._parts.authoring.audit(kind, payload, decision=decided)
         return placed.id
 
     async def reach_head(self) -> None:

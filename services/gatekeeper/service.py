@@ -1,7 +1,8 @@
 """The gatekeeper as a service: thin handlers over the desk, the logins and the state of the log, then the table."""
 
 import asyncio
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -11,7 +12,9 @@ from services.gatekeeper.counters import Refusals
 from services.gatekeeper.desk import Desk
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.logins import Logins
-from sigilcore import clock, permit, signing
+from services.gatekeeper.reviews import Reviews
+from sigilcore import clock, decision, permit, signing
+from sigilcore.access import Loa
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
@@ -27,8 +30,9 @@ class Log(Protocol):
     def state(self) -> Governance:
         """The newest state that was followed and verified."""
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> str:
-        """Append one audit record; its id once it is committed and its receipt verified. Raises `Refused`."""
+    async def record(self, kind: str, payload: msgspec.Struct, decided: decision.DecisionRef | None = None) -> str:
+        """Append one audit record, an effect with the decision that admits it; its id once it is committed and its receipt verified.
+        Raises `Refused`."""
 
     async def reach_head(self) -> None:
         """Return when everything that stands in the log now has been followed."""
@@ -40,6 +44,10 @@ class Call(Protocol):
     @property
     def bound(self) -> permit.Bound:
         """The checked permit."""
+
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """What the subject said, where the bus lets only one service ask."""
 
 
 class Gatekeeper:
@@ -54,14 +62,16 @@ class Gatekeeper:
         self.refusals = Refusals(started_ms)
         self._summaries: asyncio.Task[None] | None = None
         callers = Callers(limits, started_ms)
+        self.reviews = Reviews(limits)
         self.desk = Desk(
             limits=limits,
             clock=clock,
             signer=signer,
             state=lambda: log.state,
             callers=callers,
+            reviews=self.reviews,
             commit=self._commit,
-            catch_up=self._catch_up,
+            catch_up=self.catch_up,
             fault=_log_fault,
         )
         self.logins = Logins(
@@ -71,7 +81,7 @@ class Gatekeeper:
             state=lambda: log.state,
             callers=callers,
             record=log.record,
-            catch_up=self._catch_up,
+            catch_up=self.catch_up,
             started_ms=started_ms,
         )
 
@@ -108,10 +118,15 @@ class Gatekeeper:
         if "decision" not in (refusal.detail or {}):
             self.refusals.add(refusal.code)
 
-    async def _commit(self, batch: audit.DecisionBatch) -> str:
-        return await self.log.record("decision_batch", batch)
+    async def _commit(self, frozen: Sequence[decision.FrozenChain]) -> str:
+        """One record: an Allow by approval alone, since it uses the approval up; all others together."""
+        first = frozen[0].chain
+        if len(frozen) == 1 and first.approval is not None and first.verdict is decision.Verdict.ALLOW:
+            return await self.log.record("approved_decision", audit.ApprovedDecision(decision=frozen[0]))
+        return await self.log.record("decision_batch", audit.DecisionBatch(decisions=tuple(frozen)))
 
-    async def _catch_up(self) -> None:
+    async def catch_up(self) -> None:
+        """Follow the log to its head, for a bounded time."""
         try:
             async with asyncio.timeout(self._limits.catch_up_s):
                 await self.log.reach_head()
@@ -162,6 +177,52 @@ async def authorize(service: Gatekeeper, request: contract.Authorize, call: Call
     except Refused as refusal:
         service.count(refusal)
         raise
+
+
+async def authorize_child(service: Gatekeeper, request: contract.AuthorizeChild, call: Call) -> contract.Authorized:
+    """Ask the gate on a caller's behalf; which service asks is what the bus let it say."""
+    try:
+        return await service.desk.authorize_child(call.scope[0], request)
+    except Refused as refusal:
+        service.count(refusal)
+        raise
+
+
+async def approval_list(service: Gatekeeper, request: contract.ListReviews, call: Call) -> contract.ReviewList:
+    """What waits: one's own, for a mentor everybody's."""
+    del request
+    caller = call.bound.permit
+    everyone = caller.loa.includes(Loa.MENTOR)
+    return service.reviews.shown(None if everyone else caller.owner_id, service.clock.now_ms())
+
+
+async def approve(service: Gatekeeper, request: contract.DecideReview, call: Call) -> contract.ReviewDecided:
+    """Approve one call."""
+    return await _decide(service, request, call, "approved")
+
+
+async def refuse(service: Gatekeeper, request: contract.DecideReview, call: Call) -> contract.ReviewDecided:
+    """Refuse one call."""
+    return await _decide(service, request, call, "refused")
+
+
+async def _decide(
+    service: Gatekeeper, request: contract.DecideReview, call: Call, verdict: Literal["approved", "refused"]
+) -> contract.ReviewDecided:
+    """The word becomes a record, then the call waits no more. A word that the writer refused leaves it waiting."""
+    one = service.reviews.find(request.review, service.clock.now_ms())
+    payload = rules.decided(one, request, call.bound, verdict)
+    record_id = await service.log.record("approval_decided", payload, call.bound.permit.decision)
+    service.reviews.drop(one.review)
+    await service.catch_up()  # who hears of the word may use it at once
+    return contract.ReviewDecided(
+        review=one.review,
+        verdict=verdict,
+        owner=one.owner,
+        command=one.command,
+        until=payload.not_after,
+        id=record_id,
+    )
 
 
 async def trust_check(service: Gatekeeper, request: contract.TrustCheck, call: Call) -> contract.TrustAnswer:
@@ -220,6 +281,10 @@ HANDLERS: dict[Any, Any] = {
     contract.OPEN: open_session,
     contract.CLOSE: close_session,
     contract.AUTHORIZE: authorize,
+    contract.CHILD: authorize_child,
+    contract.APPROVAL_LIST: approval_list,
+    contract.APPROVE: approve,
+    contract.REFUSE: refuse,
     contract.TRUST_CHECK: trust_check,
     contract.TRUST_STATUS: trust_status,
     contract.COMMAND_LIST: command_list,

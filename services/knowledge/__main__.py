@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from services.knowledge.service import HANDLERS, Knowledge
 from services.knowledge.store import Store
 from sigilcore.contracts import knowledge as contract
-from sigilrun import live, service
+from sigilrun import behalf, live, service
 
 
 @contextlib.asynccontextmanager
@@ -17,7 +17,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Knowledge]:
     view = live.LiveView(contract.SERVICE, store, live.head_of(parts.bus, opens))
     try:
         async with live.feeding(parts.bus, view, tenant=parts.deployment.tenant, opens=opens):
-            yield Knowledge(store, view, parts.authoring)
+            yield Knowledge(store, view, parts.authoring, behalf.Behalf(parts.bus, parts.resident))
     finally:
         store.close()
 
