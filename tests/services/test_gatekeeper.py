@@ -53,12 +53,13 @@ class MemoryLog:
             self.seen.apply(self.position, checked)
             self.position += 1
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> str:
+    async def record(self, kind: str, payload: msgspec.Struct, decided: decision.DecisionRef | None = None) -> str:
         if self.gate is not None:
             await self.gate.wait()
         if self.broken is not None:
             raise self.broken
-        return self.world.append(kind, payload, self.world.instances["gatekeeper"]).core.id
+        links = () if decided is None else (record.Link(label="decision", target=decided.link()),)
+        return self.world.append(kind, payload, self.world.instances["gatekeeper"], links=links).core.id
 
     async def reach_head(self) -> None:
         self.follow()
