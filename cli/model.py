@@ -63,7 +63,7 @@ def suggest(
             found = await governed.state(client)
             assert found.model is not None, "genesis brings the first model"
             because = _typed({"version": found.model.version, "rate": rate, "outcomes": outcomes}, str(file))
-            suggested = await _suggested(client, found, because, version)
+            suggested = await computed(client, found, because, version)
             if root is None:
                 return suggested, None
             return suggested, await owner.propose_model(client, root, suggested.model, because)
@@ -78,14 +78,7 @@ def explain_proposal(state: State, proposal_id: str) -> None:
 
     async def work() -> Suggested:
         async with caller.calling(state) as client:
-            found = await governed.state(client)
-            payload = (await owner.read_proposal(client, proposal_id)).checked.payload
-            if not isinstance(payload, system.ModelConfig) or payload.because is None:
-                raise Refusal(f"proposal {proposal_id} names no outcomes")
-            suggested = await _suggested(client, found, payload.because, payload.model.version)
-            if suggested.model != payload.model:
-                raise governed.Unverified("the proposed model doesn't follow from the outcomes that it names")
-            return suggested
+            return await computed_again(client, proposal_id)
 
     suggested = seam.wait(work())
     seam.show(state, suggested, "\n".join([*suggested.lines, "the proposed model follows from these outcomes"]))
@@ -98,9 +91,22 @@ class Suggested(msgspec.Struct, frozen=True, kw_only=True):
     lines: list[str]
 
 
-async def _suggested(
+async def computed_again(client: http.Client, proposal_id: str) -> Suggested:
+    """The model that a proposal's outcomes give; raises `Unverified` if it proposes another."""
+    found = await governed.state(client)
+    payload = (await owner.read_proposal(client, proposal_id)).checked.payload
+    if not isinstance(payload, system.ModelConfig) or payload.because is None:
+        raise Refusal(f"proposal {proposal_id} names no outcomes")
+    suggested = await computed(client, found, payload.because, payload.model.version)
+    if suggested.model != payload.model:
+        raise governed.Unverified("the proposed model doesn't follow from the outcomes that it names")
+    return suggested
+
+
+async def computed(
     client: http.Client, found: governance.Governance, because: model_update.Because, version: str
 ) -> Suggested:
+    """The model that follows from the one in force and these outcomes, by decisions that are proven to stand in the log."""
     assert found.model is not None, "genesis brings the first model"
     judged = await governed.decisions(client, found, [outcome.decision for outcome in because.outcomes])
     try:
