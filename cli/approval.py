@@ -10,14 +10,13 @@ from typing import Annotated
 
 import typer
 
-from cli import caller, seam
+from cli import caller, governed, seam
 from cli.governed import Unverified
 from cli.refusal import Refusal
 from cli.seam import PROMPT, MaybeKey, Passphrase, State
-from sigilcore import canonical, decision, digest, signing, verify
-from sigilcore.contracts import canon, gatekeeper
+from sigilcore import decision, digest, signing
+from sigilcore.contracts import gatekeeper
 from sigilcore.contracts.command import Command
-from sigilcore.records import audit
 from sigilrun import http
 
 Yes = Annotated[bool, typer.Option("--yes", help="don't ask, even on a terminal")]
@@ -78,16 +77,7 @@ async def _recorded(client: http.Client, review: str) -> decision.ReasoningChain
     ref = decision.parse_ref(review)
     if ref is None:
         raise Refusal(f"{review} is no review", "List them with sigil approval list.")
-    bundle = await client.call(canon.PROOF, canon.Prove(id=ref.record))
-    if not verify.verified(verify.verify(bundle, client.session.genesis_hash)):
-        raise Unverified("the record of the decision doesn't verify")
-    header, payload = bundle.record["header"], bundle.record["payload"]
-    if (header["core"]["id"], header["core"]["kind"]) != (ref.record, "decision_batch"):
-        raise Unverified("the house shows another record")
-    try:
-        decisions = canonical.typed(payload, audit.DecisionBatch).decisions
-    except canonical.NotCanonical as error:
-        raise Unverified(f"the record of the decision can't be read: {error}") from error
+    decisions = await governed.decisions_at(client, client.session.genesis_hash, ref.record)
     if ref.index >= len(decisions):
         raise Unverified("the record holds no such decision")
     return decisions[ref.index].chain

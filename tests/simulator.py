@@ -29,6 +29,7 @@ from sigilcore import (
     record,
     session,
     signing,
+    standing,
     tlog_proof,
     trust,
     verify,
@@ -82,6 +83,7 @@ class House:
         self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
         self.named: dict[str, antecedents.Decided] = {}
         self.calls = rates.LastMinute(callers=1_000_000)
+        self.standings = standing.Standings()
         self.root = Person("root")
         self.witness: Person | None = None
         self._genesis()
@@ -163,6 +165,8 @@ class House:
         self.named.update(antecedents.brought(checked))
         for row in admission.decisions_of(checked, seq):
             self.rows[row.record, row.index] = row
+        for frozen in audit.decisions_in(checked.payload):
+            self.standings.fold_chain(seq, frozen.chain)
 
     @staticmethod
     def _thing(checked: record.Checked) -> tuple[str, str, str]:
@@ -251,6 +255,8 @@ class House:
             "now_ms": self.now_ms,
             "chain_id": ids.new(),
             "as_of": self.head(),
+            "standing": self.standings.at(person.owner_id, self.now_ms),
+            "standing_as_of": self.standings.size,
         }
         return gate.Facts(**(fields | changes))
 

@@ -7,7 +7,7 @@ Invariants:
 2. A call is judged when its batch is made up, by the newest state, so what waited in the queue isn't judged by old law.
 3. If the writer says that the law moved meanwhile (`STALE_DECISION`), wait for it to be seen here and judge again, a bounded number of
    times. Whatever else fails: nothing is issued.
-4. One batch in flight; the next takes what has queued meanwhile. No timer.
+4. One batch in flight; the next takes what has queued meanwhile. No timer. A call that stands `alone` shares its record with none.
 """
 
 import asyncio
@@ -70,6 +70,7 @@ class Batches(Generic[T]):
         catch_up: Callable[[], Awaitable[None]],
         worth_recording: Callable[[ReasoningChain], bool],
         fault: Callable[[Exception], None],
+        alone: Callable[[T], bool],
         most: int,
         most_waiting: int,
     ) -> None:
@@ -79,6 +80,7 @@ class Batches(Generic[T]):
         self._catch_up = catch_up
         self._worth_recording = worth_recording
         self._fault = fault
+        self._alone = alone
         self._most = most
         self._most_waiting = most_waiting
         self._waiting: collections.deque[_Waiting[T]] = collections.deque()
@@ -109,7 +111,11 @@ class Batches(Generic[T]):
     def _next(self) -> list[_Waiting[T]]:
         batch = [self._waiting.popleft()]
         room = MAX_BYTES - batch[0].bytes
+        if self._alone(batch[0].call):
+            return batch
         while self._waiting and len(batch) < self._most and self._waiting[0].bytes <= room:
+            if self._alone(self._waiting[0].call):
+                break
             batch.append(self._waiting.popleft())
             room -= batch[-1].bytes
         return batch

@@ -3,8 +3,8 @@
 The order of one call: who calls (`callers`) → is there such a command → too many calls → spend the proof → what the parameters are → a
 read decision to share, or a judgement and its record (`batches`) → permit, or a place among the calls that wait for a mentor (`reviews`).
 
-A call that shows an approval is judged in a queue of its own, one at a time, since each such decision is a record of its own. A call on
-somebody's behalf comes with the permit of the call that it is made for, in place of session and proof.
+A call that shows an approval is judged alone, since its decision is a record of its own. A call on somebody's behalf comes with the permit
+of the call that it is made for, in place of session and proof.
 
 Commit point: the writer's commit of the decision's record. Before it nothing was decided; after it a crash loses a permit, never a
 decision.
@@ -29,6 +29,7 @@ from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
 from sigilcore.licence import Reason
 from sigilcore.refusals import Code, Refused
+from sigilcore.standing import Standings
 
 
 class Desk:
@@ -43,36 +44,34 @@ class Desk:
         state: Callable[[], Governance],
         callers: Callers,
         reviews: Reviews,
+        standings: Standings,
         commit: Callable[[Sequence[decision.FrozenChain]], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         fault: Callable[[Exception], None],
     ) -> None:
-        """`state` gives the newest state; `signer` is the gatekeeper's service key; the rest as in `Batches`."""
+        """`state` gives the newest state, `standings` what callers did; `signer` is the gatekeeper's service key; the rest: `Batches`."""
         self._limits = limits
         self._clock = clock
         self._signer = signer
         self._state = state
         self._callers = callers
+        self._standings = standings
         self._reviews = reviews
         self._fault = fault
         self._calls = LastMinute(callers=limits.callers)
         self._judged = LastMinute(callers=limits.callers)  # by the time that the record will say
         self._denials = LastMinute(callers=limits.callers)
         self._shares = Shares(limit=limits.sessions, longest_ms=limits.share_ms)
-
-        def queue(most: int) -> Batches[rules.Call]:
-            return Batches(
-                judge=self._judge,
-                commit=commit,
-                catch_up=catch_up,
-                worth_recording=self._worth_recording,
-                fault=fault,
-                most=most,
-                most_waiting=limits.waiting,
-            )
-
-        self._batches = queue(limits.batch)
-        self._approved = queue(1)
+        self._batches: Batches[rules.Call] = Batches(
+            judge=self._judge,
+            commit=commit,
+            catch_up=catch_up,
+            worth_recording=self._worth_recording,
+            fault=fault,
+            alone=lambda call: call.approval is not None,
+            most=limits.batch,
+            most_waiting=limits.waiting,
+        )
 
     async def authorize(self, request: gatekeeper.Authorize) -> gatekeeper.Authorized:
         """A permit; or the first reason why not, and a reason of the gate's own making is GATE_FAULT (law 5)."""
@@ -96,10 +95,13 @@ class Desk:
         """How often this licence called of late."""
         return self._calls.count(licence_id, self._clock.now_ms())
 
+    def standing(self, owner_id: str) -> int:
+        """Where this owner stands by its decisions of late."""
+        return self._standings.at(owner_id, self._clock.now_ms())
+
     async def stop(self) -> None:
         """Wait for decisions in flight."""
         await self._batches.stop()
-        await self._approved.stop()
 
     async def _authorize(self, request: gatekeeper.Authorize) -> gatekeeper.Authorized:
         state, now_ms = self._state(), self._clock.now_ms()
@@ -126,8 +128,7 @@ class Desk:
             shared = self._shares.find(state, said, command, proven.kind, now_ms, module=call.observed.module)
         if shared is not None:
             return self._permit(call, shared.chain, shared.ref, salt)
-        queue = self._batches if review is None else self._approved
-        decided = await queue.decide(call, rules.chain_bytes(state, said.licence_id))
+        decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id))
         if decided.chain.verdict is Verdict.MANUAL_REVIEW:
             raise self._waits(call, decided, request.parameters, salt)
         if decided.chain.verdict is not Verdict.ALLOW or decided.ref is None:
@@ -191,7 +192,7 @@ class Desk:
         judged = self._judged.count(licence_id, now_ms) + 1
         self._judged.take(licence_id, now_ms, judged)
         call = msgspec.structs.replace(call, calls_last_minute=max(call.calls_last_minute, judged))
-        return gate.judge(state, rules.facts(state, call, now_ms=now_ms, chain_id=ids.new()))
+        return gate.judge(state, rules.facts(state, self._standings, call, now_ms=now_ms, chain_id=ids.new()))
 
     def _worth_recording(self, chain: decision.ReasoningChain) -> bool:
         limit = self._limits.recorded_denials

@@ -4,14 +4,14 @@ The judgement itself is `sigilcore.gate`, since the offline replay judges with i
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from services.gatekeeper.reviews import Waiting
 from services.gatekeeper.sessions import Proven
-from sigilcore import access, clock, decision, envelope, gate, permit, session, signing, trust
+from sigilcore import access, clock, decision, envelope, gate, permit, session, signing, standing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.command import Admission, Command
@@ -58,7 +58,7 @@ def parameter_bytes(text: str) -> bytes:
         raise Refused(Code.BAD_INPUT, "parameters hold a lone surrogate", field="$.parameters") from error
 
 
-def facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
+def facts(state: Governance, standings: standing.Standings, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
     """The facts of a call as the judge wants them, at the newest position."""
     said, command = call.said, call.command
     return gate.Facts(
@@ -75,6 +75,8 @@ def facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.
         now_ms=now_ms,
         chain_id=chain_id,
         as_of=state.size,
+        standing=standings.at(said.owner_id, now_ms),
+        standing_as_of=standings.size,
         approval=call.approval,
         parent=None if call.parent is None else call.parent.link(),
     )
@@ -136,6 +138,15 @@ def _callable(
 def _rung(state: Governance, command: Command[Any, Any]) -> Loa:
     assert state.policy is not None, "genesis brings the first policy"
     return state.policy.rung(command.name, command.rung)
+
+
+def record_of(frozen: Sequence[decision.FrozenChain]) -> tuple[str, audit.ApprovedDecision | audit.DecisionBatch]:
+    """Decisions as one record: an Allow by approval is one of its own, since it uses the approval up."""
+    first = frozen[0].chain
+    if first.approval is not None and first.verdict is decision.Verdict.ALLOW:
+        (alone,) = frozen
+        return "approved_decision", audit.ApprovedDecision(decision=alone)
+    return "decision_batch", audit.DecisionBatch(decisions=tuple(frozen))
 
 
 def waiting(state: Governance, chain: decision.ReasoningChain, review: str, text: str, salt: bytes) -> Waiting:
@@ -236,7 +247,7 @@ def _view(state: Governance, command: Command[Any, Any]) -> gatekeeper.CommandVi
 
 
 def trust_answer(
-    state: Governance, loa: Loa, request: gatekeeper.TrustCheck, calls_last_minute: int
+    state: Governance, loa: Loa, request: gatekeeper.TrustCheck, *, calls_last_minute: int, stands: int
 ) -> gatekeeper.TrustAnswer:
     """Where a caller of this level stands now for an action on a target, under the model's own threshold."""
     assert state.model is not None, "genesis brings the first model"
@@ -247,7 +258,7 @@ def trust_answer(
         loa=trust.loa_feature(loa),
         rate=trust.rate(calls_last_minute, state.policy.rate_limit),
         entropy=0,
-        standing=trust.STANDING_START,
+        standing=stands,
     )
     judged = trust.judge(state.model, features)
     return gatekeeper.TrustAnswer(
@@ -258,6 +269,44 @@ def trust_answer(
         model=state.model.version,
         features=features,
     )
+
+
+def explained(
+    state: Governance, standings: standing.Standings, caller: permit.Permit, name: str, *, calls: int, now_ms: int
+) -> gatekeeper.Explanation:
+    """The score that this caller's next call of a command would have, without its input; hidden commands are unknown ones."""
+    entry = state.issued(caller.licence_id)
+    command = catalogue.COMMANDS.get(name)
+    if entry is None or command is None or not list(_callable(state, entry.table, [command])):
+        raise Refused(Code.UNKNOWN_COMMAND, "no such command", field="$.command")
+    assert state.model is not None, "genesis brings the first model"
+    assert state.policy is not None, "genesis brings the first policy"
+    features = trust.Features(
+        action=trust.action_risk(command.action),
+        target=trust.target_sensitivity(command.target),
+        loa=trust.loa_feature(entry.table.loa),
+        rate=trust.rate(calls + 1, state.policy.rate_limit),
+        entropy=0,
+        standing=standings.at(caller.owner_id, now_ms),
+    )
+    judged = trust.judge(state.model, features, state.policy.threshold(name, state.model.threshold))
+    return gatekeeper.Explanation(
+        command=name,
+        allowed=judged.allowed or not command.scored,
+        score=judged.score,
+        logit=judged.logit,
+        threshold=judged.threshold,
+        bias=state.model.bias,
+        parts=tuple(_part(state.model.weights, features, feature) for feature in trust.Features.__struct_fields__),
+        model=state.model.version,
+        as_of=state.size,
+        standing_as_of=standings.size,
+    )
+
+
+def _part(weights: trust.Weights, features: trust.Features, feature: str) -> gatekeeper.Part:
+    value, weight = getattr(features, feature), getattr(weights, feature)
+    return gatekeeper.Part(feature=feature, value=value, weight=weight, product=value * weight)
 
 
 def trust_status(state: Governance) -> gatekeeper.TrustStatus:

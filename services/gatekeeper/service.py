@@ -10,15 +10,16 @@ from services.gatekeeper import rules
 from services.gatekeeper.callers import Callers
 from services.gatekeeper.counters import Refusals
 from services.gatekeeper.desk import Desk
+from services.gatekeeper.history import History
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.logins import Logins
 from services.gatekeeper.reviews import Reviews
 from sigilcore import clock, decision, permit, signing
 from sigilcore.access import Loa
+from sigilcore.contracts import canon, common
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
-from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 from sigilrun import telemetry
 
@@ -30,9 +31,14 @@ class Log(Protocol):
     def state(self) -> Governance:
         """The newest state that was followed and verified."""
 
-    async def record(self, kind: str, payload: msgspec.Struct, decided: decision.DecisionRef | None = None) -> str:
-        """Append one audit record, an effect with the decision that admits it; its id once it is committed and its receipt verified.
+    async def record(
+        self, kind: str, payload: msgspec.Struct, decided: decision.DecisionRef | None = None
+    ) -> common.Placed:
+        """Append one audit record, an effect with the decision that admits it; its place once it is committed and its receipt verified.
         Raises `Refused`."""
+
+    async def history(self, first: int, limit: int) -> canon.EventPage:
+        """At most so many records of decisions from a seq on."""
 
     async def reach_head(self) -> None:
         """Return when everything that stands in the log now has been followed."""
@@ -61,7 +67,9 @@ class Gatekeeper:
         self.log = log
         self.refusals = Refusals(started_ms)
         self._summaries: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
         callers = Callers(limits, started_ms)
+        self.history = History(read=log.history, state=lambda: log.state, clock=clock)
         self.reviews = Reviews(limits)
         self.desk = Desk(
             limits=limits,
@@ -69,6 +77,7 @@ class Gatekeeper:
             signer=signer,
             state=lambda: log.state,
             callers=callers,
+            standings=self.history.standings,
             reviews=self.reviews,
             commit=self._commit,
             catch_up=self.catch_up,
@@ -91,15 +100,17 @@ class Gatekeeper:
         return self.log.state
 
     async def start(self) -> None:
-        """Begin to summarise what is refused without a record."""
+        """Begin to read what callers did of late, and to summarise what is refused without a record."""
         self._summaries = asyncio.create_task(self._summarise_for_ever())
+        self._reading = asyncio.create_task(self._read_ahead())
 
     async def stop(self) -> None:
         """Let decisions in flight end, then write the last summary."""
         await self.desk.stop()
-        if self._summaries is not None:
-            self._summaries.cancel()
-            await asyncio.wait([self._summaries])
+        for task in (self._summaries, self._reading):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         await self.summarise()
 
     async def summarise(self) -> None:
@@ -119,11 +130,17 @@ class Gatekeeper:
             self.refusals.add(refusal.code)
 
     async def _commit(self, frozen: Sequence[decision.FrozenChain]) -> str:
-        """One record: an Allow by approval alone, since it uses the approval up; all others together."""
-        first = frozen[0].chain
-        if len(frozen) == 1 and first.approval is not None and first.verdict is decision.Verdict.ALLOW:
-            return await self.log.record("approved_decision", audit.ApprovedDecision(decision=frozen[0]))
-        return await self.log.record("decision_batch", audit.DecisionBatch(decisions=tuple(frozen)))
+        if await self.history.catch_up():
+            raise Refused(Code.STALE_DECISION, "more was decided than this gate knew of")
+        kind, payload = rules.record_of(frozen)
+        try:
+            placed = await self.log.record(kind, payload)
+        except BaseException:
+            # It may stand in the log all the same: the writer's answer could have been lost.
+            self.history.doubt()
+            raise
+        self.history.add(placed.seq, frozen)
+        return placed.id
 
     async def catch_up(self) -> None:
         """Follow the log to its head, for a bounded time."""
@@ -132,6 +149,14 @@ class Gatekeeper:
                 await self.log.reach_head()
         except (TimeoutError, Refused) as error:
             _log_fault(error)
+
+    async def _read_ahead(self) -> None:
+        """So that the first caller needn't wait for it; whatever hinders this, the first decision reads again."""
+        try:
+            await self.log.reach_head()
+            await self.history.catch_up()
+        except Exception as error:
+            telemetry.log.info("history_waits", reason=type(error).__name__)
 
     async def _summarise_for_ever(self) -> None:
         while True:
@@ -212,7 +237,7 @@ async def _decide(
     """The word becomes a record, then the call waits no more. A word that the writer refused leaves it waiting."""
     one = service.reviews.find(request.review, service.clock.now_ms())
     payload = rules.decided(one, request, call.bound, verdict)
-    record_id = await service.log.record("approval_decided", payload, call.bound.permit.decision)
+    placed = await service.log.record("approval_decided", payload, call.bound.permit.decision)
     service.reviews.drop(one.review)
     await service.catch_up()  # who hears of the word may use it at once
     return contract.ReviewDecided(
@@ -221,15 +246,33 @@ async def _decide(
         owner=one.owner,
         command=one.command,
         until=payload.not_after,
-        id=record_id,
+        id=placed.id,
     )
 
 
 async def trust_check(service: Gatekeeper, request: contract.TrustCheck, call: Call) -> contract.TrustAnswer:
     """Where the caller stands."""
     caller = call.bound.permit
-    calls = service.desk.calls_last_minute(caller.licence_id)
-    return rules.trust_answer(service.state, caller.loa, request, calls)
+    return rules.trust_answer(
+        service.state,
+        caller.loa,
+        request,
+        calls_last_minute=service.desk.calls_last_minute(caller.licence_id),
+        stands=service.desk.standing(caller.owner_id),
+    )
+
+
+async def trust_explain(service: Gatekeeper, request: contract.Explain, call: Call) -> contract.Explanation:
+    """What each feature brings."""
+    caller = call.bound.permit
+    return rules.explained(
+        service.state,
+        service.history.standings,
+        caller,
+        request.command,
+        calls=service.desk.calls_last_minute(caller.licence_id),
+        now_ms=service.clock.now_ms(),
+    )
 
 
 async def trust_status(service: Gatekeeper, request: Empty, call: Call) -> contract.TrustStatus:
@@ -286,6 +329,7 @@ HANDLERS: dict[Any, Any] = {
     contract.APPROVE: approve,
     contract.REFUSE: refuse,
     contract.TRUST_CHECK: trust_check,
+    contract.TRUST_EXPLAIN: trust_explain,
     contract.TRUST_STATUS: trust_status,
     contract.COMMAND_LIST: command_list,
     contract.PING: ping,

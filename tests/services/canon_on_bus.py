@@ -43,6 +43,7 @@ class Founded(simulator.House):
         self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
         self.named: dict[str, antecedents.Decided] = {}
         self.calls = simulator.rates.LastMinute(callers=1_000_000)
+        self.standings = simulator.standing.Standings()
         self.root = simulator.Person("root")
         self.witness: simulator.Person | None = None
 

@@ -180,7 +180,7 @@ async def test_approval_made_for_a_used_by_b(house):
     with refused(Code.APPROVAL_MISMATCH) as caught:
         await house.authorize(cy, "memory/write", WRITE, approval=approval)
     assert "decision" in caught.value.detail
-    assert house.log.decisions("memory/write")[-1].audit.owner == "cy"
+    assert house.log.judged("memory/write")[-1].audit.owner == "cy"
 
 
 async def test_expired_approval(house):
@@ -268,7 +268,7 @@ async def test_approver_shown_other_data_than_is_executed(house):
     ada, mia = await house.login(house.ada), await house.login(house.mia)
     await house.needed(ada)
     (view,) = (await house.listed(mia)).items
-    (chain,) = house.log.decisions("memory/write")
+    (chain,) = house.log.judged("memory/write")
     approval.check(view, chain)
     lies = (
         {"parameters": OTHER},
@@ -314,7 +314,7 @@ async def test_malformed_approval(house, approval):
     ada = await house.login(house.ada)
     with refused(Code.BAD_INPUT):
         await house.authorize(ada, "memory/write", WRITE, approval=approval)
-    assert house.log.decisions("memory/write") == []
+    assert house.log.judged("memory/write") == []
 
 
 async def test_approval_that_nobody_gave(house):
@@ -366,7 +366,7 @@ async def test_a_flood_of_reviews_is_no_flood_of_records(house):
     await house.needed(ada)
     with refused(Code.RATE_LIMITED):
         await house.authorize(ada, "memory/write", WRITE)
-    assert len(house.log.decisions("memory/write")) == 2
+    assert len(house.log.judged("memory/write")) == 2
 
 
 async def test_a_restart_forgets_what_waits_and_keeps_what_was_approved(house):
@@ -395,7 +395,7 @@ async def test_a_service_calls_on_its_callers_behalf(house):
         "ada",
         "session",
     )
-    assert house.log.decisions("canon/get")[0].parent == above.permit.decision.link()
+    assert house.log.judged("canon/get")[0].parent == above.permit.decision.link()
 
 
 async def test_undeclared_command_on_somebodys_behalf(house):
@@ -487,7 +487,7 @@ async def test_children_share_nothing(house):
     await house.behalf(parent)
     await house.authorize(ada, "canon/get", GET)
     await house.behalf(parent)
-    assert [one.parent is None for one in house.log.decisions("canon/get")] == [False, False, True, False]
+    assert [one.parent is None for one in house.log.judged("canon/get")] == [False, False, True, False]
 
 
 async def test_children_count_as_calls(house):

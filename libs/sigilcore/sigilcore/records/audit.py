@@ -165,6 +165,9 @@ class LogContradiction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     evidence: Annotated[str, msgspec.Meta(max_length=16_384)]
 
 
+OF_DECISIONS = ("decision_batch", "approved_decision")  # the kinds that carry decisions
+
+
 def decisions_in(payload: object) -> tuple[decision.FrozenChain, ...]:
     """The decisions that a record carries, in the order of their index."""
     if isinstance(payload, DecisionBatch):
