@@ -92,8 +92,13 @@ class Reviewed(House):
 
     def smuggle(self, lie: Lie) -> int:
         """It stands in the log, whatever admission says; where."""
+        self.log.append(self.signed(lie))
+        return len(self.log) - 1
+
+    def signed(self, lie: Lie) -> record.SignedRecord:
+        """The record that the gatekeeper would send."""
         signer = self.instances["gatekeeper"]
-        signed = record.build(
+        return record.build(
             lie.kind,
             lie.payload,
             id=ids.new(),
@@ -105,8 +110,6 @@ class Reviewed(House):
             links=lie.links,
             prev=self.state.chains[signer.key_id],
         )
-        self.log.append(signed)
-        return len(self.log) - 1
 
     # Calls on somebody's behalf.
 

@@ -8,14 +8,18 @@ import pytest
 
 from cli import approval
 from cli.governed import Unverified
-from sigilcore import digest, permit, policy, signing
+from services.canon_writer import memory
+from sigilcore import clock, digest, permit, policy, record, signing
 from sigilcore.access import Loa
+from sigilcore.contracts import canon
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.common import Empty
 from sigilcore.decision import Verdict
 from sigilcore.refusals import Code, Refused
 from sigilrun import service as run
-from tests import oracle
+from tests import canonworld, oracle
+from tests.core import test_approvals as attacks
+from tests.reviewing import Reviewed, alone
 from tests.services import test_gatekeeper as gatehouse
 from tests.services.test_gatekeeper import WRITE, refused
 from tests.simulator import Person
@@ -524,3 +528,51 @@ async def test_what_a_mentor_may_call_lists_approving(house):
     for client, open_to in ((ada, False), (mia, True)):
         names = {one.name for one in (await house.call(client, contract.COMMAND_LIST, Empty())).items}
         assert ("approval/approve" in names, "approval/list" in names) == (open_to, True)
+
+
+# The writer's own committer, which looks in its store for what a record names
+
+
+class World(Reviewed, canonworld.World):
+    """A house whose records go to a canon, each at its own time."""
+
+    async def send(self, pen):
+        now_ms, log = self.clock.ms, self.log
+        answers = []
+        for count in range(self.sent + 1, len(log) + 1):
+            self.log = log[:count]
+            self.clock.ms = clock.parse_ms(record.check(log[-1 + count]).core.ts)
+            answers += await super().send(pen)
+        self.log, self.clock.ms = log, now_ms
+        return answers
+
+
+@pytest.fixture
+async def world():
+    """A world and its canon in memory, whose whole ledger is judged again afterwards."""
+    made = World()
+    made.canon = await memory.MemoryCanon.start(
+        signer=made.writer, deployment=made.deployment, clock=made.clock, on_commit=lambda _: None
+    )
+    yield made
+    await made.canon.stop()
+    rows = made.canon.store.disk.rows
+    oracle.check([row.placed() for row in rows], made.canon.writer.head.note, made.state.genesis_hash)
+
+
+async def test_the_writer_finds_what_a_record_names(world):
+    """Review, word, approved decision, parent and child: each in a commit of its own, none remembered but by the store."""
+    review = world.approved(world.ada)
+    world.put(alone(world.asked(world.ada, approval=review)))
+    parent, session = world.explaining(world.ada)
+    world.put(world.child(world.ada, parent, session))
+    await world.send(world.canon)
+
+
+@pytest.mark.parametrize("attack", [*attacks.ATTACKS, *attacks.CHILDREN], ids=lambda attack: attack.__name__)
+async def test_the_writer_refuses_what_a_lying_gatekeeper_sends(world, attack):
+    """Each attack of the core, at the committer itself: refused for the same reason, and nothing of it stands."""
+    lie = attack(world)
+    await world.send(world.canon)
+    answer = await world.canon.append(canon.Append(records=(world.signed(lie),)))
+    assert canonworld.code_of(answer) == (attacks.ATTACKS | attacks.CHILDREN)[attack]

@@ -350,6 +350,7 @@ APPROVAL_LIST = Command(
     rung=Loa.GUEST,
     http=Http(method="GET", path="/api/approval/list"),
 )
+_DECIDED: dict[str, object] = {"review": "01900000-0000-7000-8000-000000000000.0", "digest": "0" * 64}
 _DECIDING = (
     Code.REVIEW_UNKNOWN,
     Code.APPROVAL_MISMATCH,
@@ -369,6 +370,7 @@ APPROVE = Command(
     writes=("approval_decided",),
     http=Http(method="POST", path="/api/approval/approve"),
     refusals=_DECIDING,
+    example=_DECIDED,
 )
 REFUSE = Command(
     name="approval/refuse",
@@ -383,6 +385,7 @@ REFUSE = Command(
     scored=False,
     http=Http(method="POST", path="/api/approval/refuse"),
     refusals=_DECIDING,
+    example=_DECIDED,
 )
 TRUST_CHECK = Command(
     name="trust/check",
