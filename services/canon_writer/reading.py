@@ -98,7 +98,8 @@ class Reading:
         if not (viewer.loa.includes(Loa.MENTOR) or frozen.chain.audit.owner == viewer.owner):
             raise _NOWHERE
         shown = await self._shown(row)
-        return msgspec.structs.replace(shown, payload=msgspec.to_builtins(frozen), salt=None)
+        payload = shown.payload["decisions"][index] if "decisions" in shown.payload else shown.payload["decision"]
+        return msgspec.structs.replace(shown, payload=payload, salt=None)
 
     async def proof(self, viewer: Viewer, request: canon.Prove) -> canon.Bundle:
         """`canon/proof`: all that an offline verifier needs, under the newest witnessed checkpoint if that covers the record."""
