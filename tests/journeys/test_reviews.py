@@ -3,18 +3,24 @@
 And a call on somebody's behalf: why a memory is there, asked of the canon in its owner's name.
 """
 
+import asyncio
 import contextlib
+import os
+import sys
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from cli import approval, governed, owner
+from cli import approval, governed, owner, profiles
 from sigilcore import decision, record
 from sigilcore.access import Loa
 from sigilcore.contracts import gatekeeper, knowledge
 from sigilcore.decision import Verdict
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 async def change_policy(machine, **fields):
@@ -92,9 +98,62 @@ async def test_a_reviewed_call_runs_once_a_mentor_has_read_it(machine):
         with pytest.raises(Refused) as caught:
             await ada.client.call(knowledge.MEMORY_WRITE, other, approval=f"{refused['review']}.{refused['salt']}")
         assert caught.value.code is Code.APPROVAL_REFUSED
-    records = await machine.audit()
-    kinds = [record.check_placed(placed).core.kind for placed in records]
-    assert (kinds.count("approval_decided"), kinds.count("approved_decision")) == (2, 1)
+    payloads = [record.check_placed(placed).payload for placed in await machine.audit()]
+    words = [one.verdict for one in payloads if isinstance(one, audit.ApprovalDecided) and one.owner == "ada-reviews"]
+    alone = [one.decision.chain for one in payloads if isinstance(one, audit.ApprovedDecision)]
+    used = [chain.approval for chain in alone if chain.audit.owner == "ada-reviews"]
+    assert (words, used) == (["approved", "refused"], [detail["review"]])
+
+
+@pytest.mark.journey
+async def test_a_mentor_decides_at_a_terminal(machine, tmp_path, monkeypatch):
+    """`sigil approval list`, `approve` and `refuse`, and `sigil call --approval`: what people type, in sessions that may."""
+    monkeypatch.setenv("SIGIL_HOME", str(tmp_path / "home"))
+    environment = {**os.environ, "SIGIL_ADDRESS": machine.address}
+    cy = await machine.person("cy-reviews", Loa.OPERATOR)
+    max_ = await machine.person("max-reviews", Loa.MENTOR)
+    await max_.client.login(max_.toml, owner=max_.signer, may=("approval/approve", "approval/refuse"))
+    for someone in (cy, max_):
+        about = profiles.About(address=machine.address)
+        profiles.Profile(someone.owner_id).keep(about=about, license_toml=someone.toml, session=someone.client.session)
+
+    async def sigil(*words):
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "cli.main", *words),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.DEVNULL,
+            cwd=REPO,
+            env=environment,
+        )
+        out, err = await child.communicate()
+        return child.returncode, out.decode(), err.decode()
+
+    async def call(text, *options):
+        asked = ("memory/write", "--json", "--key", "plan", "--text", text)
+        return await sigil("call", "--profile", cy.owner_id, *options, *asked)
+
+    async def mentor(*words):
+        return await sigil("approval", *words, "--profile", max_.owner_id)
+
+    async with reviewed(machine, "memory/write"):
+        code, _, err = await call("Wait for it.")
+        detail = msgspec.json.decode(err)["detail"]
+        assert (code, msgspec.json.decode(err)["code"]) == (1, "REVIEW_NEEDED"), err
+        code, out, _ = await mentor("list")
+        assert (code, detail["review"] in out, "Wait for it." in out) == (0, True, True)
+        code, out, err = await mentor("approve", detail["review"])
+        assert (code, out.startswith("approved: memory/write of cy-reviews")) == (0, True), err
+        assert "Wait for it." in err
+        code, out, err = await call("Wait for it.", "--approval", f"{detail['review']}.{detail['salt']}")
+        assert (code, msgspec.json.decode(out)["key"]) == (0, "plan"), err
+
+        _, _, err = await call("Never.")
+        review = msgspec.json.decode(err)["detail"]["review"]
+        code, out, err = await mentor("refuse", review)
+        assert (code, out.startswith("refused: memory/write of cy-reviews")) == (0, True), err
+        code, _, err = await mentor("approve", review)
+        assert (code, "no call waits under this name" in err) == (1, True), err
 
 
 @pytest.mark.journey
