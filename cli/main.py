@@ -28,6 +28,8 @@ HOMES: Mapping[str, str] = MappingProxyType(
         "witness": "witness",
         "proposal": "proposal",
         "seal": "proposal",
+        "root": "root",
+        "policy": "policy",
         "model": "model",
         "trust": "model",
         "memory": "memory",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cli import governed
+from cli import governed, packet
 from cli.refusal import Refusal
 from sigilcore import (
     canonical,
@@ -34,7 +34,6 @@ from sigilcore.refusals import Code, Refused
 from sigilrun import http, settings
 
 SERVERS_CHOICE: Final = frozenset({"$.expires_at"})
-ATTEST_TYPE: Final = signing.RECORD
 BOOTSTRAP_S: Final = 20.0
 
 
@@ -175,6 +174,7 @@ async def propose_witness(
         "name": change.name,
         "key": change.key,
         "licence_id": licence_id,
+        "persona": bool(change.persona),
     }
     first = await client.call(command, change)
     signed = sign_draft(first.draft, "trusted_witness", asked, found, root)
@@ -192,6 +192,28 @@ async def propose_model(client: http.Client, root: signing.Signer, model: trust.
     return await client.call(quorum.MODEL_UPLOAD, msgspec.structs.replace(upload, record=signed))
 
 
+async def propose_policy(
+    client: http.Client, root: signing.Signer, wanted: policy.AccessPolicy
+) -> quorum.DraftOrProposal:
+    """Propose an access policy."""
+    found = await governed.state(client)
+    upload = quorum.UploadPolicy(policy=wanted)
+    first = await client.call(quorum.POLICY_UPLOAD, upload)
+    signed = sign_draft(first.draft, "access_policy", {"policy": msgspec.to_builtins(wanted)}, found, root)
+    return await client.call(quorum.POLICY_UPLOAD, msgspec.structs.replace(upload, record=signed))
+
+
+async def rebase(client: http.Client, root: signing.Signer, proposal_id: str) -> quorum.Proposed:
+    """Propose the same change again on the present head, under an end of its own; nobody's voice carries over."""
+    old = await read_proposal(client, proposal_id)
+    asked = msgspec.to_builtins(old.checked.payload)
+    del asked["expires_at"]
+    kind = old.checked.core.kind
+    draft = await client.call(quorum.DRAFT, quorum.MakeDraft(kind=kind, payload=asked))
+    signed = sign_draft(draft, kind, asked, await governed.state(client), root)
+    return await client.call(quorum.REBASE, quorum.Propose(record=signed))
+
+
 async def propose(client: http.Client, root: signing.Signer, kind: str, payload: Mapping[str, Any]) -> quorum.Proposed:
     """Propose any system change."""
     found = await governed.state(client)
@@ -207,14 +229,15 @@ def seal_payload(
     proposal_ttl_s: int,
     c: int = 0,
     cosigners: Sequence[system.Cosigner] = (),
+    personas: int = 0,
 ) -> dict[str, Any]:
-    """The quorum policy that seals a house: k voices, c of these cosigners for checkpoints, no personas."""
+    """The quorum policy that seals a house: k voices, at most so many of them personas', c of these cosigners for checkpoints."""
     return {
         "k": k,
         "kinds": dict(kinds),
         "proposal_ttl_s": proposal_ttl_s,
         "checkpoint_witnesses": {"c": c, "cosigners": [msgspec.to_builtins(one) for one in cosigners]},
-        "persona_cap": 0,
+        "persona_cap": personas,
     }
 
 
@@ -277,11 +300,27 @@ async def read_proposal(client: http.Client, proposal_id: str) -> governed.Read:
 
 async def attest(client: http.Client, read: governed.Read, witness_id: str, signer: signing.Signer) -> quorum.Tally:
     """A witness's voice for exactly the record that was read."""
-    sig = signing.sign_typed(signer, ATTEST_TYPE, read.checked.core_bytes)
+    sig = packet.signature(read.checked, signer)
     return await client.call(
-        quorum.ATTEST,
-        quorum.Attest(proposal_id=read.view.proposal_id, witness_id=witness_id, signature=signing.signature_text(sig)),
+        quorum.ATTEST, quorum.Attest(proposal_id=read.view.proposal_id, witness_id=witness_id, signature=sig)
     )
+
+
+async def submit(client: http.Client, held: packet.Packet) -> quorum.Tally:
+    """The voices that a file holds, in order; one that is there already is as good."""
+    tally: quorum.Tally | None = None
+    known: Refused | None = None
+    for voice in held.voices:
+        asked = quorum.Attest(proposal_id=held.proposal_id, witness_id=voice.witness_id, signature=voice.signature)
+        try:
+            tally = await client.call(quorum.ATTEST, asked)
+        except Refused as refused:
+            if refused.code is not Code.ALREADY_ATTESTED:
+                raise
+            known = refused
+    if tally is None:
+        raise known or Refusal("nobody has signed this file")
+    return tally
 
 
 def mentor_licence(items: tuple[licensing.LicenseView, ...], owner_id: str) -> licensing.LicenseView:

@@ -133,7 +133,10 @@ class Reading:
             if not issued:
                 return []
             licence = await self._at(max(issued))
-            return [*await self._introductions(licence), licence.seq]
+            # A mentor's licence carries the signature of the Root of its time.
+            named = max(seq for seq in self._state().roots if seq < licence.seq)
+            told = await self._system_before(licence.seq) if named else []
+            return [*sorted({*told, *await self._introductions(licence)}), licence.seq]
         if entry.since_seq == 0:
             return []
         if entry.role == "service":

@@ -64,7 +64,7 @@ def _check_owner(state: Governance, request: wire.CreateLicense) -> None:
         return
     if request.owner_key is None:
         raise Refused(Code.BAD_INPUT, "a mentor licence is bound to the mentor's own key", field="$.owner_key")
-    if request.owner_key == state.root.key:
+    if state.was_root(bytes.fromhex(request.owner_key)):
         raise Refused(Code.ROOT_IS_SINGLE, "a mentor has a key of its own, not Root's", field="$.owner_key")
     if request.owner_id == state.root.owner_id:
         raise Refused(Code.ROOT_IS_SINGLE, "Root is no mentor", field="$.owner_id")

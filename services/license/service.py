@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from services.license import bootstrap, key_rules, rules
-from sigilcore import clock, ids, licence, permit, record, signing
+from sigilcore import admission, clock, ids, licence, permit, record, signing
 from sigilcore.contracts import canon, keys
 from sigilcore.contracts import license as wire
 from sigilcore.contracts.common import Placed
@@ -40,9 +40,6 @@ class Ledger(Protocol):
 
     async def introduced(self) -> None:
         """Return once this instance may write audit records."""
-
-    async def genesis(self) -> record.Checked:
-        """Record 0."""
 
     async def found(self, request: canon.BootstrapAppend) -> None:
         """Have record 0 committed; the same bytes again are the same record 0."""
@@ -106,6 +103,16 @@ async def begin(service: License, request: wire.Bootstrap, call: Call) -> wire.B
         return await _root_licence(service)
 
 
+async def root(service: License, request: wire.RootLicense, call: Call) -> wire.Bootstrapped:
+    """The licence of the Root that the log names now, issued with the first such call."""
+    del call
+    if request.wait_for is not None:
+        await service.ledger.reach(request.wait_for)
+    async with service.founding:
+        bootstrap.check_root(request, service.state)
+        return await _root_licence(service)
+
+
 async def _found(service: License, request: wire.Bootstrap) -> wire.Draft | None:
     """Step 1's draft; or None once step 2's record 0 is the log's."""
     if service.token_hash is None:
@@ -129,18 +136,16 @@ async def _found(service: License, request: wire.Bootstrap) -> wire.Draft | None
 async def _root_licence(service: License) -> wire.Bootstrapped:
     """Root's licence, issued if it isn't yet. A crash on either side of the append ends here again, in the same document."""
     state = service.state
-    first = await service.ledger.genesis()
-    if first.header.hash != state.genesis_hash:
-        raise Corrupt("record 0 is not the genesis that was followed")
-    made = bootstrap.root_table(first)
+    made = bootstrap.root_table(state)
     if state.issued(made.id) is None:
         await service.ledger.introduced()
         payload = rules.issuance(made, seal_key_id=service.signer.key_id, root_signature=None, request=None)
+        label, target = admission.root_link(state)
         placed = await service.ledger.audit(
             "license_issued",
             payload,
             id=rules.issuance_id(made.id),
-            links=(record.Link(label="genesis", target=state.genesis_hash),),
+            links=(record.Link(label=label, target=target),),
         )
         await service.ledger.wait_for(placed.seq + 1)
     return wire.Bootstrapped(
@@ -228,6 +233,7 @@ def _decision(call: Call) -> record.Link:
 
 HANDLERS: dict[Any, Any] = {
     wire.BOOTSTRAP: begin,
+    wire.ROOT: root,
     wire.CREATE: create,
     wire.VALIDATE: validate,
     wire.REVOKE: revoke,

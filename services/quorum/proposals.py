@@ -15,16 +15,11 @@ from typing import Final
 import msgspec
 
 from sigilcore import clock, decision, record
-from sigilcore.records import audit, system
+from sigilcore.records import REGISTRY, audit, system
 from sigilcore.refusals import Refused
 
 KINDS: Final = (
-    "genesis",
-    "trusted_witness",
-    "quorum_policy",
-    "model_config",
-    "access_policy",
-    "service_key",
+    *(tag for tag, kind in REGISTRY.items() if kind.space == "system"),
     "proposal_opened",
     "proposal_attested",
     "proposal_closed",

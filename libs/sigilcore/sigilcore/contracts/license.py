@@ -45,6 +45,13 @@ class Bootstrapped(Message, frozen=True, kw_only=True):
     toml: str | None = None
 
 
+class RootLicense(Message, frozen=True, kw_only=True):
+    """Names the Root that a `root_key` record put in place, by its key; `wait_for` that record's seq."""
+
+    root_key: PublicKey
+    wait_for: WaitFor | None = None
+
+
 class CreateLicense(Message, frozen=True, kw_only=True):
     """Who, which level, until when. `id` and `issued_at` are given by callers that sign the table themselves (mentor)."""
 
@@ -219,5 +226,17 @@ LIST = Command(
     http=Http(method="GET", path="/api/license/list"),
     refusals=(Code.BEYOND_HEAD, Code.NOT_YET),
 )
+ROOT = Command(
+    name="license/root",
+    service=SERVICE,
+    request=RootLicense,
+    reply=Bootstrapped,
+    summary="The licence of the Root that the log names now, bound to its key.",
+    action=Action.READ,
+    target=Target.PROFILE,
+    admission=Admission.OPEN,
+    http=Http(method="POST", path="/api/license/root"),
+    refusals=(Code.ROOT_IS_SINGLE, Code.BEYOND_HEAD, Code.NOT_YET),
+)
 
-COMMANDS = (BOOTSTRAP, CREATE, VALIDATE, REVOKE, LIST)
+COMMANDS = (BOOTSTRAP, ROOT, CREATE, VALIDATE, REVOKE, LIST)
