@@ -227,6 +227,73 @@ async def test_a_withdrawn_proposal_takes_nothing_more(sealed: Sealed) -> None:
     assert (await sealed.view(again)).have == 0
 
 
+async def test_what_the_writer_would_refuse_ends_the_proposal(sealed: Sealed) -> None:
+    """A mentor whose licence ends between the last voice and the commit doesn't join: the proposal is refused, and says why."""
+    raised = await sealed.root.propose("quorum_policy", QUORUM | {"k": 3})
+    await sealed.ready(raised.proposal_id, "mia", "ned")
+    await sealed.commit(raised.proposal_id)
+    key = await sealed.root.mentor("pam")
+    change = wire.WitnessChange(witness_id="pam")
+    first = await sealed.root.call(wire.WITNESS_ADD, change)
+    signed = drafts.signed(first.draft, sealed.root.signer)
+    name = (await sealed.root.call(wire.WITNESS_ADD, msgspec.structs.replace(change, record=signed))).proposal_id
+    await sealed.ready(name)
+    assert await sealed.attest(await sealed.asked(name, "pam", key)) == "ready"
+    listed = await sealed.root.call(licensing.LIST, licensing.ListLicenses(limit=500))
+    pam = next(one for one in listed.items if one.owner_id == "pam")
+    await sealed.root.call(licensing.REVOKE, licensing.RevokeLicense(license_id=pam.license_id))
+    with pytest.raises(Refused, match=Code.LICENSE_INVALID):
+        await sealed.commit(name)
+    shown = await sealed.view(name)
+    assert (shown.state, "REVOKED" in shown.reason) == ("refused", True)
+    lowered = await sealed.root.propose("quorum_policy", QUORUM)
+    await sealed.ready(lowered.proposal_id)
+    await sealed.commit(lowered.proposal_id)
+
+
+async def test_a_licence_that_ends_silences_no_witness(sealed: Sealed) -> None:
+    """Root revokes every witness's licence: the voices count as before, and only the registry ends them."""
+    listed = await sealed.root.call(licensing.LIST, licensing.ListLicenses(limit=500))
+    for one in listed.items:
+        if one.owner_id in sealed.witnesses:
+            await sealed.root.call(licensing.REVOKE, licensing.RevokeLicense(license_id=one.license_id))
+    name = await sealed.model("unheard")
+    await sealed.ready(name, "mia", "ned")
+    await sealed.commit(name)
+
+
+async def test_a_persona_counts_up_to_the_cap(alone: Sealed) -> None:
+    """A persona joins under a policy that lets none count: its voice is heard, shown, and adds nothing."""
+    sealed = alone
+    raised = await sealed.root.propose("quorum_policy", QUORUM | {"k": 3})
+    await sealed.ready(raised.proposal_id)
+    await sealed.commit(raised.proposal_id)
+    key = await sealed.root.mentor("bot")
+    change = wire.WitnessChange(witness_id="bot", persona=True)
+    signed = drafts.signed((await sealed.root.call(wire.WITNESS_ADD, change)).draft, sealed.root.signer)
+    posing = msgspec.structs.replace(change, persona=False, record=signed)
+    with pytest.raises(Refused, match=Code.RECORD_INVALID) as caught:
+        await sealed.root.call(wire.WITNESS_ADD, posing)
+    assert caught.value.field == "$.record.payload.persona"
+    joining = await sealed.root.call(wire.WITNESS_ADD, msgspec.structs.replace(change, record=signed))
+    assert joining.proposal_id is not None
+    await sealed.ready(joining.proposal_id)
+    await sealed.house.attest(joining.proposal_id, "bot", key)
+    await sealed.commit(joining.proposal_id)
+    sealed.witnesses["bot"] = key
+    name = await sealed.model("by-a-model")
+    await sealed.ready(name, "bot", "mia", "ned")
+    shown = await sealed.view(name)
+    assert (shown.state, shown.by, shown.have, shown.need) == ("open", ("bot", "mia", "ned"), 2, 3)
+    with pytest.raises(Refused, match=Code.QUORUM_NOT_SATISFIED) as short:
+        await sealed.commit(name)
+    assert short.value.detail == {"have": 2, "need": 3, "missing": ["ora"]}
+    await sealed.ready(name, "ora")
+    await sealed.commit(name)
+    registry = await sealed.root.call(wire.WITNESS_LIST, Empty())
+    assert {one.witness_id for one in registry.items if one.persona} == {"bot"}
+
+
 async def test_every_system_kind_is_seen_committed(sealed: Sealed) -> None:
     """A change of whatever kind is known as committed from the log, also when its ending was lost: the commit again is the same answer."""
     key = signing.Ed25519Signer.generate().public_key.hex()
