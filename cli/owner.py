@@ -299,7 +299,10 @@ async def read_proposal(client: http.Client, proposal_id: str) -> governed.Read:
 
 
 async def attest(client: http.Client, read: governed.Read, witness_id: str, signer: signing.Signer) -> quorum.Tally:
-    """A witness's voice for exactly the record that was read."""
+    """A witness's voice for exactly the record that was read, if it stands on the newest record that governs: else the difference shown
+    is not the one that would be made."""
+    if not read.on_head:
+        raise governed.Unverified("the record doesn't stand on the newest system record that the house shows")
     sig = packet.signature(read.checked, signer)
     return await client.call(
         quorum.ATTEST, quorum.Attest(proposal_id=read.view.proposal_id, witness_id=witness_id, signature=sig)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from cli import governed, packet
+from cli import governed, owner, packet
 from cli.refusal import Refusal
 from sigilcore import admission, drafts, governance, record, signing
 from sigilcore.contracts import quorum
@@ -180,20 +180,16 @@ def test_a_file_that_is_no_proposal(tmp_path, text):
     refused("is no proposal", packet.read, file)
 
 
-@pytest.mark.parametrize("state", ["open", "expired", "withdrawn", "refused", "stale", "committed"])
-def test_every_state_can_be_shown(house, change, state):
-    """Once it has ended the house shows no difference of its own; what the record would have changed is still computed here."""
-    parts = drafts.parts_of(record.check(change))
-    found = governed.folded(history(house), house.state.genesis_hash)
-    lines = governed.difference.of_change(found, record.check(change).payload)
-    told = tuple(quorum.Change(path=line.path, old=line.old, new=line.new) for line in lines) if state == "open" else ()
-    view = quorum.ProposalView(
-        proposal_id=record.check(change).core.id,
+def view_of(house, change, state, lines):
+    """A proposal as the house shows it."""
+    checked = record.check(change)
+    return quorum.ProposalView(
+        proposal_id=checked.core.id,
         state=state,
-        kind="model_config",
-        record=parts,
-        record_hash=record.check(change).header.hash,
-        difference=told,
+        kind=checked.core.kind,
+        record=drafts.parts_of(checked),
+        record_hash=checked.header.hash,
+        difference=tuple(quorum.Change(path=line.path, old=line.old, new=line.new) for line in lines),
         need=2,
         have=0,
         by=(),
@@ -202,10 +198,27 @@ def test_every_state_can_be_shown(house, change, state):
         opened_seq=1,
         reason="",
     )
+
+
+@pytest.mark.parametrize("state", ["open", "expired", "withdrawn", "refused", "stale", "committed"])
+def test_every_state_can_be_shown(house, change, state):
+    """Once it has ended the house shows no difference of its own; what the record would have changed is still computed here."""
+    found = governed.folded(history(house), house.state.genesis_hash)
+    lines = governed.difference.of_change(found, record.check(change).payload)
+    view = view_of(house, change, state, lines if state == "open" else ())
     assert governed.Read(found, view).shown()["difference"]
     if state == "open":
         with pytest.raises(governed.Unverified, match="another difference"):
-            governed.Read(found, msgspec.structs.replace(view, difference=told[:-1]))
+            governed.Read(found, msgspec.structs.replace(view, difference=view.difference[:-1]))
+
+
+async def test_a_house_that_hides_the_newest_rule(house, change):
+    """Online too: a proposal that doesn't stand on the newest record shown would be read against older rules; nothing is signed or sent."""
+    found = governed.folded(history(house)[:-1], house.state.genesis_hash)
+    lines = governed.difference.of_change(found, record.check(change).payload)
+    read = governed.Read(found, view_of(house, change, "open", lines))
+    with pytest.raises(governed.Unverified, match="newest system record"):
+        await owner.attest(None, read, house.voices[0].owner_id, house.voices[0].signer)
 
 
 def test_the_fold_is_the_houses_own(house):

@@ -357,6 +357,17 @@ def test_a_witness_needs_a_valid_mentor_licence(house: House) -> None:
         house.adding(operator)
 
 
+def test_a_witness_needs_a_licence_that_has_not_expired(house: House) -> None:
+    """What was valid when it was drafted is asked again when it is committed."""
+    pam = house.issue(Person("pam"), Loa.MENTOR, days=1)
+    payload = house.adding(pam, expires_at=clock.format_ms(NOW_MS + 3 * DAY_MS))
+    house.clock.advance(DAY_MS)
+    with refusal(Code.LICENSE_INVALID):
+        house.propose(payload)
+    with refusal(Code.LICENSE_INVALID):
+        house.adding(pam)
+
+
 def test_one_key_one_name_one_principal(house: House) -> None:
     """A key that has a role, a name that is taken and a principal that is enrolled are refused."""
     pam = house.mentor("pam")
