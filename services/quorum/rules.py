@@ -149,7 +149,8 @@ def model_payload(upload: wire.UploadModel, *, expires_at: str) -> system.ModelC
         "bias": upload.bias,
         "threshold": upload.threshold,
     }
-    return system.ModelConfig(model=_typed(plain, trust.TrustModel, "$"), expires_at=expires_at)
+    model = _typed(plain, trust.TrustModel, "$")
+    return system.ModelConfig(model=model, expires_at=expires_at, because=upload.because)
 
 
 def policy_payload(upload: wire.UploadPolicy, *, expires_at: str) -> system.AccessPolicyChange:

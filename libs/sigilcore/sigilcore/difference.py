@@ -76,7 +76,8 @@ def in_force(state: governance.Governance, payload: msgspec.Struct) -> Any:
 
 
 def _witness(entry: governance.WitnessEntry) -> dict[str, Any]:
-    return {"witness_id": entry.witness_id, "name": entry.name, "key": entry.key.hex(), "persona": entry.persona}
+    shown: dict[str, Any] = {"witness_id": entry.witness_id, "name": entry.name, "key": entry.key.hex()}
+    return shown | ({"persona": True} if entry.persona else {})
 
 
 def _plain(value: Any) -> Any:
