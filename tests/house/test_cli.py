@@ -1,54 +1,14 @@
 """The `sigil` command on a house of its own: files and modes, exit codes, refusals, and that keys and passphrases stay where they are."""
 
 import json
-import os
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from cli import main
-
-PASSPHRASE = "correct horse battery staple"
-
-
-class Person:
-    """Somebody at a terminal: a folder to work in, a home for profiles."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self.data = work / "data"
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("SIGIL_")},
-            "SIGIL_HOME": str(work / "home"),
-            "SIGIL_DATA": str(self.data),
-            "SIGIL_PASSPHRASE": f"file:{work / 'pass'}",
-        }
-        (work / "pass").write_text(PASSPHRASE + "\n")
-        (work / "pass").chmod(0o600)
-
-    def sigil(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "cli.main", *words],
-            cwd=self.work,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
-        return done
-
-    def ask(self, *words: str) -> dict:
-        return json.loads(self.sigil(*words, "--json").stdout)
-
-    def refused(self, *words: str, code: int = 1) -> dict:
-        """The error as a program reads it."""
-        return json.loads(self.sigil(*words, "--json", code=code).stderr.splitlines()[-1])
+from tests.terminal import PASSPHRASE, Person
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +71,7 @@ def test_every_verb_has_help_json_and_no_secret_option(words):
 def test_a_passphrase_on_the_command_line_is_refused_and_not_repeated(tmp_path):
     """Who types the passphrase itself is told where it comes from, and the text is shown nowhere."""
     person = Person(tmp_path)
-    done = person.sigil("keys", "new", "--out", "a.key", "--passphrase", "hunter2-my-secret", code=1)
+    done = person.sigil("keys", "new", "--out", "a.key", "--passphrase", "hunter2-my-secret", code=27)
     assert "hunter2" not in done.stdout + done.stderr
     assert not (tmp_path / "a.key").exists()
 
@@ -123,7 +83,7 @@ def test_a_key_file_is_private_and_never_overwritten(tmp_path):
     before = (tmp_path / "a.key").read_bytes()
     assert stat.S_IMODE((tmp_path / "a.key").stat().st_mode) == 0o600
     assert person.sigil("keys", "public", "a.key").stdout.strip() == public
-    assert person.refused("keys", "new", "--out", "a.key")["code"] == "KeyExists"
+    assert person.refused("keys", "new", "--out", "a.key", code=21)["code"] == "KeyExists"
     assert (tmp_path / "a.key").read_bytes() == before
 
 
