@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from sigilcore import licence, note, policy, signing, trust
+from sigilcore.contracts import license as licensing
 from sigilcore.record import Checked
 from sigilcore.records import audit, system
 
@@ -50,6 +51,7 @@ class IssuedLicence(msgspec.Struct, frozen=True, kw_only=True):
     content_hash: str
     issued_seq: int
     revoked_seq: int | None = None
+    renews: str | None = None
 
     @property
     def changed_seq(self) -> int:
@@ -212,7 +214,12 @@ class Governance:
             case audit.SessionClosed():
                 self._set(self.closed_sessions, payload.session_id, seq)
             case audit.LicenceIssued():
-                entry = IssuedLicence(table=payload.license, content_hash=payload.content_hash, issued_seq=seq)
+                entry = IssuedLicence(
+                    table=payload.license,
+                    content_hash=payload.content_hash,
+                    issued_seq=seq,
+                    renews=core.link(licensing.RENEWS),
+                )
                 self._set(self.licences, payload.license.id, entry)
             case audit.LicenceRevoked():
                 revoked = msgspec.structs.replace(self.licences[payload.license_id], revoked_seq=seq)
