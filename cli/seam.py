@@ -243,8 +243,12 @@ def _told(error: BaseException) -> tuple[int, dict[str, Any]]:
             told = {"code": type(error).__name__, "message": error.what, "next_step": error.next_step}
             return error.exit_code, told
         case Refusal():
-            told = {"code": error.code, "message": str(error), "next_step": error.next_step}
-            return error.exit_code, told
+            return error.exit_code, {
+                "code": error.code,
+                "message": str(error),
+                "field": error.field,
+                "next_step": error.next_step,
+            }
         case TimeoutError() | ConnectionError():
             return EXIT_UNREACHABLE, {
                 "code": "UNREACHABLE",
