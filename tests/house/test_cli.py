@@ -1,9 +1,12 @@
 """The `sigil` command on a house of its own: files and modes, exit codes, refusals, and that keys and passphrases stay where they are."""
 
 import json
+import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -123,6 +126,13 @@ def test_a_house_that_cannot_start_says_why(tmp_path):
     done = person.sigil("up", code=1)
     assert "[bus] nkey" in done.stderr
     assert not (person.data / "run.json").exists()
+
+
+def test_the_doctor_says_what_it_could_not_look_at(tmp_path):
+    """No house at all is exit 2: nothing was found, and nothing was called good."""
+    told = Person(tmp_path).ask("doctor", code=2)
+    assert told["findings"] == []
+    assert "nothing runs" in told["unseen"][0]
 
 
 # On the house
@@ -327,3 +337,72 @@ def test_config_show_is_effective_and_holds_no_secret(person):
     assert passphrase not in json.dumps(shown)
     done = person.sigil("config", "show", code=1, SIGIL_GATE_BATHC="7")
     assert "SIGIL_GATE_BATHC" in done.stderr
+
+
+def doctors(person, code=1, *words, **environment):
+    """The findings' codes."""
+    done = person.sigil("doctor", "--json", *words, code=code, **environment)
+    return [one["code"] for one in json.loads(done.stdout)["findings"]]
+
+
+def test_the_doctor_finds_what_is_open_to_others(person):
+    """Run.json, the data folder, the keystore and a key in it, the profile's session: each by its path, with the command that mends it."""
+    assert doctors(person) == ["UNSEALED"]
+    spoilt = {
+        person.data: 0o755,
+        person.data / "run.json": 0o644,
+        person.data / "keystore": 0o750,
+        person.data / "keystore/license.json": 0o640,
+        person.work / "home/profiles/default/session.json": 0o604,
+    }
+    before = {path: stat.S_IMODE(path.stat().st_mode) for path in spoilt}
+    for path, mode in spoilt.items():
+        path.chmod(mode)
+    try:
+        found = person.ask("doctor", code=1)["findings"]
+    finally:
+        for path, mode in before.items():
+            path.chmod(mode)
+    mended = {one["next_step"].split(";")[0] for one in found if one["code"] == "PERMISSIONS"}
+    kept = {path: "700" if path.is_dir() else "600" for path in spoilt}
+    assert mended == {f"chmod {mode} {path}" for path, mode in kept.items()}
+
+
+def test_the_doctor_finds_settings_that_nobody_knows(person):
+    """A misspelt setting, in the environment or in config.toml, by its origin."""
+    assert "SETTINGS" in doctors(person, SIGIL_GATE_BATHC="7")
+    config = person.data / "config.toml"
+    before = config.read_text()
+    config.write_text(before + "\n[gate]\nbathc = 7\n")
+    try:
+        assert doctors(person) == ["SETTINGS", "UNSEALED"]
+    finally:
+        config.write_text(before)
+
+
+def test_the_doctor_finds_who_is_silent(person):
+    """A service that hangs is told, with its log; the look goes on."""
+    pid = json.loads((person.data / "run.json").read_text())["processes"]["notary"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = person.ask("doctor", code=1)["findings"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    silent = [one for one in found if one["code"] == "UNHEALTHY"]
+    assert [one["what"].split(";")[0] for one in silent] == ["notary: silent"]
+    assert "logs/notary.log" in silent[0]["next_step"]
+    assert "UNSEALED" in [one["code"] for one in found]
+
+
+def test_the_doctor_of_a_profile(person):
+    """One's own licence is looked at from anywhere, also where the log isn't one's to read; a revoked one is found by the log."""
+    soon = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 5 * 86_400))
+    words = ("--owner-id", "eva", "--owner-name", "Eva", "--loa", "observer", "--expires-at", soon)
+    issued = person.ask("license", "create", *words, "--out", "eva.toml", "--key", "root.key")
+    person.sigil("login", "--profile", "eva", "--license", "eva.toml")
+    assert sorted(doctors(person, 1, "--profile", "eva")) == ["LICENCE_EXPIRING", "UNSEALED"]
+    address = json.loads((person.data / "run.json").read_text())["address"]
+    remote = ("--profile", "eva", "--data", str(person.work / "nowhere"), "--address", address)
+    assert sorted(doctors(person, 1, *remote)) == ["LICENCE_EXPIRING", "UNSEALED"]
+    person.sigil("license", "revoke", issued["license_id"], "--key", "root.key")
+    assert sorted(doctors(person, 1, "--profile", "eva")) == ["LICENCE_ENDED", "UNSEALED"]

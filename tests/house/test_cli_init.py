@@ -29,7 +29,7 @@ licence = "root.toml"
 k = 2
 proposal_ttl_s = 3600
 [quorum.kinds]
-log_key = 3
+log_key = 2
 
 [[mentor]]
 id = "ada"
@@ -180,9 +180,9 @@ def test_a_document_that_never_arrived_is_the_same_when_it_does(person, name):
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        (("k = 2", "k = 3"), "$.quorum.k"),
+        (("k = 2\nproposal_ttl_s = 3600\n[quorum.kinds]\nlog_key = 2", "k = 3"), "$.quorum.k"),
         (("proposal_ttl_s = 3600", "proposal_ttl_s = 7200"), "$.quorum.proposal_ttl_s"),
-        (("log_key = 3", "service_key = 3"), "$.quorum.kinds"),
+        (("log_key = 2", "service_key = 2"), "$.quorum.kinds"),
         (('owner_name = "Grace"', 'owner_name = "Eve"'), "$.root.owner_name"),
         (('key = "root.key"', 'key = "missing.key"'), "$.root.key"),
         (('key = "ada.key"', 'key = "missing.key"'), "$.mentor[0].key"),
@@ -213,6 +213,24 @@ def test_somebody_elses_key_never_signed_here(person):
     logs = b"".join(path.read_bytes() for path in (person.data / "logs").iterdir())
     for path in person.work.glob("*.key"):
         assert json.loads(path.read_bytes())["ciphertext"].encode() not in logs
+
+
+def test_a_house_like_this_has_nothing_for_the_doctor(person):
+    """Sealed with a voice to spare, everything private, witnessed, in step: exit 0, and as JSON an empty list."""
+    assert person.sigil("doctor").stdout == "nothing found\n"
+    assert person.ask("doctor") == {"findings": [], "unseen": [], "exit_code": 0}
+
+
+def test_the_doctor_finds_licences_that_end(person):
+    """Everybody's, by the log; who asks for a longer look sees more, and each names its renewal."""
+    found = person.ask("doctor", "--days", "4000", code=1)["findings"]
+    assert {one["code"] for one in found} == {"LICENCE_EXPIRING"}
+    olga = licence.parse((person.work / "olga.toml").read_text()).license
+    assert any(olga.id in one["next_step"] and "renew" in one["next_step"] for one in found)
+    assert any("your licence as grace" in one["what"] for one in found)
+    person.sigil("license", "renew", olga.id, "--expires-at", "2036-06-01", "--out", "olga2.toml", "--key", "root.key")
+    again = person.ask("doctor", "--days", "4000", code=1)["findings"]
+    assert not any(olga.id in one["next_step"] for one in again)
 
 
 def test_init_names_one_way(person):
