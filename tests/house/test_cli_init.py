@@ -79,7 +79,7 @@ rate_limit = 100000
 [policy.rungs]
 "memory/write" = "operator"
 """
-KILL_AFTER = (1, 2, 3, 2)  # lines of progress, run by run, and from the first again
+KILL_AFTER = (2, 3)  # lines of progress, run by run, and from the first again
 
 
 @pytest.fixture(scope="module")
@@ -181,18 +181,11 @@ def test_a_document_that_never_arrived_is_the_same_when_it_does(person, name):
     ("change", "field"),
     [
         (("k = 2\nproposal_ttl_s = 3600\n[quorum.kinds]\nlog_key = 2", "k = 3"), "$.quorum.k"),
-        (("proposal_ttl_s = 3600", "proposal_ttl_s = 7200"), "$.quorum.proposal_ttl_s"),
-        (("log_key = 2", "service_key = 2"), "$.quorum.kinds"),
-        (('owner_name = "Grace"', 'owner_name = "Eve"'), "$.root.owner_name"),
         (('key = "root.key"', 'key = "missing.key"'), "$.root.key"),
         (('key = "ada.key"', 'key = "missing.key"'), "$.mentor[0].key"),
-        (('voice = "bob-voice.key"', 'voice = "bob.key"'), "$.mentor[1].voice"),
-        (('name = "Cyd"', 'name = "Cydney"'), "$.mentor[2].name"),
-        (('expires_at = "2034-01-01"', 'expires_at = "2034-01-02"'), "$.licence[0].expires_at"),
         (('scope = ["memory/*", "ping"]', ""), "$.licence[0].scope"),
         (('key = "otto.key"', ""), "$.licence[1].key"),
         (('version = "2"', 'version = "3"'), "$.model.version"),
-        (("rate_limit = 100000", "rate_limit = 5"), "$.policy.rate_limit"),
     ],
     ids=str,
 )
