@@ -34,6 +34,13 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_the_page_s_example_is_such_a_file(tmp_path: Path) -> None:
+    """What docs/CLI.md shows is read as it stands."""
+    page = (Path(__file__).parents[2] / "docs/CLI.md").read_text()
+    found = read(tmp_path, page.partition("```toml\n")[2].partition("```")[0])
+    assert (found.quorum.k, len(found.mentor), len(found.licence)) == (2, 3, 2)
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

@@ -37,6 +37,7 @@ def held(**changes: Any) -> checkup.Held:
     return msgspec.structs.replace(made, **changes)
 
 
+PAGE = (Path(__file__).parents[2] / "docs/CLI.md").read_text()
 SOON, GONE = clock.format_ms(NOW_MS + 29 * DAY_MS), clock.format_ms(NOW_MS - 1)
 CLEAN = checkup.Facts(
     now_ms=NOW_MS,
@@ -98,6 +99,7 @@ def test_each_wrong_thing_is_found_and_nothing_else(changes: dict[str, Any], cod
     """One finding, of this code, with a next step: exit 1, also when something else couldn't be looked at."""
     found = checkup.examine(msgspec.structs.replace(CLEAN, unseen=("the bus",), **changes))
     assert [one.code for one in found.findings] == [code]
+    assert f"`{code}`" in PAGE
     assert says in found.findings[0].what + found.findings[0].next_step
     assert found.findings[0].next_step
     assert found.exit_code == 1
