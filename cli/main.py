@@ -19,6 +19,7 @@ HOMES: Mapping[str, str] = MappingProxyType(
         "up": "stack",
         "down": "stack",
         "status": "stack",
+        "doctor": "doctor",
         "init": "session",
         "login": "session",
         "logout": "session",

@@ -19,6 +19,7 @@ from sigilcore import (
     digest,
     drafts,
     governance,
+    ids,
     licence,
     model_update,
     policy,
@@ -28,9 +29,9 @@ from sigilcore import (
     trust,
 )
 from sigilcore.access import Loa
+from sigilcore.contracts import canon, quorum
 from sigilcore.contracts import license as licensing
-from sigilcore.contracts import quorum
-from sigilcore.records import system
+from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
 from sigilrun import http, settings
 
@@ -137,6 +138,50 @@ async def create_license(
         asked, id=table.id, issued_at=table.issued_at, root_signature=licence.root_sign(table, root)
     )
     return await client.call(licensing.CREATE, signed)
+
+
+async def renew_license(
+    client: http.Client, asked: licensing.RenewLicense, root: signing.Signer | None
+) -> licensing.LicenseCreated:
+    """Renew a licence; a mentor's is signed only over the table that Root itself signed before, with the new end."""
+    try:
+        return await client.call(licensing.RENEW, asked)
+    except Refused as refused:
+        if refused.code is not Code.ROOT_SIGNATURE_NEEDED or root is None:
+            raise
+        draft = (refused.detail or {}).get("draft")
+    assert client.session is not None
+    old = await _signed_before(client, asked.license_id, root)
+    again = licensing.CreateLicense(
+        owner_id=old.owner.id,
+        owner_name=old.owner.name,
+        owner_key=old.owner.key,
+        loa=old.loa,
+        scope=old.scope,
+        expires_at=asked.expires_at,
+        id=asked.id,
+        issued_at=asked.issued_at,
+    )
+    table = check_table(draft, again, client.session)
+    signed = msgspec.structs.replace(
+        asked, id=table.id, issued_at=table.issued_at, root_signature=licence.root_sign(table, root)
+    )
+    return await client.call(licensing.RENEW, signed)
+
+
+async def _signed_before(client: http.Client, license_id: str, root: signing.Signer) -> licence.LicenceTable:
+    """A mentor licence's table as the log holds it, believed for Root's own signature under it."""
+    view = await client.call(canon.GET, canon.Get(id=ids.derive(license_id, "issued")))
+    try:
+        issued = canonical.typed(view.payload, audit.LicenceIssued)
+    except canonical.NotCanonical as error:
+        raise governed.Unverified(f"the record of the licence can't be read: {error}") from error
+    mine = issued.root_signature is not None and licence.root_signed(
+        issued.license, issued.root_signature, root.public_key
+    )
+    if not mine or issued.license.id != license_id:
+        raise governed.Unverified("the licence to renew doesn't carry this Root's signature")
+    return issued.license
 
 
 def check_table(draft: Any, asked: licensing.CreateLicense, opened_as: http.Session) -> licence.LicenceTable:

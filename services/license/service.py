@@ -155,15 +155,28 @@ async def _root_licence(service: License) -> wire.Bootstrapped:
 
 async def create(service: License, request: wire.CreateLicense, call: Call) -> wire.LicenseCreated:
     """Issue a licence."""
-    name = rules.licence_id(request)
-    made = rules.table(service.state, request, licence_id=name, now_ms=service.clock.now_ms())
+    made = rules.table(service.state, request, licence_id=rules.licence_id(request), now_ms=service.clock.now_ms())
+    return await _issued(service, made, request.root_signature, call)
+
+
+async def renew(service: License, request: wire.RenewLicense, call: Call) -> wire.LicenseCreated:
+    """Issue a licence anew with a later end. The old one lives to its own, so nobody is locked out while the new document travels."""
+    made = rules.renewal(service.state, request, licence_id=rules.licence_id(request), now_ms=service.clock.now_ms())
+    return await _issued(service, made, request.root_signature, call, renews=request.license_id)
+
+
+async def _issued(
+    service: License, made: licence.LicenceTable, root_signature: str | None, call: Call, renews: str | None = None
+) -> wire.LicenseCreated:
+    """Write the issuance, and answer the document of what the log holds then."""
+    name = made.id
     payload = rules.issuance(
-        made,
-        seal_key_id=service.signer.key_id,
-        root_signature=request.root_signature,
-        request=call.bound.request(),
+        made, seal_key_id=service.signer.key_id, root_signature=root_signature, request=call.bound.request()
     )
-    placed = await service.ledger.audit("license_issued", payload, id=rules.issuance_id(name), links=(_decision(call),))
+    links: tuple[record.Link, ...] = (_decision(call),)
+    if renews is not None:
+        links = (*links, record.Link(label=wire.RENEWS, target=renews))
+    placed = await service.ledger.audit("license_issued", payload, id=rules.issuance_id(name), links=links)
     await service.ledger.wait_for(placed.seq + 1)
     document = _sealed(service, name)
     return wire.LicenseCreated(
@@ -173,6 +186,20 @@ async def create(service: License, request: wire.CreateLicense, call: Call) -> w
         id=placed.id,
         hash=placed.hash,
         seq=placed.seq,
+        renews=renews,
+    )
+
+
+async def reissue(service: License, request: wire.ReissueLicense, call: Call) -> wire.LicenseReissued:
+    """A fresh seal over a valid licence. Nothing is written: the licence is the same, and what was presented counts as before."""
+    del call
+    found = licence.validate(request.license, service.state, service.clock.now_ms())
+    document = licence.seal(rules.reissued(service.state, found), service.signer)
+    return wire.LicenseReissued(
+        license_id=document.license.id,
+        toml=licence.to_toml(document),
+        bearer=not document.license.key_bound,
+        seal_key_id=document.seal.key_id,
     )
 
 
@@ -191,7 +218,14 @@ async def revoke(service: License, request: wire.RevokeLicense, call: Call) -> w
     name = ids.new() if request.id is None else rules.checked_id(request.id)
     placed = await service.ledger.audit("license_revoked", payload, id=name, links=(_decision(call),))
     await service.ledger.wait_for(placed.seq + 1)
-    return wire.LicenseRevoked(license_id=request.license_id, id=placed.id, hash=placed.hash, seq=placed.seq)
+    entry = service.state.licences[request.license_id]
+    return wire.LicenseRevoked(
+        license_id=request.license_id,
+        bearer=not entry.table.key_bound,
+        id=placed.id,
+        hash=placed.hash,
+        seq=placed.seq,
+    )
 
 
 async def listed(service: License, request: wire.ListLicenses, call: Call) -> wire.LicensePage:
@@ -199,7 +233,13 @@ async def listed(service: License, request: wire.ListLicenses, call: Call) -> wi
     del call
     if request.wait_for is not None:
         await service.ledger.reach(request.wait_for)
-    return rules.page(service.state, cursor=request.cursor, limit=request.limit)
+    return rules.page(
+        service.state,
+        cursor=request.cursor,
+        limit=request.limit,
+        now_ms=service.clock.now_ms(),
+        only=request.state,
+    )
 
 
 async def revoke_key(service: License, request: keys.RevokeKey, call: Call) -> keys.KeyEnded:
@@ -235,6 +275,8 @@ HANDLERS: dict[Any, Any] = {
     wire.BOOTSTRAP: begin,
     wire.ROOT: root,
     wire.CREATE: create,
+    wire.RENEW: renew,
+    wire.REISSUE: reissue,
     wire.VALIDATE: validate,
     wire.REVOKE: revoke,
     wire.LIST: listed,

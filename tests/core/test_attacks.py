@@ -11,6 +11,7 @@ import pytest
 from sigilcore import (
     canonical,
     checkpoint,
+    clock,
     decision,
     digest,
     ids,
@@ -629,6 +630,53 @@ def test_licences_of_a_seal_key_that_ended(house):
     forged = licence.seal(msgspec.structs.replace(house.operator.table, id=ids.new()), stolen)
     validation = licence.validate(licence.to_toml(forged), house.state, house.now_ms)
     assert validation.reasons == (licence.Reason.NEVER_ISSUED,)
+
+
+def renewal(house, old, by="license/renew", link=True, **changes):
+    """Write the renewal of a licence, as a license service that went wrong might."""
+    request, decided = house._permission(by)
+    later = clock.format_ms(house.now_ms + 60 * 86_400_000)
+    table = msgspec.structs.replace(old.table, **({"id": ids.new(), "expires_at": later} | changes))
+    signature = licence.root_sign(old.table, house.root.signer)  # all of Root's that a thief can have
+    payload = audit.LicenceIssued(
+        license=table,
+        content_hash=licence.content_hash(table),
+        seal_key_id=house.services["license"].key_id,
+        root_signature=signature,
+        request=request,
+    )
+    links = [decided, record.Link(label="renews", target=old.table.id)] if link else [decided]
+    return house.append("license_issued", payload, house.instances["license"], links=links)
+
+
+def test_renewal_that_makes_somebody_more(house):
+    """With Root's decision to renew, a license service that went wrong makes no other owner, key, level or scope of it."""
+    guest = house.issue(Person("gus"), Loa.GUEST, scope=("trust/*",))
+    key = signing.Ed25519Signer.generate().public_key.hex()
+    for change in (
+        {"loa": Loa.OPERATOR},
+        {"scope": ("*",)},
+        {"owner": msgspec.structs.replace(guest.table.owner, id="eve")},
+        {"owner": msgspec.structs.replace(guest.table.owner, key=key)},
+        {"expires_at": guest.table.expires_at},
+    ):
+        refused(Code.RECORD_INVALID, renewal, house, guest, **change)
+    refused(Code.RECORD_INVALID, renewal, house, guest, link=False)
+    refused(Code.RECORD_INVALID, renewal, house, guest, by="license/create")
+    written = renewal(house, guest)
+    assert house.state.issued(written.payload.license.id).renews == guest.licence_id
+
+
+def test_renewal_of_what_ended_or_never_was(house):
+    """Revoked is for good; Root's licence comes from genesis only; and a mentor's isn't renewed by its old signature."""
+    gone, mentor = house.issue(Person("gone"), Loa.OBSERVER), house.issue(Person("mia"), Loa.MENTOR)
+    house.revoke(gone)
+    refused(Code.LICENSE_REVOKED, renewal, house, gone)
+    refused(Code.ROOT_IS_SINGLE, renewal, house, house.root)
+    refused(Code.SIGNATURE_INVALID, renewal, house, mentor)
+    never = Person("never")
+    never.table = msgspec.structs.replace(house.operator.table, id=ids.new())
+    refused(Code.LICENSE_NOT_FOUND, renewal, house, never)
 
 
 def test_keys_that_revocation_does_not_end(house):

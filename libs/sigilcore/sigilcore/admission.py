@@ -22,6 +22,7 @@ import msgspec
 from sigilcore import clock, decision, licence, note, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
+from sigilcore.contracts import license as licensing
 from sigilcore.governance import Governance, KeyEntry, WitnessEntry
 from sigilcore.record import Checked, verify_author, verify_witness
 from sigilcore.records import REGISTRY, audit, system
@@ -29,6 +30,7 @@ from sigilcore.refusals import Code, Refused
 
 DECISION_AGE_MS = 60_000
 DECISION_SKEW_MS = 2_000
+_LINKS = "$.header.core.links"
 BEFORE_SEAL = ("trusted_witness", "quorum_policy")
 
 
@@ -523,6 +525,7 @@ def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIss
         raise Refused(Code.ID_TAKEN, "this licence id is taken", field="$.payload.license.id")
     if table.owner.key is not None:
         _strong(table.owner.key, "$.payload.license.owner.key")
+    _check_renewal(state, checked, payload)
     if table.loa is Loa.ROOT:
         _check_root_licence(state, checked, table)
     elif table.loa is Loa.MENTOR:
@@ -532,6 +535,28 @@ def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIss
             raise Refused(Code.RECORD_INVALID, "a mentor has a key of its own", field="$.payload.license.owner")
         if payload.root_signature is None or not licence.root_signed(table, payload.root_signature, root):
             raise Refused(Code.SIGNATURE_INVALID, "a mentor licence carries Root's own signature")
+
+
+def _check_renewal(state: Governance, checked: Checked, payload: audit.LicenceIssued) -> None:
+    """A renewal names what it renews, and makes nobody more than they were: owner, level, scope and key stay, and the end comes later."""
+    renewed = checked.core.link(licensing.RENEWS)
+    asked = None if payload.request is None else payload.request.command
+    if (asked == licensing.RENEW.name) != (renewed is not None):
+        raise Refused(Code.RECORD_INVALID, "a renewal, and nothing else, links what it renews", field=_LINKS)
+    if renewed is None:
+        return
+    entry = state.issued(renewed)
+    if entry is None:
+        raise Refused(Code.LICENSE_NOT_FOUND, "the log never issued what is renewed", field=_LINKS)
+    if entry.table.loa is Loa.ROOT:
+        raise Refused(Code.ROOT_IS_SINGLE, "Root's licence isn't renewed", field=_LINKS)
+    if entry.revoked_seq is not None:
+        raise Refused(Code.LICENSE_REVOKED, "what is renewed was revoked", field=_LINKS)
+    old, new = entry.table, payload.license
+    if (old.owner, old.loa, old.scope) != (new.owner, new.loa, new.scope):
+        raise Refused(Code.RECORD_INVALID, "a renewal keeps owner, level, scope and key", field="$.payload.license")
+    if _time(new.expires_at) <= _time(old.expires_at):
+        raise Refused(Code.RECORD_INVALID, "a renewal ends later", field="$.payload.license.expires_at")
 
 
 def _is_root_licence(payload: object) -> bool:

@@ -21,6 +21,7 @@ import msgspec
 
 from sigilcore import licence, note, policy, signing, trust
 from sigilcore.access import Loa
+from sigilcore.contracts import license as licensing
 from sigilcore.record import Checked
 from sigilcore.records import audit, system
 
@@ -51,6 +52,7 @@ class IssuedLicence(msgspec.Struct, frozen=True, kw_only=True):
     content_hash: str
     issued_seq: int
     revoked_seq: int | None = None
+    renews: str | None = None
 
     @property
     def changed_seq(self) -> int:
@@ -245,7 +247,12 @@ class Governance:
             case audit.SessionClosed():
                 self._set(self.closed_sessions, payload.session_id, seq)
             case audit.LicenceIssued():
-                entry = IssuedLicence(table=payload.license, content_hash=payload.content_hash, issued_seq=seq)
+                entry = IssuedLicence(
+                    table=payload.license,
+                    content_hash=payload.content_hash,
+                    issued_seq=seq,
+                    renews=core.link(licensing.RENEWS),
+                )
                 self._set(self.licences, payload.license.id, entry)
             case audit.LicenceRevoked():
                 revoked = msgspec.structs.replace(self.licences[payload.license_id], revoked_seq=seq)

@@ -131,7 +131,7 @@ _TABLE: dict[Code, tuple[int, str]] = {
     Code.RATE_LIMITED: (429, "Wait for the seconds in Retry-After."),
     Code.LICENSE_INVALID: (401, "See reasons; ask Root for a licence that is valid here and now."),
     Code.LICENSE_NOT_FOUND: (404, "List licences with license/list."),
-    Code.LICENSE_REVOKED: (409, "Nothing to do: the licence is revoked already."),
+    Code.LICENSE_REVOKED: (409, "It has ended for good; issue another licence if its owner needs one."),
     Code.ROOT_IS_SINGLE: (
         403,
         "Choose another level or key; Root comes from genesis, or from a root_key record, only.",
