@@ -81,31 +81,56 @@ def test_what_is_no_record_can_t_be_read(house, file):
     for workers in (1, 2):
         with pytest.raises(Refusal, match="can't be read"):
             ledger.replay(path, workers=workers)
-    lines[50] = b" " * (ledger.LINE_BYTES + 1) + b"\n"
+    lines[50] = b" " * (replaying.LINE_BYTES + 1) + b"\n"
     path.write_bytes(b"".join(lines))
     with pytest.raises(Refusal, match="can't be read"):
         ledger.replay(path, workers=1)
 
 
-def test_a_worker_that_dies_is_missed():
+def test_a_worker_that_dies_is_missed(file):
     """Nothing is believed of a worker that doesn't answer."""
-    with replaying._team(1) as team:
+    with replaying._team(1, file([])) as team:
         team[0].process.kill()
         with pytest.raises(replaying.WorkerDied):
             team[0].receive()
 
 
-def test_a_worker_follows_what_it_is_told(house):
-    """A worker's answer over its pipe is a voucher's."""
-    lines = tuple(msgspec.json.encode(placed) for placed in house.placed())
-    with replaying._team(1) as team:
+def test_workers_end_with_who_asks(file):
+    """A pipe that closes ends its worker, whatever the others hold open."""
+    with replaying._team(3, file([])) as team:
+        for worker in team:
+            worker.pipe.close()
+        for worker in reversed(team):
+            worker.process.join(20)
+            assert worker.process.exitcode == 0
+
+
+def test_a_worker_reads_and_follows_what_it_is_told(house, file):
+    """A worker's answer over its pipe is a voucher's; it reads its own bytes of the file."""
+    lines = tuple(msgspec.json.encode(placed) + b"\n" for placed in house.placed())
+    path = file(house.placed())
+    at = path.stat().st_size - sum(map(len, lines[80:]))
+    with replaying._team(1, path) as team:
         team[0].earlier = [(seq, line) for seq, line in enumerate(lines[:80]) if vouch.governs(line)]
-        team[0].send(80, lines[80:100])
+        team[0].send(replaying.Run(80, at, lines[80:100]))
         answer = team[0].receive()
     whole = vouch.Voucher()
     whole.vouch(0, lines[:80])
     assert answer == whole.vouch(80, lines[80:100])
     assert any(answer.entries)
+
+
+def test_a_file_that_changes_while_it_is_read(house):
+    """A governing record that a worker read otherwise than the one who judges it: the tree is not of what was judged."""
+    lines = [msgspec.json.encode(placed) for placed in house.placed()]
+    seq = max(seq for seq, line in enumerate(lines) if vouch.governs(line))
+    other = record.witnessed(house.log[seq], [record.witness(house.log[seq], "eve", house.root.signer)])
+    swapped = list(lines)
+    swapped[seq] = msgspec.json.encode(msgspec.structs.replace(house.placed()[seq], header=other.header))
+    machine = replay.Replay()
+    with pytest.raises(replay.Diverged) as caught:
+        machine.absorb(vouch.Voucher().vouch(0, swapped), lines)
+    assert (caught.value.seq, caught.value.code) == (seq, "REPLAY")
 
 
 def said(words, *more):

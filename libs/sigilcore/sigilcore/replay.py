@@ -113,13 +113,17 @@ class Replay:
                 self.step(vouch.LINE.decode(line))
             return
         self._grow()
+        others = iter(run.others)
         for entry, line in zip(run.entries, lines, strict=True):
+            leaf = next(others) if entry is None else None
             if entry is not None and self._places.fits(self.size, entry, self.state.chains):
                 self._remember(entry)
-            else:
-                checked = self._judge(vouch.LINE.decode(line))
-                # Else vouchers elsewhere would have judged without it.
-                assert vouch.governs(line) == checked.kind.governs, "a governing record was read in two ways"
+                continue
+            checked = self._judge(vouch.LINE.decode(line))
+            if leaf is not None and leaf != merkle.leaf_hash(checked.leaf):
+                raise Diverged(self.size - 1, "REPLAY", "the record changed while it was read")
+            # Else vouchers elsewhere would have judged without it.
+            assert vouch.governs(line) == checked.kind.governs, "a governing record was read in two ways"
         for width, peak in run.subtrees:
             self._frontier = self._frontier.graft(width, peak)
         self._at_pinned_size()
