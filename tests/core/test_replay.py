@@ -12,9 +12,8 @@ from sigilcore import canonical, checkpoint, decision, digest, ids, merkle, note
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.records import audit, system
+from tests.judging import agrees, diverges
 from tests.simulator import House, Person
-
-RUNS = (1, 3, 16, 1_000)
 
 
 @pytest.fixture(scope="module")
@@ -41,47 +40,6 @@ class Beating(House):
         signer = self.instances["gatekeeper"]
         count = sum(record.check(signed).header.key_id == signer.key_id for signed in self.log)
         return self.append("instance_beat", audit.InstanceBeat(records=count + off, closing=closing), signer)
-
-
-def in_runs(records, signed_checkpoint, pins, length):
-    """The ledger as the workers of `sigil audit replay` judge it: vouched for in runs, each record's place asked in order."""
-    machine, voucher = replay.Replay(pins), vouch.Voucher()
-    lines = [msgspec.json.encode(placed) for placed in records]
-    for first in range(0, len(lines), length):
-        run = lines[first : first + length]
-        machine.absorb(voucher.vouch(first, run), run)
-    return machine.finish(signed_checkpoint)
-
-
-def outcome(judge, *arguments):
-    """A report, or where and why the ledger stopped agreeing."""
-    try:
-        return judge(*arguments)
-    except replay.Diverged as diverged:
-        return diverged.seq, diverged.code, diverged.reason
-
-
-def judged(records, signed_checkpoint, **pins):
-    """What every way of judging says."""
-    records, pinned = list(records), replay.Pins(**pins)
-    said = outcome(replay.replay, records, signed_checkpoint, None, pinned)
-    for length in RUNS:
-        assert outcome(in_runs, records, signed_checkpoint, pinned, length) == said
-    return said
-
-
-def agrees(records, signed_checkpoint, **pins):
-    """The ledger is judged good."""
-    said = judged(records, signed_checkpoint, **pins)
-    assert isinstance(said, replay.Report), said
-    return said
-
-
-def diverges(records, signed_checkpoint, **pins):
-    """Replay must stop, and say where and why."""
-    said = judged(records, signed_checkpoint, **pins)
-    assert not isinstance(said, replay.Report)
-    return said
 
 
 def bend(house, seq, **header):

@@ -186,7 +186,7 @@ def voices(state: Governance, checked: Checked) -> set[str]:
     possessed = False
     active = state.active_witnesses()
     root = signing.key_id(bytes.fromhex(state.root.key))
-    joining = _joining(checked.payload)
+    proving = joining(checked.payload)
     for index, witness in enumerate(checked.header.witnesses):
         field = f"$.header.witnesses[{index}]"
         seen.append((witness.witness_id, witness.key_id))
@@ -196,8 +196,8 @@ def voices(state: Governance, checked: Checked) -> set[str]:
         if entry is not None and signing.key_id(entry.key) == witness.key_id:
             public = entry.key
             have.add(witness.witness_id)
-        elif joining is not None and (witness.witness_id, witness.key_id) == joining[:2]:
-            public = joining[2]
+        elif proving is not None and (witness.witness_id, witness.key_id) == proving[:2]:
+            public = proving[2]
             possessed = True
         else:
             raise Refused(Code.WITNESS_UNKNOWN, f"{witness.witness_id} is no active witness with this key", field=field)
@@ -205,16 +205,16 @@ def voices(state: Governance, checked: Checked) -> set[str]:
             raise Refused(Code.SIGNATURE_INVALID, f"the signature of {witness.witness_id} doesn't verify", field=field)
     if seen != sorted(set(seen)):
         raise Refused(Code.RECORD_INVALID, "witnesses are listed once each, in order", field="$.header.witnesses")
-    if joining is not None and not possessed:
+    if proving is not None and not possessed:
         raise Refused(
             Code.QUORUM_NOT_SATISFIED,
-            f"{joining[0]} has not proven its new key",
-            detail={"have": len(have), "need": state.need(checked.core.kind), "possession": joining[0]},
+            f"{proving[0]} has not proven its new key",
+            detail={"have": len(have), "need": state.need(checked.core.kind), "possession": proving[0]},
         )
     return have
 
 
-def _joining(payload: object) -> tuple[str, str, bytes] | None:
+def joining(payload: object) -> tuple[str, str, bytes] | None:
     """Principal, key id and key that must prove possession, for a joining or rotating witness."""
     if not isinstance(payload, system.TrustedWitness) or payload.action == "revoke":
         return None

@@ -2,8 +2,8 @@
 
 `judge` is the whole judgement, given what stands around the record. A `Voucher` follows the governing records alone, and vouches for each
 other record that its place is all that is left to ask: bytes, key, signature, witnesses, the licence, logit and verdict of decisions, and
-that an effect is what its decision allows. Where it can't tell, because the decision stands outside its run or because the record is bad,
-it says nothing, and the record is judged by who knows the whole log (`replay`).
+that an effect is what its decision allows. Where it can't tell, because the decision stands outside its run, because the record is about
+a proposal, or because it is bad, it says nothing, and the record is judged by who knows the whole log (`replay`).
 
 A Voucher believes the governing records before its run unseen. That is safe because its word counts only if everything before was judged
 good, in order, by the one who asks.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sigilcore import admission, clock, gate, merkle, places, record
+from sigilcore import admission, clock, gate, merkle, places, record, voices
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import catalogue
 from sigilcore.governance import Governance
@@ -141,7 +141,7 @@ class Voucher:
     def _vouched(self, seq: int, checked: Checked) -> Entry | None:
         link = places.link_of(checked, self._effects)
         packed = None if link is None else self._rows.get(link)
-        if checked.kind.effect and packed is None:
+        if (checked.kind.effect and packed is None) or isinstance(checked.payload, voices.Spoken):
             return None
         core = checked.core
         if core.space == "audit" and core.prev is not None:
