@@ -248,6 +248,16 @@ def test_no_byte_of_a_record_can_be_changed(house, data):
     assert diverges(bent, house.checkpoint())[0] == placed.seq
 
 
+@pytest.mark.parametrize(
+    "spoil", [str.upper, lambda salt: salt[2:], lambda salt: "zz" + salt[2:], lambda salt: salt + " "]
+)
+def test_salt_that_is_none(house, spoil):
+    """A salt is in no hash but its payload's, and has one spelling: any other is named, and stops no worker."""
+    seq = last(house, "memory_block")
+    spoiled = replaced(house.placed(), seq, salt=spoil(house.placed()[seq].salt))
+    assert diverges(spoiled, house.checkpoint())[:2] == (seq, "RECORD_INVALID")
+
+
 def test_header_changed_and_hash_made_to_fit(house):
     """The author's signature still tells."""
     seq = last(house, "memory_block")
@@ -406,6 +416,20 @@ def test_judged_before_the_licence_began(young):
     found = diverges(young.placed(), young.checkpoint())
     assert found[:2] == (seq, "RECORD_INVALID")
     assert "NOT_YET_VALID" in found[2]
+
+
+@pytest.mark.parametrize("ts", ["", "soon", "2026-02-30T00:00:00.000Z", "2026-01-01T00:00:00Z"])
+def test_denied_at_no_time(young, ts):
+    """A denial needs no licence that counts, but a time: one that is none is named, and stops no worker."""
+    chain = young.judge(young.operator, "license/create")
+    assert chain.verdict is decision.Verdict.DENY
+    batch = msgspec.structs.replace(chain, audit=msgspec.structs.replace(chain.audit, ts=ts))
+    young.append(
+        "decision_batch", audit.DecisionBatch(decisions=(decision.freeze(batch),)), young.instances["gatekeeper"]
+    )
+    found = diverges(young.placed(), young.checkpoint())
+    assert found[:2] == (len(young.log) - 1, "RECORD_INVALID")
+    assert "audit.ts" in found[2]
 
 
 def test_judged_ahead_of_the_log(young):

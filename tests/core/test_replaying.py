@@ -2,6 +2,8 @@
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cli import ledger, main, replaying, seam
@@ -70,6 +72,72 @@ def test_many_cores_stop_where_one_stops(house, file):
         said.append((caught.value.seq, caught.value.code, caught.value.reason))
     assert said[0] == said[1]
     assert said[0][0] == seq
+
+
+def flipped(lines, data):
+    """One bit of one line; it may be no JSON any more, or two lines."""
+    at = data.draw(st.integers(0, len(lines) - 1))
+    raw = bytearray(lines[at])
+    raw[data.draw(st.integers(0, len(raw) - 2))] ^= 1 << data.draw(st.integers(0, 7))
+    return [*lines[:at], bytes(raw), *lines[at + 1 :]]
+
+
+def dropped(lines, data):
+    """One record less."""
+    at = data.draw(st.integers(0, len(lines) - 1))
+    return lines[:at] + lines[at + 1 :]
+
+
+def doubled(lines, data):
+    """One record once more, somewhere."""
+    at = data.draw(st.integers(0, len(lines)))
+    return [*lines[:at], data.draw(st.sampled_from(lines)), *lines[at:]]
+
+
+def crossed(lines, data):
+    """The bytes of one record at the place of another."""
+    at = data.draw(st.integers(0, len(lines) - 1))
+    others = [*lines[:at], *lines[at + 1 :]]
+    other = msgspec.json.decode(data.draw(st.sampled_from(others)), type=record.PlacedRecord)
+    return [*lines[:at], msgspec.json.encode(msgspec.structs.replace(other, seq=at)) + b"\n", *lines[at + 1 :]]
+
+
+def emptied(lines, data):
+    """A payload and its salt are gone."""
+    at = data.draw(st.integers(0, len(lines) - 1))
+    whole = msgspec.json.decode(lines[at], type=record.PlacedRecord)
+    erased = msgspec.structs.replace(whole, payload=msgspec.Raw(b"null"), salt=None)
+    return [*lines[:at], msgspec.json.encode(erased) + b"\n", *lines[at + 1 :]]
+
+
+def kept(lines, data):
+    """Nothing."""
+    return lines
+
+
+def outcome(path, workers):
+    """The report, or where and why it stopped; how far it came before that."""
+    heard = [0]
+    try:
+        return ledger.replay(path, workers=workers, progress=heard.append), heard
+    except (replay.Diverged, Refusal) as stopped:
+        return str(stopped), heard
+
+
+@given(
+    data=st.data(),
+    workers=st.integers(2, 4),
+    tamper=st.sampled_from([kept, flipped, dropped, doubled, crossed, emptied]),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_number_of_workers_says_the_same(house, file, data, workers, tamper):
+    """One process and several give the same report, or stop at the same record for the same reason, whatever was done to the file."""
+    path = file(house.placed())
+    head, *lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(head + b"".join(tamper(lines, data)))
+    alone = outcome(path, 1)
+    assert outcome(path, workers) == alone
+    assert isinstance(alone[0], replay.Report) == (tamper is kept)
 
 
 def test_what_is_no_record_can_t_be_read(house, file):

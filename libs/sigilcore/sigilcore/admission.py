@@ -472,6 +472,8 @@ def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIss
         raise Refused(Code.RECORD_INVALID, "bound to another deployment", field="$.payload.license.bindings")
     if table.id in state.licences:
         raise Refused(Code.ID_TAKEN, "this licence id is taken", field="$.payload.license.id")
+    for moment in (table.issued_at, table.expires_at):
+        _time(moment)
     if table.owner.key is not None:
         _strong(table.owner.key, "$.payload.license.owner.key")
     if table.loa is Loa.ROOT:

@@ -52,7 +52,10 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def link(self, label: str) -> str | None:
         """The target of the first link with this label."""
-        return next((link.target for link in self.links if link.label == label), None)
+        for link in self.links:
+            if link.label == label:
+                return link.target
+        return None
 
 
 class WitnessSignature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -154,7 +157,7 @@ def check(signed: SignedRecord) -> Checked:
     if len(payload_bytes) > kind.max_bytes:
         raise Refused(Code.BODY_TOO_LARGE, f"{core.kind} holds at most {kind.max_bytes} bytes", field="$.payload")
     payload = _canonical(payload_bytes, kind.payload, "$.payload", kind.max_bytes)
-    salt = bytes.fromhex(signed.salt)
+    salt = _salt(signed.salt)
     if digest.payload_hash(salt, payload_bytes) != core.payload_hash:
         raise Refused(Code.RECORD_INVALID, "payload_hash doesn't match", field="$.header.core.payload_hash")
     return Checked(
@@ -166,6 +169,17 @@ def check(signed: SignedRecord) -> Checked:
         salt=salt,
         kind=kind,
     )
+
+
+def _salt(text: str) -> bytes:
+    """The bytes of a salt in its one spelling; a change event or an export may hold any text there."""
+    try:
+        salt = bytes.fromhex(text)
+    except ValueError:
+        salt = b""
+    if len(salt) != digest.SALT_BYTES or salt.hex() != text:
+        raise Refused(Code.RECORD_INVALID, f"a salt is {digest.SALT_BYTES} bytes in hex", field="$.salt")
+    return salt
 
 
 def check_erased(leaf: bytes) -> Checked:
