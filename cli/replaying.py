@@ -85,15 +85,28 @@ def replay_file(
     machine = replay.Replay(pins)
     runs = _runs(file)
     begun = list(itertools.islice(runs, 2))
-    if workers < 2 or len(begun) < 2:
-        voucher = vouch.Voucher()
-        for run in itertools.chain(begun, runs):
-            machine.absorb(voucher.vouch(run.first, run.lines), run.lines)
-            progress(machine.size)
-    else:
-        with _team(workers, Path(file.name)) as team:
-            _drive(machine, itertools.chain(begun, runs), team, progress)
+    with _no_collector():
+        if workers < 2 or len(begun) < 2:
+            voucher = vouch.Voucher()
+            for run in itertools.chain(begun, runs):
+                machine.absorb(voucher.vouch(run.first, run.lines), run.lines)
+                progress(machine.size)
+        else:
+            with _team(workers, Path(file.name)) as team:
+                _drive(machine, itertools.chain(begun, runs), team, progress)
     return machine.finish(signed_checkpoint)
+
+
+@contextlib.contextmanager
+def _no_collector() -> Iterator[None]:
+    """Values here hold no cycles and reference counts free them, but the collector would walk all that is remembered, again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _runs(file: BinaryIO) -> Iterator[Run]:
@@ -170,7 +183,7 @@ def _take(machine: replay.Replay, worker: _Worker, run: Run, progress: Progress)
 def _work(file: Path, pipe: Connection, parents: Connection) -> None:
     """A worker's life."""
     parents.close()  # else this end would keep open what tells that the parent is gone
-    gc.disable()  # values here hold no cycles; reference counts free them
+    gc.disable()  # as in `_no_collector`
     jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(pipe, jobs), daemon=True).start()
     voucher = vouch.Voucher()
