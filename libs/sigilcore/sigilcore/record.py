@@ -150,14 +150,16 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
 def check(signed: SignedRecord) -> Checked:
     """Check what needs no state of the log, in order: header's form, kind, payload's form, payload hash, record hash, bounds."""
-    leaf = bytes(signed.header)
+    return _check(bytes(signed.header), bytes(signed.payload), signed.salt)
+
+
+def _check(leaf: bytes, payload_bytes: bytes, salt_text: str) -> Checked:
     header, core_bytes, kind = _check_header(leaf)
     core = header.core
-    payload_bytes = bytes(signed.payload)
     if len(payload_bytes) > kind.max_bytes:
         raise Refused(Code.BODY_TOO_LARGE, f"{core.kind} holds at most {kind.max_bytes} bytes", field="$.payload")
     payload = _canonical(payload_bytes, kind.payload, "$.payload", kind.max_bytes)
-    salt = _salt(signed.salt)
+    salt = _salt(salt_text)
     if digest.payload_hash(salt, payload_bytes) != core.payload_hash:
         raise Refused(Code.RECORD_INVALID, "payload_hash doesn't match", field="$.header.core.payload_hash")
     return Checked(
@@ -196,11 +198,12 @@ def check_erased(leaf: bytes) -> Checked:
 
 def check_placed(placed: PlacedRecord) -> Checked:
     """Check a record as the log holds it, erased or whole. What enters the log is whole: the writer asks `check`."""
-    if placed.salt is None and bytes(placed.payload) == b"null":
-        return check_erased(bytes(placed.header))
-    if placed.salt is None:
-        raise Refused(Code.RECORD_INVALID, "a payload without its salt", field="$.salt")
-    return check(placed.signed())
+    leaf, payload_bytes = bytes(placed.header), bytes(placed.payload)
+    if placed.salt is not None:
+        return _check(leaf, payload_bytes, placed.salt)
+    if payload_bytes == b"null":
+        return check_erased(leaf)
+    raise Refused(Code.RECORD_INVALID, "a payload without its salt", field="$.salt")
 
 
 def _check_header(leaf: bytes) -> tuple[Header, bytes, records.Kind]:
@@ -225,16 +228,23 @@ def _check_header(leaf: bytes) -> tuple[Header, bytes, records.Kind]:
 
 def open_header(leaf: bytes) -> tuple[Header, bytes]:
     """Read a sealed header strictly; returns it with JCS(core). Kinds may be unknown here: they are carried opaquely."""
-    header, core_bytes = _open_plain(leaf) or _open_slowly(leaf)
+    plain = _open_plain(leaf)
+    header, core_bytes = plain or _open_slowly(leaf)
     if digest.sha256_hex(core_bytes) != header.hash:
         raise Refused(Code.RECORD_INVALID, "hash doesn't match the core", field="$.header.hash")
-    core = header.core
-    if not ids.is_id(core.id):
-        raise Refused(Code.RECORD_INVALID, "id is not a UUIDv7", field="$.header.core.id")
+    if plain is None:
+        _check_texts(header.core)
     try:
-        clock.parse_ms(core.ts)
+        clock.parse_ms(header.core.ts)
     except ValueError as error:
         raise Refused(Code.RECORD_INVALID, "ts is not RFC 3339 UTC milliseconds", field="$.header.core.ts") from error
+    return header, core_bytes
+
+
+def _check_texts(core: Core) -> None:
+    """What `_SEALED` says of a core beyond its types."""
+    if not ids.is_id(core.id):
+        raise Refused(Code.RECORD_INVALID, "id is not a UUIDv7", field="$.header.core.id")
     for index, link in enumerate(core.links):
         if len(link.target.encode()) > 128:
             raise Refused(
@@ -242,7 +252,6 @@ def open_header(leaf: bytes) -> tuple[Header, bytes]:
                 "a target has at most 128 bytes",
                 field=f"$.header.core.links[{index}].target",
             )
-    return header, core_bytes
 
 
 def _open_plain(leaf: bytes) -> tuple[Header, bytes] | None:
