@@ -33,7 +33,11 @@ _ROW_DECODER: Final = msgspec.msgpack.Decoder(DecisionRow)
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One decision as the rate sees it. `limit` is 0 where no rate was recorded, or one by a policy that isn't known any more."""
+    """All that the sequential side hears of one decision, in the order of the log: whatever is folded over decisions, the rate today, takes
+    its facts from here (`Places._lacking_rate` asks, `Places._count_call` remembers) and adds the fields that it lacks.
+
+    `limit` is 0 where no rate was recorded, or one by a policy that isn't known any more.
+    """
 
     licence: str
     ts_ms: int
