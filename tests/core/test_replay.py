@@ -12,6 +12,7 @@ from sigilcore import canonical, checkpoint, decision, digest, ids, merkle, note
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.records import audit, system
+from sigilcore.refusals import Code, Refused
 from tests.judging import agrees, diverges
 from tests.simulator import House, Person
 
@@ -359,15 +360,15 @@ def young():
     return built
 
 
-def decided(house, chain):
-    """The gate commits this chain, whatever it says, and its writer takes it; where."""
+def decided(house, chain, ts=None):
+    """The gate commits this chain, whatever it says, and its writer takes it; where. The record's own time is the chain's unless told."""
     signer = house.instances["gatekeeper"]
     signed = record.build(
         "decision_batch",
         audit.DecisionBatch(decisions=(decision.freeze(chain),)),
         id=ids.new(),
         tenant="default",
-        ts=chain.audit.ts,
+        ts=ts or chain.audit.ts,
         space="audit",
         signer=signer,
         salt=bytes(16),
@@ -420,16 +421,18 @@ def test_judged_before_the_licence_began(young):
 
 @pytest.mark.parametrize("ts", ["", "soon", "2026-02-30T00:00:00.000Z", "2026-01-01T00:00:00Z"])
 def test_denied_at_no_time(young, ts):
-    """A denial needs no licence that counts, but a time: one that is none is named, and stops no worker."""
+    """A denial needs no licence that counts, but a time, which whoever folds decisions reads: the writer refuses what is none, and replay
+    names it."""
     chain = young.judge(young.operator, "license/create")
     assert chain.verdict is decision.Verdict.DENY
-    batch = msgspec.structs.replace(chain, audit=msgspec.structs.replace(chain.audit, ts=ts))
-    young.append(
-        "decision_batch", audit.DecisionBatch(decisions=(decision.freeze(batch),)), young.instances["gatekeeper"]
-    )
-    found = diverges(young.placed(), young.checkpoint())
-    assert found[:2] == (len(young.log) - 1, "RECORD_INVALID")
-    assert "audit.ts" in found[2]
+    timeless = msgspec.structs.replace(chain, audit=msgspec.structs.replace(chain.audit, ts=ts))
+    with pytest.raises(Refused) as caught:
+        young.append(
+            "decision_batch", audit.DecisionBatch(decisions=(decision.freeze(timeless),)), young.instances["gatekeeper"]
+        )
+    assert caught.value.code is Code.RECORD_INVALID
+    seq = decided(young, timeless, ts=chain.audit.ts)
+    assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "RECORD_INVALID")
 
 
 def test_judged_ahead_of_the_log(young):

@@ -438,6 +438,7 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
     chain = frozen.chain
     if not decision.intact(frozen):
         raise Refused(Code.RECORD_INVALID, "content_hash doesn't match the chain", field=f"{field}.content_hash")
+    ts_ms = _time(chain.audit.ts)
     if chain.verdict is not decision.Verdict.ALLOW:
         return
     command = catalogue.COMMANDS.get(chain.command)
@@ -457,7 +458,6 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
     )
     if moved:
         raise Refused(Code.STALE_DECISION, "licence, session, policy or model moved since as_of", field=field)
-    ts_ms = _time(chain.audit.ts)
     if now_ms is not None and abs(now_ms - ts_ms) > DECISION_SKEW_MS:
         raise Refused(Code.STALE_DECISION, "judged too long ago, or by another clock", field=field)
     if ts_ms >= _time(entry.table.expires_at):

@@ -174,10 +174,6 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     """
     if command is None:
         return [f"command: {chain.command!r} is not declared"]
-    try:
-        clock.parse_ms(chain.audit.ts)
-    except ValueError as error:
-        return [f"audit.ts: {error}"]
     differences = [] if chain.trust is None else _arithmetic(chain, chain.trust)
     if overtaken(state, chain):
         stale = chain.verdict is Verdict.ALLOW
