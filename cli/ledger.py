@@ -5,7 +5,7 @@ data folder; whoever replays needs the file and two pinned fingerprints only, ge
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -23,7 +23,6 @@ from sigilrun.embedded import folder
 
 PAGE: Final = 500
 CONNECT_S: Final = 10.0
-LINE_BYTES: Final = 2 * 1024 * 1024  # a header of 16 KiB and a payload of 1 MiB, the largest there are, and room
 
 __all__ = ["Diverged", "Pins", "connect", "events", "export", "replay", "size"]
 
@@ -84,9 +83,10 @@ def replay(
     """Judge the file, on all cores unless told otherwise. Raises `Diverged`; `Refusal` when it can't be read."""
     with file.open("rb") as opened:
         try:
-            return replaying.replay_lines(
-                _lines(opened),
-                _head(opened).checkpoint.encode(),
+            signed = _head(opened).checkpoint.encode()
+            return replaying.replay_file(
+                opened,
+                signed,
                 pins or Pins(genesis=pinned_genesis),
                 workers=workers or replaying.cores(),
                 progress=progress,
@@ -107,10 +107,4 @@ def size(file: Path) -> int | None:
 
 
 def _head(file: BinaryIO) -> Head:
-    return msgspec.json.decode(file.readline(LINE_BYTES), type=Head)
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The records' lines; what is too long for one comes in pieces, and no piece is a record."""
-    while line := file.readline(LINE_BYTES):
-        yield line
+    return msgspec.json.decode(file.readline(replaying.LINE_BYTES), type=Head)

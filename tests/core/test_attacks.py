@@ -232,6 +232,21 @@ def test_mentor_licence_without_roots_own_signature(house):
     refused(Code.SIGNATURE_INVALID, house.append, "license_issued", payload, house.instances["license"], links=[link])
 
 
+@pytest.mark.parametrize("field", ["issued_at", "expires_at"])
+def test_licence_that_ends_at_no_time(house, field):
+    """A moment that doesn't exist would stop everybody who asks whether the licence counts."""
+    request, link = house._permission("license/create")
+    table = msgspec.structs.replace(house.operator.table, **{"id": ids.new(), field: "2026-02-30T00:00:00.000Z"})
+    payload = audit.LicenceIssued(
+        license=table,
+        content_hash=licence.content_hash(table),
+        seal_key_id=house.services["license"].key_id,
+        root_signature=None,
+        request=request,
+    )
+    refused(Code.RECORD_INVALID, house.append, "license_issued", payload, house.instances["license"], links=[link])
+
+
 def test_second_root(house):
     """Root is single for ever, whoever asks."""
     request, link = house._permission("license/create")

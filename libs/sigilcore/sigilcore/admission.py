@@ -24,7 +24,7 @@ from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.contracts import license as licensing
 from sigilcore.governance import Governance, KeyEntry, WitnessEntry
-from sigilcore.record import Checked, verify_author, verify_witness
+from sigilcore.record import AuthorCheck, Checked, verify_author, verify_witness
 from sigilcore.records import REGISTRY, audit, system
 from sigilcore.refusals import Code, Refused
 
@@ -98,11 +98,12 @@ def admit(
     now_ms: int,
     decided: DecisionRow | None = None,
     thing_head: str | None = None,
+    author: AuthorCheck = verify_author,
 ) -> None:
     """Admit one record at the head of the log, or raise the first reason why not.
 
     `decided` is the row of the decision that the record links (or its call names); `thing_head` the hash of the newest version of the
-    record's thing.
+    record's thing. `author` checks the signature in `user` and `audit`; only who checks it afterwards puts another in its place.
     """
     core = checked.core
     if not state.bootstrapped:
@@ -112,9 +113,9 @@ def admit(
     if core.space == "system":
         check_system(state, checked, now_ms)
     elif core.space == "audit":
-        _admit_audit(state, checked, now_ms, decided)
+        _admit_audit(state, checked, now_ms, decided, author)
     else:
-        _admit_user(state, checked, now_ms, decided, thing_head)
+        _admit_user(state, checked, _check_decision(state, checked, decided, now_ms), thing_head, author)
 
 
 def admit_governing(state: Governance, checked: Checked) -> None:
@@ -127,7 +128,7 @@ def admit_governing(state: Governance, checked: Checked) -> None:
     if checked.core.space == "system":
         check_system(state, checked, None)
     else:
-        _check_audit_author(state, checked)
+        _check_audit_author(state, checked, verify_author)
         _check_audit_payload(state, checked, None)
 
 
@@ -415,8 +416,10 @@ def _check_access_policy(payload: system.AccessPolicyChange) -> None:
 # Audit
 
 
-def _admit_audit(state: Governance, checked: Checked, now_ms: int, decided: DecisionRow | None) -> None:
-    _check_audit_author(state, checked)
+def _admit_audit(
+    state: Governance, checked: Checked, now_ms: int, decided: DecisionRow | None, author: AuthorCheck
+) -> None:
+    _check_audit_author(state, checked, author)
     head = state.chains.get(checked.header.key_id)
     if checked.core.prev != head:
         raise Refused(Code.STALE_PREV, "prev is not this key's newest audit record", detail={"head": head})
@@ -428,7 +431,7 @@ def _admit_audit(state: Governance, checked: Checked, now_ms: int, decided: Deci
     _check_audit_payload(state, checked, now_ms)
 
 
-def _check_audit_author(state: Governance, checked: Checked) -> None:
+def _check_audit_author(state: Governance, checked: Checked, author: AuthorCheck) -> None:
     kind = checked.kind
     entry = _active_key(state, checked)
     if kind.service_signed:
@@ -437,7 +440,7 @@ def _check_audit_author(state: Governance, checked: Checked) -> None:
             raise Refused(Code.KEY_NOT_ALLOWED, f"only {payload.service}'s own key introduces its instances")
     elif entry.role != "instance" or entry.name not in kind.authors:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{entry.role} {entry.name} doesn't author {kind.tag}")
-    verify_author(checked.header, checked.core_bytes, entry.public)
+    author(checked.header, checked.core_bytes, entry.public)
     if checked.header.witnesses:
         raise Refused(Code.RECORD_INVALID, "only system records carry witnesses", field="$.header.witnesses")
 
@@ -489,6 +492,7 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
     chain = frozen.chain
     if not decision.intact(frozen):
         raise Refused(Code.RECORD_INVALID, "content_hash doesn't match the chain", field=f"{field}.content_hash")
+    ts_ms = _time(chain.audit.ts)
     if chain.verdict is not decision.Verdict.ALLOW:
         return
     command = catalogue.COMMANDS.get(chain.command)
@@ -508,7 +512,6 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
     )
     if moved:
         raise Refused(Code.STALE_DECISION, "licence, session, policy or model moved since as_of", field=field)
-    ts_ms = _time(chain.audit.ts)
     if now_ms is not None and abs(now_ms - ts_ms) > DECISION_SKEW_MS:
         raise Refused(Code.STALE_DECISION, "judged too long ago, or by another clock", field=field)
     if ts_ms >= _time(entry.table.expires_at):
@@ -523,6 +526,8 @@ def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIss
         raise Refused(Code.RECORD_INVALID, "bound to another deployment", field="$.payload.license.bindings")
     if table.id in state.licences:
         raise Refused(Code.ID_TAKEN, "this licence id is taken", field="$.payload.license.id")
+    for moment in (table.issued_at, table.expires_at):
+        _time(moment)
     if table.owner.key is not None:
         _strong(table.owner.key, "$.payload.license.owner.key")
     _check_renewal(state, checked, payload)
@@ -583,9 +588,8 @@ def root_link(state: Governance) -> tuple[str, str]:
 
 
 def _admit_user(
-    state: Governance, checked: Checked, now_ms: int, decided: DecisionRow | None, thing_head: str | None
+    state: Governance, checked: Checked, row: DecisionRow, thing_head: str | None, author: AuthorCheck
 ) -> None:
-    row = _check_decision(state, checked, decided, now_ms)
     entry = state.key(checked.header.key_id)
     if entry is not None and entry.active and entry.role == "instance":
         command = catalogue.COMMANDS[row.command]
@@ -596,7 +600,7 @@ def _admit_user(
         public = entry.public
     else:
         public = _person_key(state, checked, row)
-    verify_author(checked.header, checked.core_bytes, public)
+    author(checked.header, checked.core_bytes, public)
     if checked.header.witnesses:
         raise Refused(Code.RECORD_INVALID, "only system records carry witnesses", field="$.header.witnesses")
     if not checked.erased and checked.kind.subject(checked.payload) != row.owner:

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import admission, clock, digest, erasure, gate, trust
+from sigilcore import admission, clock, decision, digest, erasure, gate, trust
 from sigilcore.admission import DecisionRow
 from sigilcore.governance import Governance
 from sigilcore.record import Checked
@@ -33,7 +33,11 @@ _ROW_DECODER: Final = msgspec.msgpack.Decoder(DecisionRow)
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One decision as the rate sees it. `limit` is 0 where no rate was recorded, or one by a policy that isn't known any more."""
+    """All that the sequential side hears of one decision, in the order of the log: whatever is folded over decisions, the rate today, takes
+    its facts from here (`Places._lacking_rate` asks, `Places._count_call` remembers) and adds the fields that it lacks.
+
+    `limit` is 0 where no rate was recorded, or one by a policy that isn't known any more.
+    """
 
     licence: str
     ts_ms: int
@@ -68,17 +72,18 @@ def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> En
     """The entry of an admitted record; `link` is the decision that admits it, `state` the log before it."""
     core, payload = checked.core, checked.payload
     batch = isinstance(payload, audit.DecisionBatch)
+    version = erasure.version_of(checked)
     return Entry(
         id=_id_bytes(core.id),
         hash=checked.header.hash,
         prev=core.prev,
         key=checked.header.key_id if core.space == "audit" else None,
-        thing=thing_of(checked) if core.space == "user" else None,
+        thing=None if core.space != "user" else thing_of(checked) if version is None else version.thing,
         link=link,
         rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)) if batch else (),
         calls=_calls(state, payload) if batch else (),
         beat=payload.records if isinstance(payload, audit.InstanceBeat) else None,
-        version=erasure.version_of(checked),
+        version=version,
     )
 
 
@@ -280,8 +285,8 @@ def link_of(checked: Checked, effects: dict[str, str]) -> str | None:
     """The decision that an effect stands on; `effects` names those that name a record."""
     if not checked.kind.effect:
         return None
-    ref = admission.decision_ref(checked)
-    return effects.get(checked.core.id) if ref is None else ref.link()
+    target = checked.core.link("decision")
+    return effects.get(checked.core.id) if target is None or decision.parse_ref(target) is None else target
 
 
 def _id_bytes(record_id: str) -> bytes:
