@@ -8,7 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigilcore import canonical, checkpoint, decision, digest, ids, merkle, note, places, record, replay, signing, vouch
+from sigilcore import (
+    canonical,
+    checkpoint,
+    decision,
+    digest,
+    ids,
+    merkle,
+    note,
+    places,
+    record,
+    replay,
+    signing,
+    standing,
+    vouch,
+)
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.records import audit, system
@@ -458,6 +472,40 @@ def test_rate_below_what_the_log_shows():
     found = diverges(other.placed(), other.checkpoint())
     assert found[:2] == (seq, "RECORD_INVALID")
     assert "the rate 8333 is below 16666" in found[2]
+
+
+def test_standing_that_the_log_does_not_give():
+    """A gate that forgives somebody, or looks back further than it must, so as not to see what it denied itself."""
+    for favour in ({"standing": 500_000}, {"standing": 500_000, "standing_as_of": 0}):
+        house = Beating()
+        ada = house.issue(Person("ada", keyed=False), Loa.OPERATOR)
+        for _ in range(3):
+            denied = audit.DecisionBatch(decisions=(decision.freeze(house.judge(ada, "license/list")),))
+            house.append("decision_batch", denied, house.instances["gatekeeper"])
+        agrees(house.placed(), house.checkpoint())
+        honest = house.judge(ada, "memory/write")
+        assert honest.trust.features.standing == 500_000 - 3 * standing.LOSS
+        seq = decided(house, house.judge(ada, "memory/write", **favour))
+        found = diverges(house.placed(), house.checkpoint())
+        assert found[:2] == (seq, "RECORD_INVALID")
+        assert "the standing 500000 isn't" in found[2]
+
+
+def test_standing_told_by_another_gate():
+    """Two gates: what the other decided in between needn't have been seen yet, and is counted by position."""
+    house = Beating()
+    ada = house.issue(Person("ada", keyed=False), Loa.OPERATOR)
+    as_of = house.standings.size
+    denied = audit.DecisionBatch(decisions=(decision.freeze(house.judge(ada, "license/list")),))
+    house.append("decision_batch", denied, house.instances["gatekeeper"])
+    late = house.judge(ada, "memory/write", standing=500_000, standing_as_of=as_of)
+    second = signing.Ed25519Signer.generate()
+    opened = audit.InstanceOpened(
+        service="gatekeeper", instance="2", key=second.public_key.hex(), settings_digest="0" * 64
+    )
+    house.append("instance_opened", opened, house.services["gatekeeper"])
+    house.append("decision_batch", audit.DecisionBatch(decisions=(decision.freeze(late),)), second)
+    agrees(house.placed(), house.checkpoint())
 
 
 def test_rate_within_one_batch():

@@ -2,10 +2,10 @@
 
 For every record in order: gap-free seq, its own bytes, its tenant, whether its key could speak there, its signature, the quorum and
 witness set of that position, the chain of its key or thing, the decision that admits it and that this decision admitted nothing else; for
-every decision the licence, the logit, the verdict, and that its rate is at least what the decisions before it show; for every beat the
-count of its instance's records; for every attestation of a proposal the witness's signature. At the end the tree's root against the
-signed checkpoint. The code that admits is the code that replays, so the two can't drift apart; what a reader must remember to say the
-rest is in `places` and `voices`.
+every decision the licence, the logit, the verdict, its caller's standing, and that its rate is at least what the decisions before it show;
+for every beat the count of its instance's records; for every attestation of a proposal the witness's signature. At the end the tree's
+root against the signed checkpoint. The code that admits is the code that replays, so the two can't drift apart; what a reader must
+remember to say the rest is in `places` and `voices`.
 
 What is pinned (`Pins`) comes from elsewhere: two fingerprints, genesis and the seal, so that neither the founding nor the first quorum
 can be put in place of another; and how far the log had come, so that a tail can't be cut unseen.
@@ -29,7 +29,6 @@ from sigilcore.refusals import Code, Refused
 ASSERTED: Final = (
     "time",
     "entropy and length of parameters",
-    "standing",
     "how a session was proven",
 )
 _LEAVES: Final = 256  # leaf hashes held before the tree takes them together
@@ -178,7 +177,7 @@ class Replay:
             self._places.check_id(checked.core.id)
             link = self._admit(seq, checked)
             entry = places.entry(self.state, checked, seq, link)
-            self._places.check(entry)
+            self._places.check(seq, entry)
             self._voices.hear(self.state, seq, checked)
         except Refused as refusal:
             raise Diverged(seq, refusal.code, refusal.message) from refusal
