@@ -88,7 +88,7 @@ class MemoryStore:
                 break
             if row.thing == of or (row.space == "system" and row.kind == of):
                 rows.append(row)
-                size_bytes += len(row.header) + len(row.payload)
+                size_bytes += row.weight
         return rows
 
     async def headers(self, first: int, end: int) -> Sequence[bytes]:

@@ -481,7 +481,7 @@ def _follows(checked: record.Checked, older: Row | None) -> bool:
 
 def _ends(rows: Sequence[Row], limit: int) -> bool:
     """Whether there is nothing after these: neither their number nor their bytes cut them off."""
-    return len(rows) <= limit and sum(len(row.header) + len(row.payload) for row in rows) < ANSWER_BYTES
+    return len(rows) <= limit and sum(row.weight for row in rows) < ANSWER_BYTES
 
 
 def _holes(first: int, end: int, rows: Sequence[Row]) -> list[int]:

@@ -75,7 +75,7 @@ def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> En
         key=checked.header.key_id if core.space == "audit" else None,
         thing=thing_of(checked) if core.space == "user" else None,
         link=link,
-        rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)) if batch else (),
+        rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)),
         calls=_calls(state, payload) if batch else (),
         beat=payload.records if isinstance(payload, audit.InstanceBeat) else None,
         version=erasure.version_of(checked),
