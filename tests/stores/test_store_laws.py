@@ -316,6 +316,22 @@ async def test_a_thing_is_written_and_erased_again(bench):
     assert await one.live([thing]) == {}
 
 
+async def test_an_erasure_that_is_put_back_erases_again(bench):
+    """A store that was set back behind an erasure holds the payloads again; with the erasure they go, whole."""
+    one = await bench.make()
+    await one.open()
+    rows = (await bench.write(one, 40)).rows
+    thing = bench.erase("key-4")
+    lost = bench.batch(len(bench.house.log) - bench.size)
+    await one.put_back(lost)
+    found = await everything(one, bench)
+    gone = [row.seq for row in (*rows, *lost.rows) if row.thing == thing and row.kind != "erasure"]
+    assert [row.seq for row in found if row.erased] == gone
+    assert await one.live([thing]) == {}
+    await one.put_back(msgspec.structs.replace(lost, rows=tuple(found[bench.size :])))
+    assert await everything(one, bench) == found
+
+
 async def test_a_refused_commit_erases_nothing(bench):
     """An erasure whose commit doesn't stand leaves every payload where it was."""
     one = await bench.make()
