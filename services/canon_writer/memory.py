@@ -207,9 +207,9 @@ class MemoryStore:
             raise Moved(f"what stands up to {end} is something else")
         disk.rows.extend(batch.rows[len(standing) :])
         disk.ids.update((row.id, row) for row in batch.rows)
-        for row in batch.rows[len(standing) :]:
-            if erases(row):
-                self._erase(row)
+        for added in batch.rows[len(standing) :]:
+            if erases(added):
+                self._erase(added)
         for row in batch.decisions:
             disk.decisions.setdefault((row.record, row.index), row)
         for use in batch.uses:
