@@ -18,7 +18,7 @@ from cli.seam import PROMPT, Key, MaybeKey, Passphrase, State
 from sigilcore import canonical, clock, ids, licence, note
 from sigilcore.contracts import quorum
 from sigilcore.contracts.license import Draft
-from sigilcore.records import system
+from sigilcore.records import system, user
 
 Witness = Annotated[str, typer.Option("--as", help="the witness whose voice this is")]
 Yes = Annotated[bool, typer.Option("--yes", help="don't ask, even on a terminal")]
@@ -100,6 +100,29 @@ def seal(
     async def work() -> quorum.Proposed:
         async with caller.calling(state, owner=root) as client:
             return await owner.propose(client, root, "quorum_policy", payload)
+
+    _proposed(state, seam.wait(work()))
+
+
+def order_erasure(
+    state: State,
+    *,
+    owner_id: Annotated[str, typer.Option("--owner", help="whose thing it is")],
+    name: Annotated[str, typer.Option("--name", help="the thing's name, as its owner knows it")],
+    reason: Annotated[str, typer.Option("--reason", help="why; it is in the log for ever")],
+    key: Key,
+    kind: Annotated[str, typer.Option("--kind", help="memory_block, document or user_value")] = "memory_block",
+    passphrase: Passphrase = PROMPT,
+) -> None:
+    """Propose to erase somebody else's thing, all versions of it. Once it is committed, the house carries it out."""
+    if kind not in user.FAMILIES:
+        raise Refusal(f"no kind {kind!r} of thing", f"These there are: {', '.join(user.FAMILIES)}.")
+    asked = {"owner": owner_id, "kind": kind, "key": user.key_of_slug(kind, owner_id, name), "reason": reason}
+    root = caller.signer(key, passphrase)
+
+    async def work() -> quorum.Proposed:
+        async with caller.calling(state, owner=root) as client:
+            return await owner.propose(client, root, "erasure_order", asked)
 
     _proposed(state, seam.wait(work()))
 
@@ -323,6 +346,7 @@ def register(app: typer.Typer) -> None:
     noun = seam.family(app, "proposal", "Changes of the system's own rules.")
     seam.verb(noun, "draft")(draft)
     seam.verb(noun, "propose")(propose)
+    seam.verb(noun, "erase")(order_erasure)
     seam.verb(noun, "list")(show_list)
     seam.verb(noun, "show")(show)
     seam.verb(noun, "attest")(attest)

@@ -207,7 +207,7 @@ def same_call(known: Proposal, asked: decision.Request) -> Proposal:
 
 
 def tally(state: Governance, proposal: Proposal) -> Tally:
-    """Who has spoken, of those whose voice counts now."""
+    """Who has spoken, of those whose voice counts now; what is needed is what was when the proposal ended, if it has."""
     active = state.active_witnesses()
     have = {voice.witness_id for voice in proposal.voices if _counts(active.get(voice.witness_id), voice.key_id)}
     joining = admission.joining_key(proposal.record.payload)
@@ -215,7 +215,7 @@ def tally(state: Governance, proposal: Proposal) -> Tally:
         (voice.witness_id, voice.key_id) == (joining[0], signing.key_id(joining[1])) for voice in proposal.voices
     )
     return Tally(
-        need=state.need(proposal.record.core.kind),
+        need=state.need(proposal.record.core.kind) if proposal.need is None else proposal.need,
         have=tuple(sorted(have)),
         weight=state.weight(have),
         missing=tuple(sorted(active.keys() - have)),

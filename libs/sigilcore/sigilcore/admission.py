@@ -8,6 +8,7 @@ this kind in this space now → the author's signature → the rules of its spac
   Root: a `root_key` that the new Root signs itself, with the voice of every active witness.
 - `audit`: an instance key that its service key introduced; that key's chain; the decision, if the kind is an effect.
 - `user`: the service that owns the command, or the person whose key the licence names; the decision; the thing's previous version.
+  An erasure may stand on an order of the quorum instead: of this very thing, unused, before the order's end.
 
 An erased payload can't be asked what it said: in a ledger that is read again, such a record is held to all that its header says. It never
 enters: `record.check`, which the writer asks, takes whole records only.
@@ -21,11 +22,11 @@ import msgspec
 
 from sigilcore import clock, decision, licence, note, signing
 from sigilcore.access import Loa
-from sigilcore.contracts import catalogue
+from sigilcore.contracts import catalogue, knowledge
 from sigilcore.contracts import license as licensing
 from sigilcore.governance import Governance, KeyEntry, WitnessEntry
 from sigilcore.record import AuthorCheck, Checked, verify_author, verify_witness
-from sigilcore.records import REGISTRY, audit, system
+from sigilcore.records import REGISTRY, audit, system, user
 from sigilcore.refusals import Code, Refused
 
 DECISION_AGE_MS = 60_000
@@ -34,8 +35,12 @@ _LINKS = "$.header.core.links"
 BEFORE_SEAL = ("trusted_witness", "quorum_policy")
 
 
+ORDER = "erasure_order"  # stands for the command in the row of an order, which nobody called
+NOBODY = "00000000-0000-0000-0000-000000000000"  # and for its licence
+
+
 class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An Allow that may still admit one append. `used_by` is the first record id of the call that used it."""
+    """An Allow that may still admit one append, or an order of the quorum. `used_by` is the first record id of the call that used it."""
 
     record: str
     index: int
@@ -50,7 +55,9 @@ class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decisions_of(checked: Checked, seq: int) -> list[DecisionRow]:
-    """The rows that a decision batch at `seq` brings: each Allow of a command that writes."""
+    """The rows that a record at `seq` brings: of a decision batch each Allow of a command that writes, of an order the one that it is."""
+    if isinstance(checked.payload, system.ErasureOrder):
+        return [_order_row(checked, checked.payload, seq)]
     if not isinstance(checked.payload, audit.DecisionBatch):
         return []
     rows = []
@@ -72,6 +79,20 @@ def decisions_of(checked: Checked, seq: int) -> list[DecisionRow]:
                 )
             )
     return rows
+
+
+def _order_row(checked: Checked, payload: system.ErasureOrder, seq: int) -> DecisionRow:
+    return DecisionRow(
+        record=checked.core.id,
+        index=0,
+        seq=seq,
+        ts_ms=clock.parse_ms(checked.core.ts),
+        command=ORDER,
+        owner=payload.owner,
+        licence_id=NOBODY,
+        digest=checked.header.hash,
+        effect=None,
+    )
 
 
 def decision_ref(checked: Checked) -> decision.DecisionRef | None:
@@ -115,7 +136,7 @@ def admit(
     elif core.space == "audit":
         _admit_audit(state, checked, now_ms, decided, author)
     else:
-        _admit_user(state, checked, _check_decision(state, checked, decided, now_ms), thing_head, author)
+        _admit_user(state, checked, _entitled(state, checked, decided, now_ms), thing_head, author)
 
 
 def admit_governing(state: Governance, checked: Checked) -> None:
@@ -587,15 +608,23 @@ def root_link(state: Governance) -> tuple[str, str]:
 # User
 
 
+def _entitled(state: Governance, checked: Checked, decided: DecisionRow | None, now_ms: int) -> DecisionRow:
+    """What a `user` record stands on: a decision, or an order of the quorum."""
+    if decided is not None and decided.command == ORDER:
+        return _check_order(state, checked, decided, now_ms)
+    return _check_decision(state, checked, decided, now_ms)
+
+
 def _admit_user(
     state: Governance, checked: Checked, row: DecisionRow, thing_head: str | None, author: AuthorCheck
 ) -> None:
+    ordered = row.command == ORDER
     entry = state.key(checked.header.key_id)
     if entry is not None and entry.active and entry.role == "instance":
-        command = catalogue.COMMANDS[row.command]
-        if entry.name != command.service or entry.name not in checked.kind.authors:
+        service = knowledge.SERVICE if ordered else catalogue.COMMANDS[row.command].service
+        if entry.name != service or entry.name not in checked.kind.authors:
             raise Refused(Code.KEY_NOT_ALLOWED, f"{entry.name} doesn't write for {row.command}")
-        if not checked.erased and checked.payload.request is None:
+        if not ordered and not checked.erased and checked.payload.request is None:
             raise Refused(Code.DECISION_MISMATCH, "a service says for which call it writes", field="$.payload.request")
         public = entry.public
     else:
@@ -634,6 +663,8 @@ def _check_decision(state: Governance, checked: Checked, row: DecisionRow | None
     caller = state.issued(row.licence_id)
     if caller is not None and caller.table.loa is Loa.ROOT and caller.revoked_seq is not None:
         raise Refused(Code.DECISION_UNKNOWN, "it was a Root's who was replaced since")
+    if row.command == ORDER:
+        raise Refused(Code.KIND_NOT_ALLOWED, f"an order to erase doesn't write {checked.core.kind}")
     command = catalogue.COMMANDS[row.command]
     if checked.core.kind not in command.writes:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{row.command} doesn't write {checked.core.kind}")
@@ -644,6 +675,27 @@ def _check_decision(state: Governance, checked: Checked, row: DecisionRow | None
         raise Refused(Code.DECISION_MISMATCH, "the decision doesn't name this record")
     if now_ms - row.ts_ms > max(DECISION_AGE_MS, command.longest_run_s * 1000):
         raise Refused(Code.DECISION_UNKNOWN, "the decision is too old")
+    return row
+
+
+def _check_order(state: Governance, checked: Checked, row: DecisionRow | None, now_ms: int) -> DecisionRow:
+    """One order, one erasure: of the thing that it names, by nobody's request, unused, and before its end."""
+    assert row is not None, "an order's row was found"
+    payload, order = checked.payload, state.orders.get(row.record)
+    if order is None:
+        raise Refused(Code.DECISION_UNKNOWN, "the log knows no such order")
+    if row.used_by is not None:
+        raise Refused(Code.DECISION_USED, "the order was carried out already")
+    if not isinstance(payload, user.Erasure):
+        raise Refused(Code.KIND_NOT_ALLOWED, f"an order to erase doesn't write {checked.core.kind}")
+    if payload.request is not None or (payload.owner, payload.kind, payload.key) != (
+        order.owner,
+        order.kind,
+        order.key,
+    ):
+        raise Refused(Code.DECISION_MISMATCH, "the order is for another thing", field="$.payload.key")
+    if now_ms >= _time(order.expires_at):
+        raise Refused(Code.DECISION_UNKNOWN, f"the order ended at {order.expires_at}")
     return row
 
 

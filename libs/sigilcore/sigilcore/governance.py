@@ -1,9 +1,9 @@
 """The state of the log that admission reads: the fold of every governing record, in order.
 
 Kept here: genesis, Root, the log's keys, service keys and instances, licences and revocations, closed sessions, the witness registry, the
-quorum policy, the trust model, the access policy, each with the position since when. canon_writer keeps one as the authority; services
-keep another by following the stream; a verifier makes one from an export. All of them fold with this one `apply`, after `admission` said
-yes.
+quorum policy, the trust model, the access policy, each with the position since when; and the orders to erase. canon_writer keeps one as
+the authority; services keep another by following the stream; a verifier makes one from an export. All of them fold with this one `apply`,
+after `admission` said yes.
 
 Invariants:
 
@@ -105,6 +105,7 @@ class Governance:
         self.chains: dict[str, str] = {}  # key id → hash of its newest audit record
         self.licences: dict[str, IssuedLicence] = {}
         self.closed_sessions: dict[str, int] = {}
+        self.orders: dict[str, system.ErasureOrder] = {}  # by record id; which are used, the decisions tell
         self.witnesses: dict[str, WitnessEntry] = {}  # principal → its newest entry
         self.witness_history: dict[tuple[str, int], WitnessEntry] = {}  # (principal, since) → entry
         self._journal: list[tuple[dict[Any, Any], Any, Any]] | None = None
@@ -238,6 +239,8 @@ class Governance:
                 self._service(seq, payload.service, bytes.fromhex(payload.key))
             case system.LogKey():
                 self._log(seq, payload.vkey)
+            case system.ErasureOrder():
+                self._set(self.orders, core.id, payload)
             case audit.InstanceOpened():
                 self._instance(seq, payload)
             case audit.InstanceBeat() if payload.closing:

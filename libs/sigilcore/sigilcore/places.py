@@ -86,7 +86,7 @@ def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> En
         key=checked.header.key_id if core.space == "audit" else None,
         thing=None if core.space != "user" else thing_of(checked) if version is None else version.thing,
         link=link,
-        rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)) if batch else (),
+        rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)),
         calls=_calls(state, payload) if batch else (),
         beat=payload.records if isinstance(payload, audit.InstanceBeat) else None,
         version=version,

@@ -1,4 +1,5 @@
-"""What the system is governed by: genesis, Root, witnesses, quorum policy, trust model, access policy, service keys, the log's key.
+"""What the system is governed by: genesis, Root, witnesses, quorum policy, trust model, access policy, service keys, the log's key; and
+what the quorum orders: that a thing is erased which isn't Root's.
 
 Every payload but genesis carries its own `expires_at`: an attested change that is committed too late is refused by the writer.
 """
@@ -10,6 +11,7 @@ import msgspec
 from sigilcore import model_update, policy, trust
 from sigilcore.record_types import Hex64, Name, PublicKey, Timestamp
 from sigilcore.records.kind import Kind
+from sigilcore.records.user import ErasableKind, Key
 
 
 class RootIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,6 +117,20 @@ class RootKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     expires_at: Timestamp
 
 
+class ErasureOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """That a person's thing is erased, whole, whoever owns it: all versions that there are when the order is carried out.
+
+    It stands in for the owner's decision of one `erasure` of exactly this thing, once, and until `expires_at`. Only things of people can be
+    named: there is no order for `audit` or `system`.
+    """
+
+    owner: Name
+    kind: ErasableKind
+    key: Key
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    expires_at: Timestamp
+
+
 def _kind(tag: str, payload: type[msgspec.Struct], summary: str) -> Kind:
     return Kind(tag=tag, payload=payload, space="system", summary=summary, governs=True)
 
@@ -128,4 +144,5 @@ KINDS = (
     _kind("service_key", ServiceKey, "A service's key is enrolled or rotated."),
     _kind("log_key", LogKey, "The log's key is rotated; checkpoints from here on are signed by the new one."),
     _kind("root_key", RootKey, "Root is replaced, by itself and the quorum, or by all witnesses without it."),
+    _kind("erasure_order", ErasureOrder, "A person's thing is to be erased, by the quorum instead of its owner."),
 )
