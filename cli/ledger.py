@@ -163,4 +163,4 @@ def size(file: Path) -> int | None:
 
 
 def _head(file: BinaryIO) -> Head:
-    return msgspec.json.decode(file.readline(replaying.replaying.LINE_BYTES), type=Head)
+    return msgspec.json.decode(file.readline(replaying.LINE_BYTES), type=Head)
