@@ -3,7 +3,7 @@
 A store holds one tenant's log. The laws, tested on memory and on Postgres alike:
 
 1. *One writer.* `open` returns only to the writer that may commit. Whoever opens later ends the earlier one's right: its next commit
-   raises `Fenced` and writes nothing.
+   raises `Fenced` and writes nothing, and so does its next `open`.
 2. *Whole or not at all.* After `commit` returned, all of the batch is durable: rows, decisions, marks of use, tiles, checkpoint. After
    it raised anything but `Lost`, nothing of it is.
 3. *Unknown is said.* `Lost` means that nobody knows. The writer opens again and looks. Of a commit, `Full` says more: nothing of it is.
