@@ -195,6 +195,7 @@ GATE_REFUSALS = (
     Code.OUT_OF_SCOPE,
     Code.DENIED_BY_TRUST,
     Code.GATE_FAULT,
+    Code.DISK_LOW,
     Code.RATE_LIMITED,
     Code.UNKNOWN_COMMAND,
 )
@@ -220,7 +221,7 @@ OPEN = Command(
     target=Target.PROFILE,
     admission=Admission.OPEN,
     http=Http(method="POST", path="/api/session/open"),
-    refusals=(Code.NONCE_INVALID, Code.CERTIFICATE_INVALID, Code.LICENSE_INVALID, Code.WEAK_KEY),
+    refusals=(Code.NONCE_INVALID, Code.CERTIFICATE_INVALID, Code.LICENSE_INVALID, Code.WEAK_KEY, Code.DISK_LOW),
 )
 CLOSE = Command(
     name="session/close",
