@@ -277,7 +277,7 @@ class Committer:
     async def _look_up(self, calls: Sequence[rules.Call]) -> rules.Found:
         """What the store knows of these calls; what is in memory isn't asked again."""
         checked = [(call, one) for call in calls for one in call.checked]
-        rows = await self._store.by_ids({one.core.id for _, one in checked})
+        rows = await self._store.by_ids({one.core.id for _, one in checked} | rules.named_ids(checked))
         known = {row.id: rules.Known(seq=row.seq, checked=_recheck(row)) for row in rows}
         effects = [(call, one) for call, one in checked if one.kind.effect and one.core.id not in known]
         refs = {ref for call, one in effects if (ref := rules.ref_of(call, one)) is not None}

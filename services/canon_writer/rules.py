@@ -8,7 +8,8 @@ Decided here, for each call:
 1. A record's own form (`open_call`), before anything is known of the log.
 2. Idempotency. An id that stands in the log is answered with its first place if it asks for the same again, else `ID_TAKEN`. This
    comes before admission, because what was admitted once would not be admitted twice: its decision is used and its `prev` is old.
-3. Admission against the state of the log (`admission.admit`), with the decision that its link or its call names.
+3. Admission against the state of the log (`admission.admit`), with the decision that its link or its call names, and with the earlier
+   decisions that the record itself names (`antecedents`).
 4. A call with `audit` or `system` records stands or falls whole: the record at fault is refused by its reason, the others by
    `BATCH_REFUSED`, which names it. In a call of `user` records only, a bad one is refused alone.
 5. A decision admits one call: its effects, one after the other without anything between, once. So who replays the log can tell.
@@ -25,7 +26,7 @@ import msgspec
 
 from services.canon_writer import room
 from services.canon_writer.laws import Ref, Row, Use, erases, row_of, thing_of
-from sigilcore import admission, clock, digest, ids, merkle, note, record
+from sigilcore import admission, antecedents, clock, digest, ids, merkle, note, record
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
 from sigilcore.decision import DecisionRef
@@ -34,6 +35,7 @@ from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 
 MAX_SUBJECT_BYTES = 512
+_NAMING = frozenset({"approval_decided", "approved_decision", "decision_batch"})
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +98,12 @@ def ref_of(call: Call, checked: record.Checked) -> Ref | None:
     if linked is None or not ids.is_id(linked.record):
         return None
     return linked.record, linked.index
+
+
+def named_ids(calls: Sequence[tuple[Call, record.Checked]]) -> set[str]:
+    """The records whose decisions these name."""
+    links = (link for _, one in calls if one.kind.tag in _NAMING for link in antecedents.named(one))
+    return {name for link in links if (name := antecedents.record_of(link)) is not None and ids.is_id(name)}
 
 
 def check_token(token: str, payload: object, token_hash: str) -> None:
@@ -240,6 +248,7 @@ class Draft:
         if isinstance(one.payload, user.Erasure) and thing is not None:
             self._check_erasure(one.payload, thing)
         admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head)
+        antecedents.check(self._state, one, self._antecedent)
         if isinstance(one.payload, system.LogKey):
             self._check_held(one.payload)
         if ref is None or decided is None or decided.used_by is not None:
@@ -272,6 +281,12 @@ class Draft:
             return msgspec.structs.replace(row, used_by=self._used[ref])
         return row
 
+    def _antecedent(self, link: str) -> antecedents.Decided | None:
+        """An earlier decision, from the record that carries it."""
+        name = antecedents.record_of(link) or ""
+        known = self._known.get(name) or self._found.known.get(name)
+        return None if known is None else dict(antecedents.brought(known.checked)).get(link)
+
     def _admit_genesis(self, one: record.Checked) -> None:
         if self._state.bootstrapped or self._base != 0 or self.rows:
             raise Refused(Code.ALREADY_BOOTSTRAPPED, "the canon has its genesis")
@@ -283,11 +298,10 @@ def _check_time(one: record.Checked, now_ms: int) -> None:
     ts_ms = clock.parse_ms(one.core.ts)
     if ts_ms - now_ms > admission.DECISION_SKEW_MS:
         raise Refused(Code.RECORD_INVALID, "ts lies ahead of the writer's clock", field="$.header.core.ts")
-    if isinstance(one.payload, audit.DecisionBatch):
-        for index, frozen in enumerate(one.payload.decisions):
-            if abs(ts_ms - _moment(frozen.chain.audit.ts)) > admission.DECISION_SKEW_MS:
-                field = f"$.payload.decisions[{index}].chain.audit.ts"
-                raise Refused(Code.STALE_DECISION, "judged at another time than its batch says", field=field)
+    for index, frozen in enumerate(audit.decisions_in(one.payload)):
+        if abs(ts_ms - _moment(frozen.chain.audit.ts)) > admission.DECISION_SKEW_MS:
+            field = f"$.payload.decisions[{index}].chain.audit.ts"
+            raise Refused(Code.STALE_DECISION, "judged at another time than its batch says", field=field)
 
 
 def _check_columns(one: record.Checked) -> None:

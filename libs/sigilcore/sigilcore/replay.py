@@ -22,7 +22,19 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import admission, checkpoint, governance, merkle, note, places, record, voices, vouch, witnessed
+from sigilcore import (
+    admission,
+    antecedents,
+    checkpoint,
+    governance,
+    merkle,
+    note,
+    places,
+    record,
+    voices,
+    vouch,
+    witnessed,
+)
 from sigilcore.records import system
 from sigilcore.refusals import Code, Refused
 
@@ -198,6 +210,7 @@ class Replay:
         decided = self._places.decided(seq, link)
         head = self._places.head(checked) if checked.core.space == "user" else None
         vouch.judge(self.state, seq, checked, decided=decided, thing_head=head)
+        antecedents.check(self.state, checked, self._places.named)
         if isinstance(checked.payload, system.QuorumPolicy) and self._seal is None:
             if self._pins.seal not in {None, checked.header.hash}:
                 raise Refused(Code.RECORD_INVALID, "the seal is not the pinned one")

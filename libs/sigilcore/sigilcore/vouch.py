@@ -78,9 +78,7 @@ def judge(
     """
     now_ms = clock.parse_ms(checked.core.ts)
     admission.admit(state, checked, now_ms=now_ms, decided=decided, thing_head=thing_head, author=author)
-    if not isinstance(checked.payload, audit.DecisionBatch):
-        return
-    for index, frozen in enumerate(checked.payload.decisions):
+    for index, frozen in enumerate(audit.decisions_in(checked.payload)):
         chain = frozen.chain
         if chain.as_of > seq:
             raise Refused(Code.RECORD_INVALID, f"decision {index}: judged at {chain.as_of}, ahead of the log")
