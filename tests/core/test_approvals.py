@@ -378,9 +378,10 @@ def test_a_denial_keeps_the_approval_that_was_shown(house):
 def test_a_denial_overtaken_by_the_approval_still_replays(house):
     """Judged a moment before the mentor's word was seen: the denial stays true for its own position."""
     review = house.review(house.ada)
+    word = house.word(review, house.mia)
     chain = house.asked(house.ada, approval=review)
     assert gate.refusal_of(chain).code is Code.APPROVAL_UNKNOWN
-    house.put(house.word(review, house.mia))
+    house.put(word)
     house.batched(chain)
     holds(house)
 
