@@ -14,7 +14,8 @@ Decided here, for each call:
    `BATCH_REFUSED`, which names it. In a call of `user` records only, a bad one is refused alone.
 5. A decision admits one call: its effects, one after the other without anything between, once. So who replays the log can tell.
 6. A new key of the log only if this writer can sign with it.
-7. Time: a record's `ts` stands for the writer's clock when the log is judged again, so it may not lie ahead of it, and a decision batch
+7. While the disk is nearly full, only records that are reserved room (`room`).
+8. Time: a record's `ts` stands for the writer's clock when the log is judged again, so it may not lie ahead of it, and a decision batch
    bears the time of its decisions.
 """
 
@@ -23,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from services.canon_writer import room
 from services.canon_writer.laws import Ref, Row, Use, erases, row_of, thing_of
 from sigilcore import admission, antecedents, clock, digest, ids, merkle, note, record
 from sigilcore.admission import DecisionRow
@@ -137,8 +139,10 @@ class Draft:
         deployment: Deployment,
         *,
         log_signer: Callable[[bytes], object | None] = lambda _: None,
+        disk_low: bool = False,
     ) -> None:
         """`log_signer`: whom this writer would sign checkpoints with; a key of the log that it doesn't hold would stop the log."""
+        self._disk_low = disk_low
         self.rows: list[Row] = []
         self.uses: list[Use] = []
         self.decisions: list[DecisionRow] = []
@@ -236,6 +240,8 @@ class Draft:
             return
         ref = ref_of(call, one) if one.kind.effect else None
         decided = None if ref is None else self._decided(ref, uses)
+        if self._disk_low and not room.is_reserved(one):
+            raise Refused(Code.DISK_LOW, "the disk is nearly full; what is left is for revocations and the quorum")
         _check_columns(one)
         _check_time(one, self._now_ms)
         head = None if thing is None else self._heads.get(thing) or self._found.thing_heads.get(thing)

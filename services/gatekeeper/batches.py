@@ -128,6 +128,12 @@ class Batches(Generic[T]):
                 left = await self._try(left)
                 if not left:
                     break
+        except Refused as refusal:
+            if refusal.code is Code.DISK_LOW:  # not the gate's fault, and its own words help
+                for waiting in left:
+                    waiting.refuse(refusal)
+            else:
+                self._fault(refusal)
         except Exception as error:
             self._fault(error)
         finally:

@@ -124,8 +124,8 @@ class Governance:
         self.chains: dict[str, str] = {}  # key id → hash of its newest audit record
         self.licences: dict[str, IssuedLicence] = {}
         self.closed_sessions: dict[str, int] = {}
-        self.approvals: dict[str, Approval] = {}  # by the decision that asked for the review
         self.orders: dict[str, system.ErasureOrder] = {}  # by record id; which are used, the decisions tell
+        self.approvals: dict[str, Approval] = {}  # by the decision that asked for the review
         self.witnesses: dict[str, WitnessEntry] = {}  # principal → its newest entry
         self.witness_history: dict[tuple[str, int], WitnessEntry] = {}  # (principal, since) → entry
         self._journal: list[tuple[dict[Any, Any], Any, Any]] | None = None

@@ -90,6 +90,7 @@ class Code(enum.StrEnum):
     NOT_YET = "NOT_YET"
     CORRUPT_RECORD = "CORRUPT_RECORD"
     BUSY = "BUSY"
+    DISK_LOW = "DISK_LOW"
     READ_ONLY = "READ_ONLY"
     UNAVAILABLE = "UNAVAILABLE"
 
@@ -220,6 +221,10 @@ _TABLE: dict[Code, tuple[int, str]] = {
         "The record at this position fails verification; tell the operator. Nothing was hidden.",
     ),
     Code.BUSY: (503, "Too much in flight; ask again in a moment."),
+    Code.DISK_LOW: (
+        507,
+        "Nothing was written; the operator must make room. Revocations, closings and quorum commands still pass.",
+    ),
     Code.READ_ONLY: (503, "The writer refuses to write; tell the operator to look at its log."),
     Code.UNAVAILABLE: (503, "A part of the house can't be reached; nothing was done. Try again."),
 }

@@ -123,7 +123,7 @@ class Replay:
         whole = run.first == self.size and len(run.entries) == len(lines)
         if not whole or not run.subtrees or self._pinned_within(len(lines)):
             for line in lines:
-                self.step(vouch.LINE.decode(line))
+                self.step(vouch.read(line))
             return
         self._grow()
         others = iter(run.others)
@@ -132,7 +132,7 @@ class Replay:
             if entry is not None and self._places.fits(self.size, entry, self.state.chains):
                 self._remember(entry)
                 continue
-            checked = self._judge(vouch.LINE.decode(line))
+            checked = self._judge(vouch.read(line))
             if leaf is not None and leaf != merkle.leaf_hash(checked.leaf):
                 raise Diverged(self.size - 1, "REPLAY", "the record changed while it was read")
             # Else vouchers elsewhere would have judged without it.

@@ -55,6 +55,7 @@ PASSING: Final = frozenset(
         Code.NOT_YET,
         Code.GATE_FAULT,
         Code.STALE_DECISION,
+        Code.DISK_LOW,
         Code.RATE_LIMITED,
         Code.PROOF_STALE,
     }

@@ -270,6 +270,7 @@ GATE_REFUSALS = (
     Code.REVIEW_NEEDED,
     *_APPROVAL,
     Code.GATE_FAULT,
+    Code.DISK_LOW,
     Code.RATE_LIMITED,
     Code.UNKNOWN_COMMAND,
 )
@@ -295,7 +296,7 @@ OPEN = Command(
     target=Target.PROFILE,
     admission=Admission.OPEN,
     http=Http(method="POST", path="/api/session/open"),
-    refusals=(Code.NONCE_INVALID, Code.CERTIFICATE_INVALID, Code.LICENSE_INVALID, Code.WEAK_KEY),
+    refusals=(Code.NONCE_INVALID, Code.CERTIFICATE_INVALID, Code.LICENSE_INVALID, Code.WEAK_KEY, Code.DISK_LOW),
 )
 CLOSE = Command(
     name="session/close",

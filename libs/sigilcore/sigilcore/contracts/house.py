@@ -43,7 +43,13 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
     {
         resident.name: resident
         for resident in (
-            Resident(name="canon_writer", key=True, store="postgres:writer", module="services.canon_writer"),
+            Resident(
+                name="canon_writer",
+                asks=("log/remembered",),
+                key=True,
+                store="postgres:writer",
+                module="services.canon_writer",
+            ),
             Resident(
                 name="canon_reader",
                 follows=True,
@@ -55,7 +61,7 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
             Resident(name="quorum", asks=_AUTHOR, follows=True, module="services.quorum"),
             Resident(
                 name="notary",
-                asks=(*_AUTHOR, "log/consistency", "canon/cosign"),
+                asks=(*_AUTHOR, "log/consistency", "canon/cosign", "canon/beyond"),
                 follows=True,
                 module="services.notary",
             ),
