@@ -202,7 +202,6 @@ class Committer:
                 Batch(
                     size=self.head.size,
                     rows=tuple(draft.rows),
-                    decisions=tuple(draft.decisions),
                     uses=tuple(draft.uses),
                     tiles=growth.tiles,
                     note=signed,

@@ -27,6 +27,7 @@ from services.canon_writer.laws import (
     Ref,
     Row,
     TileKey,
+    decisions_of,
     erases,
     without_payload,
 )
@@ -179,7 +180,7 @@ class MemoryStore:
         for row in batch.rows:
             if erases(row):
                 self._erase(row)
-        disk.decisions.update(((row.record, row.index), row) for row in batch.decisions)
+        disk.decisions.update(((made.record, made.index), made) for row in batch.rows for made in decisions_of(row))
         for use in batch.uses:
             disk.decisions[use.ref] = msgspec.structs.replace(disk.decisions[use.ref], used_by=use.by)
         disk.tiles.update(((tile.level, tile.index), tile.hashes) for tile in batch.tiles)
@@ -207,8 +208,8 @@ class MemoryStore:
             raise Moved(f"what stands up to {end} is something else")
         disk.rows.extend(batch.rows[len(standing) :])
         disk.ids.update((row.id, row) for row in batch.rows)
-        for row in batch.decisions:
-            disk.decisions.setdefault((row.record, row.index), row)
+        for made in (made for row in batch.rows for made in decisions_of(row)):
+            disk.decisions.setdefault((made.record, made.index), made)
         for use in batch.uses:
             disk.decisions[use.ref] = msgspec.structs.replace(disk.decisions[use.ref], used_by=use.by)
         disk.tiles.update(tiles)

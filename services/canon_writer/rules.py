@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from services.canon_writer.laws import Ref, Row, Use, erases, row_of, thing_of
+from services.canon_writer.laws import Ref, Row, Use, erases, row_of, storable, thing_of
 from sigilcore import admission, clock, digest, ids, merkle, note, record
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
@@ -240,7 +240,7 @@ class Draft:
             return
         if ref not in uses:
             self._used[ref] = one.core.id
-            self.uses.append(Use(ref=ref, by=one.core.id))
+            self.uses.append(Use(ref=ref, seq=decided.seq, by=one.core.id))
         uses[ref] = self.size
 
     def _check_held(self, payload: system.LogKey) -> None:
@@ -291,11 +291,6 @@ def _check_columns(one: record.Checked) -> None:
         raise Refused(Code.RECORD_INVALID, f"a subject has at most {MAX_SUBJECT_BYTES} bytes, none of them zero")
     if isinstance(one.payload, audit.LicenceIssued) and not ids.is_id(one.payload.license.id):
         raise Refused(Code.RECORD_INVALID, "a licence's id is a UUIDv7", field="$.payload.license.id")
-
-
-def storable(row: DecisionRow) -> DecisionRow:
-    """An effect that no record's id can be names no record."""
-    return row if row.effect is None or ids.is_id(row.effect) else msgspec.structs.replace(row, effect=None)
 
 
 def _moment(text: str) -> int:

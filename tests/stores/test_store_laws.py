@@ -42,11 +42,9 @@ class Bench:
         rows = self.rows(count)
         growth = self.edge.grow([merkle.leaf_hash(row.header) for row in rows])
         self.grown = growth.edge
-        decisions = [made for row in rows for made in admission.decisions_of(record.check(row.signed()), row.seq)]
         fields = {
             "size": self.size,
             "rows": rows,
-            "decisions": tuple(decisions),
             "uses": (),
             "tiles": growth.tiles,
             "note": NOTE + b"%d" % (self.size + count),
@@ -81,6 +79,10 @@ async def bench(request, postgres_server):
                 return made
 
         yield Bench(make)
+
+
+def decisions(batch):
+    return [made for row in batch.rows for made in admission.decisions_of(record.check(row.signed()), row.seq)]
 
 
 async def everything(one, bench):
@@ -133,17 +135,23 @@ async def test_a_decision_is_used_once(bench):
     one = await bench.make()
     await one.open()
     batch = await bench.write(one, 40)
-    ref = (batch.decisions[0].record, batch.decisions[0].index)
-    use = Use(ref=ref, by=batch.rows[0].id)
+    made = decisions(batch)[0]
+    ref = (made.record, made.index)
+
+    def use(row):
+        return Use(ref=ref, seq=made.seq, by=row.id)
+
+    both = bench.rows(2)
     with pytest.raises(Moved):
-        await one.commit(bench.batch(1, uses=(use, msgspec.structs.replace(use, by=batch.rows[1].id))))
-    await one.commit(bench.batch(1, uses=(use,)))
+        await one.commit(bench.batch(2, uses=(use(both[0]), use(both[1]))))
+    await one.commit(bench.batch(1, uses=(use(both[0]),)))
     bench.edge, bench.size = bench.grown, bench.size + 1
     (row,) = await one.decisions([ref])
-    assert row == msgspec.structs.replace(batch.decisions[0], used_by=use.by)
+    assert row == msgspec.structs.replace(made, used_by=both[0].id)
+    (late,) = bench.rows(1)
     with pytest.raises(Moved):
-        await one.commit(bench.batch(1, uses=(use,)))
-    unknown = Use(ref=(batch.rows[0].id, 0), by=batch.rows[0].id)
+        await one.commit(bench.batch(1, uses=(use(late),)))
+    unknown = Use(ref=(batch.rows[0].id, 0), seq=batch.rows[0].seq, by=late.id)
     with pytest.raises(Moved):
         await one.commit(bench.batch(1, uses=(unknown,)))
     assert (await one.head()).size == 41
@@ -175,9 +183,9 @@ async def test_what_the_start_needs_is_found(bench):
     things = {row.thing: row.hash.hex() for row in batch.rows if row.thing is not None}
     assert len(things) == 5
     assert await one.thing_heads([*things, bytes(16)]) == things
-    wanted = [(row.record, row.index) for row in batch.decisions]
+    wanted = [(row.record, row.index) for row in decisions(batch)]
     found = await one.decisions([*wanted, (batch.rows[0].id, 3)])
-    assert sorted(found, key=lambda row: row.seq) == list(batch.decisions)
+    assert sorted(found, key=lambda row: row.seq) == decisions(batch)
 
 
 async def test_rows_are_chosen_by_kind_space_subject_owner_and_time(bench):
