@@ -130,6 +130,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     note: bytes
 
 
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands of what is about to be written."""
+
+    ids: frozenset[str]
+    heads: dict[bytes, str]
+
+
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
     """That the record at `seq` was erased by the one at `by`."""
 
@@ -212,8 +219,8 @@ class Store(Shelf, Protocol):
     async def decisions(self, refs: Collection[Ref]) -> Sequence[DecisionRow]:
         """These decisions, as their batches' own records tell them, and what used them."""
 
-    async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
-        """The hash of each thing's newest version."""
+    async def standing(self, ids: Collection[str], things: Collection[bytes]) -> Standing:
+        """Which of these ids stand, and the hash of each thing's newest version; asked before each commit, and answered at once."""
 
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased, in order; without those that have none."""

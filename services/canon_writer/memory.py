@@ -26,6 +26,7 @@ from services.canon_writer.laws import (
     Query,
     Ref,
     Row,
+    Standing,
     TileKey,
     decisions_of,
     erases,
@@ -145,9 +146,10 @@ class MemoryStore:
         """The rows of these decisions."""
         return [self.disk.decisions[ref] for ref in refs if ref in self.disk.decisions]
 
-    async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
-        """The hash of each thing's newest version."""
-        return {row.thing: row.hash.hex() for row in self.disk.rows if row.thing is not None and row.thing in things}
+    async def standing(self, ids: Collection[str], things: Collection[bytes]) -> Standing:
+        """By a look at all rows."""
+        heads = {row.thing: row.hash.hex() for row in self.disk.rows if row.thing is not None and row.thing in things}
+        return Standing(ids=frozenset(name for name in ids if name in self.disk.ids), heads=heads)
 
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased."""

@@ -75,10 +75,12 @@ cross join lateral (
     select decision, id from canon.record where decision = wanted.decision and tenant = $1 limit 1
 ) as found;
 
--- name: thing_heads
--- The newest version of each thing.
+-- name: look_up
+-- Which of these ids stand, and the newest version of each of these things: one question before each commit.
+select id as name, null::bytea as hash from canon.record where tenant = $1 and id = any($2::uuid[])
+union all
 select wanted.thing, newest.hash
-from unnest($2::uuid[]) as wanted (thing)
+from unnest($3::uuid[]) as wanted (thing)
 cross join lateral (
     select hash from canon.record where thing = wanted.thing and tenant = $1 order by seq desc limit 1
 ) as newest;

@@ -87,6 +87,22 @@ def open_call(request: canon.Append, *, genesis: bool = False) -> Call:
     return Call(records=records, ids=ids, decision=request.decision, genesis=genesis)
 
 
+def proven(call: Call, state: Governance) -> Call:
+    """The call with its authors' signatures checked, by the keys that speak now. It is what costs most, and it needs no turn: while one
+    commit is under way the next one's signatures are checked. A bad one is left to admission, which says so in its place."""
+    return msgspec.structs.replace(call, records=tuple(_proven(one, state) for one in call.records))
+
+
+def _proven(one: record.Checked | Refused, state: Governance) -> record.Checked | Refused:
+    entry = state.key(one.header.key_id) if isinstance(one, record.Checked) else None
+    if entry is None or not entry.active or isinstance(one, Refused):
+        return one
+    try:
+        return record.prove_author(one, entry.public)
+    except Refused:
+        return one
+
+
 def ref_of(call: Call, checked: record.Checked) -> Ref | None:
     """The decision that a record stands on: the one it links, else the one its call names."""
     links_one = checked.core.link("decision") is not None

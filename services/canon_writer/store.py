@@ -28,6 +28,7 @@ from services.canon_writer.laws import (
     Query,
     Ref,
     Row,
+    Standing,
     StoreError,
     TileKey,
     decisions_of,
@@ -246,12 +247,17 @@ class PostgresStore(PostgresShelf):
         used = {one["decision"]: str(one["id"]) for one in await self._read("used", list(found))}
         return [msgspec.structs.replace(row, used_by=used.get(number)) for number, row in found.items()]
 
-    async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
-        """The hash of each thing's newest version."""
-        if not things:
-            return {}
-        rows = await self._read("thing_heads", [uuid.UUID(bytes=thing) for thing in things])
-        return {one["thing"].bytes: one["hash"].hex() for one in rows}
+    async def standing(self, ids: Collection[str], things: Collection[bytes]) -> Standing:
+        """By the writing connection, which is idle then."""
+        if self._connection is None:
+            raise Lost("not open")
+        names = [uuid.UUID(bytes=thing) for thing in things]
+        with _named():
+            rows = await self._connection.fetch(self._sql["look_up"], self._tenant, list(ids), names)
+        return Standing(
+            ids=frozenset(str(one["name"]) for one in rows if one["hash"] is None),
+            heads={one["name"].bytes: one["hash"].hex() for one in rows if one["hash"] is not None},
+        )
 
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased."""

@@ -182,7 +182,7 @@ async def test_what_the_start_needs_is_found(bench):
     assert await one.chain_heads([*heads, "0" * 32]) == heads
     things = {row.thing: row.hash.hex() for row in batch.rows if row.thing is not None}
     assert len(things) == 5
-    assert await one.thing_heads([*things, bytes(16)]) == things
+    assert (await one.standing([], [*things, bytes(16)])).heads == things
     wanted = [(row.record, row.index) for row in decisions(batch)]
     found = await one.decisions([*wanted, (batch.rows[0].id, 3)])
     assert sorted(found, key=lambda row: row.seq) == decisions(batch)

@@ -144,7 +144,7 @@ def check_genesis(checked: Checked) -> None:
         raise Refused(Code.RECORD_INVALID, "one key in two roles", field="$.payload.services")
     for key in keys:
         _strong(key, "$.payload")
-    verify_author(checked.header, checked.core_bytes, bytes.fromhex(payload.root.key))
+    _verify(checked, bytes.fromhex(payload.root.key))
 
 
 # System
@@ -168,7 +168,7 @@ def precheck_system(state: Governance, checked: Checked, now_ms: int | None) -> 
     core, payload = checked.core, checked.payload
     if isinstance(payload, system.Genesis):
         raise Refused(Code.ALREADY_BOOTSTRAPPED, "there is one genesis")
-    verify_author(checked.header, checked.core_bytes, bytes.fromhex(state.root.key))
+    _verify(checked, bytes.fromhex(state.root.key))
     if core.prev != state.system_head:
         raise Refused(Code.STALE_PREV, "prev is not the newest system record", detail={"head": state.system_head})
     if now_ms is not None and now_ms >= _time(payload.expires_at):
@@ -383,7 +383,7 @@ def _check_audit_author(state: Governance, checked: Checked) -> None:
             raise Refused(Code.KEY_NOT_ALLOWED, f"only {payload.service}'s own key introduces its instances")
     elif entry.role != "instance" or entry.name not in kind.authors:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{entry.role} {entry.name} doesn't author {kind.tag}")
-    verify_author(checked.header, checked.core_bytes, entry.public)
+    _verify(checked, entry.public)
     if checked.header.witnesses:
         raise Refused(Code.RECORD_INVALID, "only system records carry witnesses", field="$.header.witnesses")
 
@@ -512,7 +512,7 @@ def _admit_user(
         public = entry.public
     else:
         public = _person_key(state, checked, row)
-    verify_author(checked.header, checked.core_bytes, public)
+    _verify(checked, public)
     if checked.header.witnesses:
         raise Refused(Code.RECORD_INVALID, "only system records carry witnesses", field="$.header.witnesses")
     if not checked.erased and checked.kind.subject(checked.payload) != row.owner:
@@ -554,6 +554,12 @@ def _check_decision(checked: Checked, row: DecisionRow | None, now_ms: int) -> D
     if now_ms - row.ts_ms > max(DECISION_AGE_MS, command.longest_run_s * 1000):
         raise Refused(Code.DECISION_UNKNOWN, "the decision is too old")
     return row
+
+
+def _verify(checked: Checked, public: bytes) -> None:
+    """The author's signature by this key, unless it was proven when the record came."""
+    if not public or checked.proven != public:
+        verify_author(checked.header, checked.core_bytes, public)
 
 
 def _active_key(state: Governance, checked: Checked) -> KeyEntry:

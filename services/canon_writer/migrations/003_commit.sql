@@ -84,9 +84,11 @@ $$;
 revoke all on all functions in schema canon from public;
 grant execute on function canon.commit_batch, canon.raise_epoch to canon_writer;
 
--- Every query here has its index. A plan made while a table was small must not read the whole of it once it has grown.
+-- Every query here has its index. A plan made while a table was small must not read the whole of it once it has grown; and it is made once,
+-- for planning each commit anew costs more than the commit.
 do $$
 begin
     execute format('alter database %I set enable_seqscan = off', current_database());
+    execute format('alter database %I set plan_cache_mode = force_generic_plan', current_database());
 end
 $$;
