@@ -7,10 +7,11 @@ import platform
 import sys
 from pathlib import Path
 
-from bench import core, house, replay
+from bench import core, house, ledger, replay
 from bench.figures import Figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+LEDGER = "The one writer, its limits and its peers"
 
 
 def table(title: str, figures: list[Figure]) -> str:
@@ -26,11 +27,15 @@ def table(title: str, figures: list[Figure]) -> str:
 
 
 def main() -> None:
-    """`python -m bench [--fast] [--print]`."""
-    fast = "--fast" in sys.argv
+    """`python -m bench [--fast] [--million] [--print] [--only-ledger]`."""
+    fast, million = "--fast" in sys.argv, "--million" in sys.argv
+    if "--only-ledger" in sys.argv:
+        print(table(LEDGER, asyncio.run(ledger.run(fast, million=million))))
+        return
     sections = [
         ("Thinking: one core, no I/O", core.run()),
         ("Judging a ledger again", replay.run(5_000 if fast else replay.RECORDS)),
+        (LEDGER, asyncio.run(ledger.run(fast, million=million))),
         ("The house, end to end", asyncio.run(house.run(fast))),
     ]
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
