@@ -24,6 +24,7 @@ from sigilcore.decision import parse_ref
 
 AS_IT_CAME = b"\x00"
 _PARTS, _PREV, _DECISION, _REST = 1, 2, 4, 8
+_FLAGS = _PARTS | _PREV | _DECISION | _REST
 _FIXED = 1 + 3 + 64 + 32
 _HEADER = canonical.Shape(record.Header)
 
@@ -97,8 +98,8 @@ def _decision(links: tuple[record.Link, ...]) -> bytes | None:
 
 
 def _unpack(stored: bytes, columns: Columns) -> record.Header:
-    flags, at = stored[0], _FIXED
-    if not flags & _PARTS or len(stored) < at:
+    flags, at = stored[0] if stored else 0, _FIXED
+    if not flags & _PARTS or flags & ~_FLAGS or (flags & _DECISION and flags & _REST) or len(stored) < at:
         raise ValueError("no packed header")
     prev: str | None = None
     links: tuple[record.Link, ...] = ()
@@ -106,7 +107,7 @@ def _unpack(stored: bytes, columns: Columns) -> record.Header:
     if flags & _PREV:
         prev, at = stored[at : at + 32].hex(), at + 32
     if flags & _DECISION:
-        target = f"{uuid.UUID(bytes=stored[at : at + 16])}.{stored[at + 16 : at + 17][0]}"
+        target = f"{uuid.UUID(bytes=stored[at : at + 16])}.{int.from_bytes(stored[at + 16 : at + 17])}"
         links, at = (record.Link(label="decision", target=target),), at + 17
     elif flags & _REST:
         rest = _rest.decode(stored[at:])
