@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from bench import core, house, ledger, replay
+from bench import core, decisions, house, ledger, replay
 from bench.figures import Figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -34,6 +34,7 @@ def main() -> None:
         return
     sections = [
         ("Thinking: one core, no I/O", core.run()),
+        ("One decision, beside other engines", decisions.run()),
         ("Judging a ledger again", replay.run(5_000 if fast else replay.RECORDS)),
         (LEDGER, asyncio.run(ledger.run(fast, million=million))),
         ("The house, end to end", asyncio.run(house.run(fast))),

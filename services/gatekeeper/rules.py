@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from services.gatekeeper.sessions import Proven
-from sigilcore import access, decision, gate, permit, session, trust
+from sigilcore import access, decision, gate, permit, session, standing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.command import Admission, Command
@@ -53,7 +53,7 @@ def parameter_bytes(text: str) -> bytes:
         raise Refused(Code.BAD_INPUT, "parameters hold a lone surrogate", field="$.parameters") from error
 
 
-def facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
+def facts(state: Governance, standings: standing.Standings, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
     """The facts of a call as the judge wants them, at the newest position."""
     said, command = call.said, call.command
     return gate.Facts(
@@ -70,6 +70,8 @@ def facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.
         now_ms=now_ms,
         chain_id=chain_id,
         as_of=state.size,
+        standing=standings.at(said.owner_id, now_ms),
+        standing_as_of=standings.size,
     )
 
 
@@ -141,7 +143,7 @@ def _view(state: Governance, command: Command[Any, Any]) -> gatekeeper.CommandVi
 
 
 def trust_answer(
-    state: Governance, loa: Loa, request: gatekeeper.TrustCheck, calls_last_minute: int
+    state: Governance, loa: Loa, request: gatekeeper.TrustCheck, *, calls_last_minute: int, stands: int
 ) -> gatekeeper.TrustAnswer:
     """Where a caller of this level stands now for an action on a target, under the model's own threshold."""
     assert state.model is not None, "genesis brings the first model"
@@ -152,7 +154,7 @@ def trust_answer(
         loa=trust.loa_feature(loa),
         rate=trust.rate(calls_last_minute, state.policy.rate_limit),
         entropy=0,
-        standing=trust.STANDING_START,
+        standing=stands,
     )
     judged = trust.judge(state.model, features)
     return gatekeeper.TrustAnswer(
@@ -163,6 +165,44 @@ def trust_answer(
         model=state.model.version,
         features=features,
     )
+
+
+def explained(
+    state: Governance, standings: standing.Standings, caller: permit.Permit, name: str, *, calls: int, now_ms: int
+) -> gatekeeper.Explanation:
+    """The score that this caller's next call of a command would have, without its input; hidden commands are unknown ones."""
+    entry = state.issued(caller.licence_id)
+    command = catalogue.COMMANDS.get(name)
+    if entry is None or command is None or not list(_callable(state, entry.table, [command])):
+        raise Refused(Code.UNKNOWN_COMMAND, "no such command", field="$.command")
+    assert state.model is not None, "genesis brings the first model"
+    assert state.policy is not None, "genesis brings the first policy"
+    features = trust.Features(
+        action=trust.action_risk(command.action),
+        target=trust.target_sensitivity(command.target),
+        loa=trust.loa_feature(entry.table.loa),
+        rate=trust.rate(calls + 1, state.policy.rate_limit),
+        entropy=0,
+        standing=standings.at(caller.owner_id, now_ms),
+    )
+    judged = trust.judge(state.model, features, state.policy.thresholds.get(name))
+    return gatekeeper.Explanation(
+        command=name,
+        allowed=judged.allowed or not command.scored,
+        score=judged.score,
+        logit=judged.logit,
+        threshold=judged.threshold,
+        bias=state.model.bias,
+        parts=tuple(_part(state.model.weights, features, feature) for feature in trust.Features.__struct_fields__),
+        model=state.model.version,
+        as_of=state.size,
+        standing_as_of=standings.size,
+    )
+
+
+def _part(weights: trust.Weights, features: trust.Features, feature: str) -> gatekeeper.Part:
+    value, weight = getattr(features, feature), getattr(weights, feature)
+    return gatekeeper.Part(feature=feature, value=value, weight=weight, product=value * weight)
 
 
 def trust_status(state: Governance) -> gatekeeper.TrustStatus:
