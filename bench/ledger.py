@@ -30,7 +30,8 @@ from sigilcore.access import Loa
 from sigilcore.contracts import canon
 from sigilcore.contracts.common import Empty
 from sigilcore.records import audit
-from sigilrun import private_files, receipt, testing, wire
+from sigilrun import author as authoring
+from sigilrun import follow, private_files, receipt, testing, wire
 from sigilrun.bus import Bus
 from tests import database, payloadkey, simulator
 from tests.canonworld import TOKEN_HASH, World
@@ -336,6 +337,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
     writer: int
     nats: int
     place: database.Database
+    buses: testing.BusHouse
 
     async def append(self, request: canon.Append) -> canon.Appended:
         return await self.bus.call(canon.APPEND, request, timeout_s=30)
@@ -361,7 +363,8 @@ async def _on_bus(server: database.Server, folder: Path) -> AsyncIterator[Runnin
     place = await server.database()
     async with testing.bus_house(folder) as buses:
         world = World(buses.deployment, buses.keystore, now_ms=clock.SystemClock().now_ms() - 1_000)
-        async with _process(buses, place) as child:
+        writer, reader = ("canon_writer", "services.canon_writer"), ("canon_reader", "services.canon_writer.reader")
+        async with _process(buses, place, *writer) as child, _process(buses, place, *reader):
             pen = _Pen(await buses.bus("knowledge"), await buses.bus("license"))
             authors = introduced(world, AUTHORS)
             async with asyncio.timeout(30):
@@ -378,15 +381,17 @@ async def _on_bus(server: database.Server, folder: Path) -> AsyncIterator[Runnin
                 writer=child,
                 nats=buses.server_pid,
                 place=place,
+                buses=buses,
             )
 
 
 @contextlib.asynccontextmanager
-async def _process(buses: testing.BusHouse, place: database.Database) -> AsyncIterator[int]:
+async def _process(buses: testing.BusHouse, place: database.Database, name: str, module: str) -> AsyncIterator[int]:
     token_hash = buses.folder / "token_hash"
-    private_files.write_new(token_hash, TOKEN_HASH.encode() + b"\n")
+    if not token_hash.exists():
+        private_files.write_new(token_hash, TOKEN_HASH.encode() + b"\n")
     (buses.folder / "config.toml").touch()
-    options, stored = buses.settings("canon_writer"), place.options("canon_writer")
+    options, stored = buses.settings(name), place.options(name)
     assert options.keystore is not None
     env = {
         "PATH": os.environ["PATH"],
@@ -406,7 +411,7 @@ async def _process(buses: testing.BusHouse, place: database.Database) -> AsyncIt
         "SIGIL_CANON_BOOTSTRAP_TOKEN_HASH_FILE": str(token_hash),
     }
     child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "services.canon_writer", env=env, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-m", module, env=env, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         yield child.pid
@@ -433,6 +438,7 @@ async def _over_the_bus(running: Running, both: float, size: float) -> list[Figu
                 bound=f"processor time of a record: {ran.spent}",
             )
         )
+    found += await _as_services(running, both, size)
     for batch in BATCHES:
         ran = await _load(
             running.append, _live(running.authors[:4], batch), int(size * 6_000 / batch), running.spent(), log_key
@@ -446,6 +452,55 @@ async def _over_the_bus(running: Running, both: float, size: float) -> list[Figu
                 bound=f"processor time of a record: {ran.spent}",
             )
         )
+    return found
+
+
+async def _as_services(running: Running, both: float, size: float) -> list[Figure]:
+    """Appends as a service makes them: its author sends what waits together, one call in flight, and verifies each receipt."""
+    options = running.buses.settings("quorum", instance="bench")
+    follower = follow.Follower(await running.buses.bus("quorum"), options.deployed, pinned=None)
+    await follower.start()
+    await follower.wait_bootstrapped()
+    writing = authoring.Author(
+        await running.buses.bus("quorum"),
+        running.buses.keystore.signer("quorum"),
+        follower,
+        options,
+        resident="quorum",
+        clock=clock.SystemClock(),
+    )
+    await writing.introduce()
+    found = []
+    try:
+        for in_flight in IN_FLIGHT[1:]:
+            waits: list[float] = []
+            rounds, spent = int(size * 20_000 / in_flight), running.spent()
+
+            async def again(rounds: int = rounds, waits: list[float] = waits) -> None:
+                for _ in range(rounds):
+                    began = time.perf_counter()
+                    await writing.audit(
+                        "append_refused", audit.AppendRefused(code="BUSY", kind="x", record_id=ids.new())
+                    )
+                    waits.append(time.perf_counter() - began)
+
+            began = time.perf_counter()
+            await asyncio.gather(*(again() for _ in range(in_flight)))
+            took = time.perf_counter() - began
+            waits.sort()
+            aim = {25: "5 ms", 100: "15 ms"}[in_flight]
+            found.append(
+                Figure(
+                    what=f"over the bus: single appends of one service, {in_flight} in flight, by its author, receipts verified",
+                    value=f"{rate(len(waits) / took)}, p50 {milli(quantile(waits, 0.5))}, p99 {milli(quantile(waits, 0.99))}",
+                    limit=f"one core's check + sign {rate(both)}; aim p50 {aim}",
+                    ratio=f"{len(waits) / took / both:.0%}, p99 / p50 {quantile(waits, 0.99) / quantile(waits, 0.5):.1f}",
+                    bound=f"processor time of a record: {spent.each(len(waits))}",
+                )
+            )
+    finally:
+        await writing.close()
+        await follower.stop()
     return found
 
 

@@ -15,12 +15,11 @@ The form is a byte of flags, then the parts that they name:
     1 | flags         schema version (3 bytes, big-endian) · signature (64) · payload hash (32) · prev (32)? · decision (17)? · rest (JSON)?
 """
 
-import uuid
+import binascii
 
 import msgspec
 
-from sigilcore import canonical, clock, ids, record, signing
-from sigilcore.decision import parse_ref
+from sigilcore import canonical, clock, record, signing
 
 AS_IT_CAME = b"\x00"
 _PARTS, _PREV, _DECISION, _REST = 1, 2, 4, 8
@@ -46,18 +45,18 @@ class _Rest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     witnesses: tuple[record.WitnessSignature, ...]
 
 
+_header = msgspec.json.Decoder(record.Header)
 _rest = msgspec.json.Decoder(_Rest)
 
 
 def pack(leaf: bytes, columns: Columns) -> bytes:
     """What to store of a sealed header beside these columns."""
-    header = _HEADER.read(leaf)
-    if header is not None:
-        packed = _pack(header)
-        # Equal values have one canonical form, and `read` has held this one to these bytes.
-        if packed is not None and _unpack(packed, columns) == header:
-            return packed
-    return AS_IT_CAME + leaf
+    try:
+        packed = _pack(_header.decode(leaf))
+    except (ValueError, msgspec.MsgspecError):
+        packed = None
+    # The bytes themselves are compared: whatever a part didn't carry shows here.
+    return packed if packed is not None and unpack(packed, columns) == leaf else AS_IT_CAME + leaf
 
 
 def unpack(stored: bytes, columns: Columns) -> bytes:
@@ -70,31 +69,20 @@ def unpack(stored: bytes, columns: Columns) -> bytes:
         return b""
 
 
-def _pack(header: record.Header) -> bytes | None:
-    core = header.core
-    flags, parts = _PARTS, []
-    signature = signing.signature_bytes(header.sig)
-    if len(signature) != signing.SIGNATURE_BYTES:
-        return None
+def _pack(header: record.Header) -> bytes:
+    """The parts, without asking whether they can be put together again: `pack` does, and nothing else could."""
+    core, links = header.core, header.core.links
+    flags = _PARTS
+    prev, rest = b"", b""
     if core.prev is not None:
-        flags |= _PREV
-        parts.append(bytes.fromhex(core.prev))
-    if (decided := _decision(core.links)) is not None and not header.witnesses:
-        flags |= _DECISION
-        parts.append(decided)
-    elif core.links or header.witnesses:
-        flags |= _REST
-        parts.append(msgspec.json.encode(_Rest(core.links, header.witnesses)))
-    version = core.schema_version.to_bytes(3)
-    return b"".join((bytes((flags,)), version, signature, bytes.fromhex(core.payload_hash), *parts))
-
-
-def _decision(links: tuple[record.Link, ...]) -> bytes | None:
-    """A link to a decision and nothing else: the record's id and the index there."""
-    if len(links) != 1 or links[0].label != "decision":
-        return None
-    ref = parse_ref(links[0].target)
-    return None if ref is None or not ids.is_id(ref.record) else uuid.UUID(ref.record).bytes + bytes((ref.index,))
+        flags, prev = flags | _PREV, bytes.fromhex(core.prev)
+    if len(links) == 1 and links[0].label == "decision" and not header.witnesses:
+        name, _, index = links[0].target.partition(".")
+        flags, rest = flags | _DECISION, bytes.fromhex(name.replace("-", "")) + bytes((int(index),))
+    elif links or header.witnesses:
+        flags, rest = flags | _REST, msgspec.json.encode(_Rest(links, header.witnesses))
+    fixed = binascii.a2b_base64(header.sig) + bytes.fromhex(core.payload_hash)
+    return bytes((flags,)) + core.schema_version.to_bytes(3) + fixed + prev + rest
 
 
 def _unpack(stored: bytes, columns: Columns) -> record.Header:
@@ -107,7 +95,8 @@ def _unpack(stored: bytes, columns: Columns) -> record.Header:
     if flags & _PREV:
         prev, at = stored[at : at + 32].hex(), at + 32
     if flags & _DECISION:
-        target = f"{uuid.UUID(bytes=stored[at : at + 16])}.{int.from_bytes(stored[at + 16 : at + 17])}"
+        name, index = stored[at : at + 16].hex(), int.from_bytes(stored[at + 16 : at + 17])
+        target = f"{name[:8]}-{name[8:12]}-{name[12:16]}-{name[16:20]}-{name[20:]}.{index}"
         links, at = (record.Link(label="decision", target=target),), at + 17
     elif flags & _REST:
         rest = _rest.decode(stored[at:])
