@@ -528,6 +528,7 @@ async def _million(running: Running, records: int = 1_000_000) -> list[Figure]:
         await _load(running.append, _live(authors, 500), rounds, running.spent())
         filled += rounds * 500 * len(authors)
         took = time.perf_counter() - began
+        await _published(running)
         ran = await _load(running.append, _live(running.authors[50:51], 1), 400, running.spent(), log_key)
         filled += 400
         told[goal] = (ran, _rss_mb(running.writer), took)
@@ -550,6 +551,16 @@ async def _million(running: Running, records: int = 1_000_000) -> list[Figure]:
         ),
         _storage("small audit records", await _sizes(running.place)),
     ]
+
+
+async def _published(running: Running) -> None:
+    """Return once the change stream holds all that was committed."""
+    bus = await running.buses.bus("gatekeeper")
+    while True:
+        size = int((await running.bus.call(canon.CHECKPOINT, Empty())).note.split("\n")[1])
+        if await bus.stream_last("default") >= size:
+            return
+        await asyncio.sleep(0.1)
 
 
 def _latency(ran: Ran) -> str:
