@@ -108,44 +108,38 @@ def introduced(world: World, count: int) -> list[Author]:
 
 
 class Spent:
-    """Processor time of this process and of others, from one moment to another."""
+    """Processor time of this process and of others with their children, from one moment to another."""
 
-    def __init__(self, **pids: Sequence[int]) -> None:
+    def __init__(self, **pids: int) -> None:
         self._pids = pids
         self._since = self._now()
 
     def each(self, records: int) -> str:
         """Microseconds a record, by name."""
-        return ", ".join(
-            f"{name} {(now - then) / records * 1e6:.0f} µs"
-            for (name, now), then in zip(self._now().items(), self._since.values(), strict=True)
-        )
+        spent = {name: now - self._since[name] for name, now in self._now().items()}
+        return ", ".join(f"{name} {seconds / records * 1e6:.0f} µs" for name, seconds in spent.items())
 
     def _now(self) -> dict[str, float]:
         own = resource.getrusage(resource.RUSAGE_SELF)
-        return {"here": own.ru_utime + own.ru_stime} | {
-            name: sum(map(_cpu_s, pids)) for name, pids in self._pids.items()
-        }
+        others = {name: _family_s(pid) for name, pid in self._pids.items()}
+        return {"here": own.ru_utime + own.ru_stime} | others
 
 
-def _cpu_s(pid: int) -> float:
-    """What a process has used so far; one that ended has ended for both moments."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _family_s(pid: int) -> float:
+    """What a process has used so far, with its children: those that live, and those that it has seen end."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rsplit(")", 1)[1].split()
+            if int(path.parent.name) == pid:
+                ticks += sum(map(int, fields[11:15]))
+            elif int(fields[1]) == pid:
+                ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _rss_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
-def _postgres(server: database.Server) -> list[int]:
-    """All processes of this server, its writers of log and pages among them."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == server.pid:
-                found.append(int(path.parent.name))
-    return found
 
 
 class Ran(msgspec.Struct, frozen=True, kw_only=True):
@@ -224,7 +218,7 @@ async def _alone(place: database.Database, both: float, size: float) -> list[Fig
             )
         for batch in BATCHES:
             ran = await _signed_before(
-                place, writer.append, authors[:4], batch, int(size * 7_500 / batch), world.now_ms
+                place, writer.append, authors[:4], batch, max(1, int(size * 7_500 / batch)), world.now_ms
             )
             found.append(
                 Figure(
@@ -258,9 +252,7 @@ async def _signed_before(
 ) -> Ran:
     now_ms = simulator.NOW_MS
     ready = [[author.next(count, now_ms) for _ in range(rounds)] for author in authors]
-    return await _load(
-        append, [iter(calls).__next__ for calls in ready], rounds, Spent(Postgres=_postgres(place.server))
-    )
+    return await _load(append, [iter(calls).__next__ for calls in ready], rounds, Spent(Postgres=place.server.pid))
 
 
 # Storage
@@ -343,7 +335,7 @@ class Running(msgspec.Struct, frozen=True, kw_only=True):
         return await self.bus.call(canon.APPEND, request, timeout_s=30)
 
     def spent(self) -> Spent:
-        return Spent(writer=[self.writer], Postgres=_postgres(self.place.server), NATS=[self.nats])
+        return Spent(writer=self.writer, Postgres=self.place.server.pid, NATS=self.nats)
 
 
 class _Pen:
@@ -441,7 +433,11 @@ async def _over_the_bus(running: Running, both: float, size: float) -> list[Figu
     found += await _as_services(running, both, size)
     for batch in BATCHES:
         ran = await _load(
-            running.append, _live(running.authors[:4], batch), int(size * 6_000 / batch), running.spent(), log_key
+            running.append,
+            _live(running.authors[:4], batch),
+            max(1, int(size * 6_000 / batch)),
+            running.spent(),
+            log_key,
         )
         found.append(
             Figure(
