@@ -228,9 +228,7 @@ async def _alone(place: database.Database, both: float, size: float) -> list[Fig
                 )
             )
         for batch in BATCHES:
-            ran = await _signed_before(
-                place, writer.append, authors[:4], batch, max(1, int(size * 7_500 / batch)), world.now_ms
-            )
+            ran = await _signed_before(place, writer.append, authors[:4], batch, max(1, int(size * 7_500 / batch)))
             found.append(
                 Figure(
                     what=f"the writer by itself: records in calls of {batch}, 4 in flight, signed before",
