@@ -28,8 +28,8 @@ from sigilcore.records import audit
 Ref = tuple[str, int]
 """A decision: its batch record's id and its index there."""
 
-DECISIONS = "decision_batch"
-"""The kind that carries decisions."""
+DECISIONS = frozenset({"decision_batch", "erasure_order"})
+"""The kinds that carry decisions, which `003_commit.sql` knows too."""
 
 TileKey = tuple[int, int]
 """A hash tile's level and index."""
@@ -277,7 +277,7 @@ def thing_named(tenant: str, owner: str, kind: str, key: str) -> bytes:
 
 def decisions_of(row: Row) -> list[DecisionRow]:
     """The decisions that a row brings: its payload is the one place where they are kept. Raises `Refused` for one that was changed."""
-    if row.kind != DECISIONS:
+    if row.kind not in DECISIONS:
         return []
     return [storable(made) for made in admission.decisions_of(record.check(row.signed()), row.seq)]
 

@@ -90,7 +90,7 @@ class MemoryStore:
                 break
             if row.thing == of or (row.space == "system" and row.kind == of):
                 rows.append(row)
-                size_bytes += len(row.header) + len(row.payload)
+                size_bytes += row.weight
         return rows
 
     async def headers(self, first: int, end: int) -> Sequence[bytes]:
@@ -177,6 +177,8 @@ class MemoryStore:
         unused = all(ref in disk.decisions and disk.decisions[ref].used_by is None for ref in refs)
         if len(set(refs)) != len(refs) or not unused:
             raise Moved("a decision was used already")
+        if not {use.by for use in batch.uses} <= set(ids):
+            raise Moved("a decision is used by a record of its commit")
         disk.rows.extend(batch.rows)
         disk.ids.update((row.id, row) for row in batch.rows)
         for row in batch.rows:
@@ -210,6 +212,9 @@ class MemoryStore:
             raise Moved(f"what stands up to {end} is something else")
         disk.rows.extend(batch.rows[len(standing) :])
         disk.ids.update((row.id, row) for row in batch.rows)
+        for added in batch.rows[len(standing) :]:
+            if erases(added):
+                self._erase(added)
         for made in (made for row in batch.rows for made in decisions_of(row)):
             disk.decisions.setdefault((made.record, made.index), made)
         for use in batch.uses:

@@ -103,6 +103,16 @@ def _proven(one: record.Checked | Refused, state: Governance) -> record.Checked 
         return one
 
 
+def _unproven(one: record.Checked) -> record.AuthorCheck:
+    """Checks a signature, unless it was found good by this very key before."""
+
+    def check(header: record.Header, core_bytes: bytes, public: bytes) -> None:
+        if not public or one.proven != public:
+            record.verify_author(header, core_bytes, public)
+
+    return check
+
+
 def ref_of(call: Call, checked: record.Checked) -> Ref | None:
     """The decision that a record stands on: the one it links, else the one its call names."""
     links_one = checked.core.link("decision") is not None
@@ -249,7 +259,8 @@ class Draft:
         head = None if thing is None else self._heads.get(thing) or self._found.thing_heads.get(thing)
         if isinstance(one.payload, user.Erasure) and thing is not None:
             self._check_erasure(one.payload, thing)
-        admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head)
+        author = _unproven(one)
+        admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head, author=author)
         if isinstance(one.payload, system.LogKey):
             self._check_held(one.payload)
         if ref is None or decided is None or decided.used_by is not None:

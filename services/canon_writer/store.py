@@ -36,7 +36,7 @@ from services.canon_writer.laws import (
 from sigilcore import ids as uuids
 from sigilcore.admission import DecisionRow
 from sigilcore.refusals import Refused
-from sigilrun import postgres, settings
+from sigilrun import postgres, settings, sql
 
 _log = structlog.get_logger("canon_writer")
 
@@ -272,9 +272,7 @@ class PostgresStore(PostgresShelf):
             raise Lost("not open")
         sealing = await self._seal(batch.rows)
         rows, keys, tiles = batch.rows, sealing.made, batch.tiles
-        uses = {use.by: _number(use.seq, use.ref[1]) for use in batch.uses}
-        if len(uses) != len(batch.uses):
-            raise Moved("one record uses two decisions")
+        uses = _uses(batch)
         with _named():
             await self._connection.execute(
                 self._sql["commit"],
@@ -398,6 +396,14 @@ def _number(seq: int, index: int) -> int:
     return seq << 8 | index
 
 
+def _uses(batch: Batch) -> dict[str, int]:
+    """Which decision each of these rows is the first to use, if it is. Raises `Moved` for a use by none of them, or of two by one."""
+    uses = {use.by: _number(use.seq, use.ref[1]) for use in batch.uses}
+    if len(uses) != len(batch.uses) or not uses.keys() <= {row.id for row in batch.rows}:
+        raise Moved("a decision is used by one record of its commit, and a record uses one")
+    return uses
+
+
 def _packed(row: Row, tenant: str) -> bytes:
     return packing.pack(
         row.header, packing.Columns(tenant, row.ts_ms, row.id, row.author, row.space, row.kind, row.hash)
@@ -407,7 +413,7 @@ def _packed(row: Row, tenant: str) -> bytes:
 def _columns(batch: Batch, tenant: str) -> tuple[list[Any], ...]:
     """All of these rows but their payloads."""
     rows = batch.rows
-    uses = {use.by: _number(use.seq, use.ref[1]) for use in batch.uses}
+    uses = _uses(batch)
     return (
         [row.seq for row in rows],
         [row.ts_ms for row in rows],
@@ -440,7 +446,7 @@ def _parts(batch: Batch) -> list[tuple[str, tuple[list[Any], ...]]]:
 def queries() -> Any:
     """The named queries, as they are installed with the program."""
     with importlib.resources.as_file(importlib.resources.files(__package__).joinpath("queries.sql")) as path:
-        return postgres.queries(Path(path))
+        return sql.queries(Path(path))
 
 
 @contextlib.contextmanager

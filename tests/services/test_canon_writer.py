@@ -10,7 +10,6 @@ import pytest_asyncio
 from services.canon_writer import committer, laws, memory, rules
 from services.canon_writer.reading import Viewer
 from sigilcore import (
-    admission,
     canonical,
     checkpoint,
     clock,
@@ -25,8 +24,8 @@ from sigilcore import (
     verify,
 )
 from sigilcore.access import Loa
-from sigilcore.contracts import canon
-from sigilcore.records import audit
+from sigilcore.contracts import canon, knowledge
+from sigilcore.records import audit, user
 from sigilcore.refusals import Code, Refused
 from tests import oracle
 from tests.canonworld import TOKEN, World, code_of
@@ -314,20 +313,24 @@ async def test_a_key_that_ends_between_arrival_and_turn_speaks_no_more(house):
     assert proven.checked[0].proven == house.world.instances["gatekeeper"].public_key
     house.world.revoke_key(house.world.instances["gatekeeper"])
     await house.world.send(house.canon)
+    assert _drafted(house, proven) is Code.KEY_NOT_ALLOWED
+
+
+def _drafted(house, call):
+    """Why the next commit refuses this call's one record; a refused call moves nothing."""
     writer = house.canon.writer
     draft = rules.Draft(writer.state, writer.head.size, rules.Found(), house.world.now_ms, house.world.deployment)
-    (result,) = draft.take(proven)
-    assert result.refusal.code is Code.KEY_NOT_ALLOWED
+    (result,) = draft.take(call)
+    return result.refusal.code
 
 
 async def test_a_proof_by_one_key_says_nothing_for_another(house):
     """A record that bears another key's proof has its signature checked anew, and fails."""
-    good = rules.open_call(canon.Append(records=(session(house.world),))).checked[0]
+    call = rules.open_call(canon.Append(records=(session(house.world),)))
+    (good,) = call.checked
     header = msgspec.structs.replace(good.header, sig=signing.signature_text(bytes(64)))
     forged = msgspec.structs.replace(good, header=header, proven=house.world.instances["license"].public_key)
-    with pytest.raises(Refused) as refused:
-        admission.admit(house.canon.writer.state, forged, now_ms=house.world.now_ms)
-    assert refused.value.code is Code.SIGNATURE_INVALID
+    assert _drafted(house, msgspec.structs.replace(call, records=(forged,))) is Code.SIGNATURE_INVALID
 
 
 async def test_a_bad_signature_is_told_in_its_place(house):
@@ -799,6 +802,37 @@ async def test_bundles_verify_offline(house):
         carried = verify.read(msgspec.json.encode(bundle))
         results = verify.verify(carried, house.world.state.genesis_hash)
         assert verify.verified(results), (kind, results)
+
+
+async def test_bundles_verify_after_root_was_replaced(house):
+    """The change, a system record after it, and what a new mentor signed: the licence behind that carries the new Root's signature."""
+    world = house.world
+    world.change_policy()
+    assert world.witness is not None
+    changed = world.replace_root(Person("zoe"), world.witness, without_root=True)
+    world.root_licence_follows()
+    max_ = world.issue(Person("max"), Loa.MENTOR)
+    world.change_model()
+    name = ids.new()
+    signed = record.build(
+        "user_value",
+        user.UserValue(owner="max", key="k", value=1, request=None),
+        id=name,
+        tenant="default",
+        ts=world.later(0),
+        space="user",
+        signer=max_.signer,
+        salt=os.urandom(16),
+    )
+    body = msgspec.json.encode(knowledge.UserWrite(record=signed))
+    granted = world.granted(max_, knowledge.USER_WRITE.name, body)
+    await world.send(house.canon)
+    await house.call(signed, decision=granted.decision)
+    newest = next(row for row in reversed(house.canon.store.disk.rows) if row.space == "system")
+    for wanted in (changed.core.id, newest.id, name):
+        bundle = await house.canon.reading.proof(ROOT, canon.Prove(id=wanted))
+        results = verify.verify(bundle, world.state.genesis_hash)
+        assert verify.verified(results), results
 
 
 async def test_the_log_is_served_in_tiles_and_proven_consistent(house):
