@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sigilcore import records
-from sigilcore.contracts import canon, gatekeeper, keys, knowledge, license, projections, quorum
+from sigilcore.contracts import canon, gatekeeper, grid, keys, knowledge, license, projections, quorum
 from sigilcore.contracts.command import Command
 
 
@@ -45,6 +45,7 @@ COMMANDS: Mapping[str, Command[Any, Any]] = collect(
         canon.COMMANDS,
         knowledge.COMMANDS,
         projections.COMMANDS,
+        grid.COMMANDS,
     )
 )
 
