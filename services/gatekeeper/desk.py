@@ -1,7 +1,7 @@
 """The desk: every call of a caller comes here once, and leaves with a permit or a reason.
 
-The order of one call: who calls (`callers`) → is there such a command → too many calls → spend the proof → what the parameters are → a
-read decision to share, or a judgement and its record (`batches`) → permit.
+The order of one call: who calls (`callers`) → what grant it shows → is there such a command → too many calls → spend the proof → what the
+parameters are → a read decision to share, or the grant's mark (`marks`), a judgement and its record (`batches`) → permit.
 
 Commit point: the writer's commit of the `decision_batch`. Before it nothing was decided; after it a crash loses a permit, never a decision.
 """
@@ -16,13 +16,13 @@ from services.gatekeeper import rules
 from services.gatekeeper.batches import Batches
 from services.gatekeeper.callers import Callers
 from services.gatekeeper.limits import Limits
+from services.gatekeeper.marks import Marks
 from services.gatekeeper.rates import LastMinute
 from services.gatekeeper.shares import Shares
 from sigilcore import clock, decision, gate, ids, permit, session, signing
 from sigilcore.contracts import gatekeeper
 from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
-from sigilcore.licence import Reason
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 
@@ -39,10 +39,11 @@ class Desk:
         state: Callable[[], Governance],
         callers: Callers,
         commit: Callable[[audit.DecisionBatch], Awaitable[str]],
+        mark: Callable[[audit.GrantMark], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         fault: Callable[[Exception], None],
     ) -> None:
-        """`state` gives the newest state; `signer` is the gatekeeper's service key; the rest as in `Batches`."""
+        """`state` gives the newest state; `signer` is the gatekeeper's service key; `mark` appends one; the rest as in `Batches`."""
         self._limits = limits
         self._clock = clock
         self._signer = signer
@@ -53,6 +54,7 @@ class Desk:
         self._judged = LastMinute(callers=limits.callers)  # by the time that the record will say
         self._denials = LastMinute(callers=limits.callers)
         self._shares = Shares(limit=limits.sessions, longest_ms=limits.share_ms)
+        self._marks = Marks(state=state, record=mark, catch_up=catch_up, fault=fault, longest_s=limits.mark_s)
         self._batches: Batches[rules.Call] = Batches(
             judge=self._judge,
             commit=commit,
@@ -89,6 +91,7 @@ class Desk:
         proven = self._callers.prove(
             state, said, proof=request.proof, command=request.command, parameters=parameters, now_ms=now_ms
         )
+        shown = rules.shown_grant(state, said, request.grant)
         command = rules.command_named(request.command)
         calls = self._counted(said, command.scored, now_ms)
         self._callers.spend(said, proven, now_ms)
@@ -98,10 +101,13 @@ class Desk:
             command=command,
             observed=gate.observe(command, parameters, salt),
             calls_last_minute=calls,
+            grant=shown,
         )
         shared = self._shares.find(state, said, command, proven.kind, now_ms)
         if shared is not None:
             return self._permit(call, shared.chain, shared.ref, salt)
+        if shown is not None:
+            await self._marks.keep(said.licence_id, shown, now_ms)
         decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id))
         if decided.chain.verdict is not Verdict.ALLOW or decided.ref is None:
             raise gate.refusal_of(decided.chain, decided.ref)
@@ -136,12 +142,10 @@ class Desk:
     def _permit(
         self, call: rules.Call, chain: decision.ReasoningChain, ref: decision.DecisionRef, salt: bytes
     ) -> gatekeeper.Authorized:
-        """Nothing is issued to a session that was closed, or under a licence that was revoked, while its decision was committed."""
+        """Nothing is issued to a session that was closed, or a caller who was revoked, while its decision was committed."""
         state = self._state()
         self._callers.check_open(state, call.said)
-        entry = state.issued(call.said.licence_id)
-        if entry is None or entry.revoked_seq is not None:
-            raise Refused(Code.LICENSE_INVALID, "the licence was revoked", detail={"reasons": [Reason.REVOKED]})
+        rules.check_counts(state, call.said.licence_id, self._clock.now_ms())
         issued = rules.permit_for(
             call, chain, ref, salt=salt, permit_id=secrets.token_hex(16), now_ms=self._clock.now_ms()
         )

@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from services.gatekeeper.sessions import Proven
-from sigilcore import access, decision, gate, permit, session, trust
+from sigilcore import access, decision, envelope, gate, grant, peers, permit, session, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.command import Admission, Command
-from sigilcore.governance import Governance
-from sigilcore.licence import LicenceTable, standing_reason
+from sigilcore.governance import Governance, PeerEntry
+from sigilcore.licence import LicenceTable, Reason, standing_reason
 from sigilcore.refusals import Code, Refused
 
 _CHAIN_BYTES = 2_048  # a chain's canonical bytes without its scope and ids, generously
@@ -33,6 +33,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     command: Command[Any, Any]
     observed: gate.Observed
     calls_last_minute: int
+    grant: str | None = None
 
 
 def command_named(name: str) -> Command[Any, Any]:
@@ -53,6 +54,29 @@ def parameter_bytes(text: str) -> bytes:
         raise Refused(Code.BAD_INPUT, "parameters hold a lone surrogate", field="$.parameters") from error
 
 
+def shown_grant(state: Governance, said: session.SessionToken, token: str | None) -> str | None:
+    """The grant that came with a call; one that can't be read, or that isn't a peer's to show, is an error and never just left aside."""
+    if token is None:
+        return None
+    if state.peer_of(said.licence_id) is None:
+        raise Refused(Code.GRANT_INVALID, "this is no peer's session, so it has no use for a grant", field="$.grant")
+    try:
+        return grant.read(token).token
+    except envelope.BadToken as error:
+        raise Refused(Code.GRANT_INVALID, f"grant: {error.reason}", field="$.grant") from error
+
+
+def check_counts(state: Governance, licence_id: str, now_ms: int) -> None:
+    """That a licence wasn't revoked, or a peer blocked or enrolled anew, while its decision was committed."""
+    entry = state.issued(licence_id)
+    peer = state.peer_of(licence_id) if entry is None else None
+    if peer is not None:
+        if peer.enrolment != licence_id or peer.tier_at(now_ms) is peers.Tier.BLOCKED:
+            raise Refused(Code.PEER_INVALID, "the peer was blocked", detail={"reasons": ["BLOCKED"]})
+    elif entry is None or entry.revoked_seq is not None:
+        raise Refused(Code.LICENSE_INVALID, "the licence was revoked", detail={"reasons": [Reason.REVOKED]})
+
+
 def facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
     """The facts of a call as the judge wants them, at the newest position."""
     said, command = call.said, call.command
@@ -70,6 +94,7 @@ def facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.
         now_ms=now_ms,
         chain_id=chain_id,
         as_of=state.size,
+        grant=call.grant,
     )
 
 
@@ -109,6 +134,9 @@ def permit_for(
 def listed(state: Governance, licence_id: str, now_ms: int) -> gatekeeper.CommandList:
     """What this licence may call, apart from the score: nothing that the gate would refuse by level or scope, and nothing less."""
     entry = state.issued(licence_id)
+    peer = state.peer_of(licence_id) if entry is None else None
+    if peer is not None:
+        return gatekeeper.CommandList(items=tuple(_view(state, c) for c in _lent(state, peer, licence_id, now_ms)))
     if entry is None or standing_reason(entry.table, entry, now_ms) is not None:
         return gatekeeper.CommandList(items=())
     return gatekeeper.CommandList(
@@ -122,6 +150,30 @@ def _callable(
     for command in commands:
         admitted = command.admission is Admission.PERMIT
         if admitted and table.loa.includes(_rung(state, command)) and access.in_scope(table.scope, command.name):
+            yield command
+
+
+def _lent(state: Governance, peer: PeerEntry, enrolment: str, now_ms: int) -> Iterable[Command[Any, Any]]:
+    """What a peer may call: by its tier, and by the grant that its mark names if it shows it."""
+    tier = peer.tier_at(now_ms).rung
+    if tier is None or peer.enrolment != enrolment:
+        return
+    held = state.grant_marks.get(peer.key_id)
+    for command in catalogue.COMMANDS.values():
+        outcome = None
+        if held is not None and held.token is not None:
+            outcome = grant.evaluate(
+                held.token,
+                issuer_key=state.root.key,
+                presenting_key=peer.key,
+                mesh=peer.mesh,
+                now_ms=now_ms,
+                mark=held.mark,
+                command=command.name,
+            ).outcome
+        need = _rung(state, command)
+        reached = peers.lifted(tier, need, command, outcome).includes(need)
+        if command.admission is Admission.PERMIT and reached and not command.needs_owner:
             yield command
 
 

@@ -61,6 +61,7 @@ class Gatekeeper:
             state=lambda: log.state,
             callers=callers,
             commit=self._commit,
+            mark=self._mark,
             catch_up=self._catch_up,
             fault=_log_fault,
         )
@@ -111,6 +112,9 @@ class Gatekeeper:
     async def _commit(self, batch: audit.DecisionBatch) -> str:
         return await self.log.record("decision_batch", batch)
 
+    async def _mark(self, mark: audit.GrantMark) -> str:
+        return await self.log.record("grant_mark", mark)
+
     async def _catch_up(self) -> None:
         try:
             async with asyncio.timeout(self._limits.catch_up_s):
@@ -139,6 +143,16 @@ async def open_session(service: Gatekeeper, request: contract.OpenSession, call:
     del call
     try:
         return await service.logins.open(request)
+    except Refused as refusal:
+        service.count(refusal)
+        raise
+
+
+async def open_peer(service: Gatekeeper, request: contract.OpenPeerSession, call: Call) -> contract.SessionView:
+    """Open a session as another node."""
+    del call
+    try:
+        return await service.logins.open_peer(request)
     except Refused as refusal:
         service.count(refusal)
         raise
@@ -218,6 +232,7 @@ async def report(service: Gatekeeper, request: contract.RefusalCounts, call: Cal
 HANDLERS: dict[Any, Any] = {
     contract.CHALLENGE: challenge,
     contract.OPEN: open_session,
+    contract.PEER: open_peer,
     contract.CLOSE: close_session,
     contract.AUTHORIZE: authorize,
     contract.TRUST_CHECK: trust_check,

@@ -14,7 +14,7 @@ Invariants:
 """
 
 import enum
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 
@@ -49,6 +49,15 @@ _RUNGS: Final[dict[Tier, Loa | None]] = {
     Tier.PROVISIONAL: Loa.GUEST,
     Tier.TRUSTED: Loa.OBSERVER,
 }
+
+
+Address = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\A(https://([a-z0-9]([a-z0-9.-]{0,198}[a-z0-9])?|\[[0-9a-f:]{2,39}\])|http://(127(\.[0-9]{1,3}){3}|\[::1\]))(:[0-9]{1,5})?\Z",
+        description="https://host, or http:// and a loopback address; a port if need be, and nothing after it",
+    ),
+]
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -148,9 +148,7 @@ class LogContradiction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 class Reach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where a peer answers and who it must be there: its deployment, and the owner whose grants we may hold."""
 
-    address: Annotated[
-        str, msgspec.Meta(max_length=256, description="https://host, or http:// on loopback; nothing after it")
-    ]
+    address: peers.Address
     runtime_id: RecordId
     canon_fingerprint: Hex64
     owner_key: PublicKey

@@ -44,6 +44,9 @@ their own beside it. The body's very bytes are what the gate judges and a proof 
 `Sigil-Proof` with each call: its key's signature over command, parameters, time and a fresh nonce. For a GET the parameters are the
 canonical JSON (RFC 8785) of the given path and query fields; with an `Idempotency-Key` they are that of the body with `id` set to it.
 
+**Peers** are other nodes: `session/peer` opens their session, and `Sigil-Grant` carries what the owner of this node lent them. A grant that
+can't be read, or that nobody would look at, is `GRANT_INVALID`.
+
 **Bodies** are I-JSON (RFC 7493) in UTF-8: no key twice, no integer beyond ±(2^53 - 1), none written as `1.0`, no unknown field.
 
 **Refusals** are RFC 9457 problem documents with a code, the next step and a trace id. An unknown path is `NOT_FOUND`, another method on a
