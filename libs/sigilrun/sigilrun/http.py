@@ -258,7 +258,7 @@ class Client:
         if grant is not None:
             headers[GRANT] = grant
         status, data = await self.fetch("POST", f"{COMMANDS}/{name}", body=body, headers=headers)
-        if status >= 400:
+        if not 200 <= status < 300:
             raise problem(status, data)
         return data
 

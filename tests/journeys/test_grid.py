@@ -1,0 +1,226 @@
+"""Journey grid: two whole nodes on one machine. One lends a command to the other, by a grant that only the other's key can use."""
+
+import asyncio
+import contextlib
+
+import pytest
+import pytest_asyncio
+
+from cli import lending
+from sigilcore import clock, grant, peers, record, signing
+from sigilcore.access import Loa
+from sigilcore.contracts import common, gatekeeper, grid, knowledge
+from sigilcore.refusals import Code, Refused
+from sigilrun import http, keys
+from tests import machine as machines
+
+MESH = "town"
+HEAL_S = 30.0
+WRITE = {"key": "greeting", "text": "Good morning from the school."}
+
+
+class Pair:
+    """Library lends, school borrows; Ada is an operator of the school's."""
+
+    def __init__(self, library, school):
+        self.library = library
+        self.school = school
+        self.ada = None
+
+    async def meet(self):
+        """Each Root enrols the other's node, by the card that its people handed over."""
+        self.ada = await self.school.person("ada", Loa.OPERATOR)
+        mine, theirs = await card(self.library), await card(self.school)
+        await self.enrol()
+        reach = grid.Reach(
+            address=self.library.address,
+            runtime_id=mine.runtime_id,
+            canon_fingerprint=mine.canon_fingerprint,
+            owner_key=mine.owner_key,
+        )
+        await self.school.root.client.call(
+            grid.PEER_ENROL, grid.EnrolPeer(peer="library", key=mine.node_key, mesh=MESH, reach=reach)
+        )
+        assert theirs.node_key == self.node().public_key.hex()
+
+    async def enrol(self):
+        """The library enrols the school, provisionally."""
+        theirs = await card(self.school)
+        asked = grid.EnrolPeer(peer="school", key=theirs.node_key, mesh=MESH)
+        return await self.library.root.client.call(grid.PEER_ENROL, asked)
+
+    async def lend(self, *capabilities, hold=True, expires_at_ms=None):
+        """Root of the library signs and issues; the school's people keep it."""
+        root = self.library.root
+        to = await lending.peer(root.client, "school")
+        lent = await lending.lend(root.client, root.signer, to, capabilities, expires_at_ms=expires_at_ms)
+        if hold:
+            await self.ada.client.call(grid.HOLD, grid.HoldGrant(peer="library", grant=lent.grant))
+        return lent.grant
+
+    async def call(self, command="memory/write", parameters=WRITE):
+        """Ada asks her own node to ask the library."""
+        asked = grid.CallPeer(peer="library", command=command, parameters=parameters)
+        return await self.ada.client.call(grid.CALL, asked)
+
+    async def refused(self, command="memory/write", parameters=WRITE):
+        """What the library answers when it says no, as Ada is told."""
+        with pytest.raises(Refused) as caught:
+            await self.call(command, parameters)
+        assert caught.value.code is Code.PEER_REFUSED, caught.value
+        return caught.value.detail
+
+    def node(self):
+        """The school's own node key, as somebody with its machine has it."""
+        passphrase = keys.passphrase_from(f"file:{self.school.data / 'keys' / 'passphrase'}")
+        return keys.Keystore.open(self.school.data / "keystore", passphrase).signer("grid")
+
+    @contextlib.asynccontextmanager
+    async def as_node(self, signer):
+        """A client at the library that speaks as a node, and shows whatever grant it likes."""
+        async with http.Client(self.library.address) as client:
+            await seen(lambda: self.greet(client, signer))
+            yield client
+
+    async def greet(self, client, signer):
+        """Open a session at the library as a node."""
+        mine = await card(self.library)
+        await client.greet(signer, runtime_id=mine.runtime_id, canon_fingerprint=mine.canon_fingerprint)
+
+
+async def card(machine):
+    return await machine.root.client.call(grid.NODE, common.Empty())
+
+
+async def seen(attempt):
+    """Again until the gate has seen what was recorded a moment ago."""
+    async with asyncio.timeout(HEAL_S):
+        while True:
+            try:
+                return await attempt()
+            except Refused as refused:
+                if refused.code is not Code.PEER_INVALID:
+                    raise
+                await asyncio.sleep(0.05)
+
+
+async def shows(client, token):
+    """A write at the library with this grant; the grant's outcome if it is refused."""
+    try:
+        await client.send(knowledge.MEMORY_WRITE, http.parameter_bytes(WRITE), grant=token)
+    except Refused as refused:
+        return refused.detail.get("grant", refused.code)
+    return grant.Outcome.AUTHORIZED
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("grid")
+    async with machines.running(folder / "library") as library, machines.running(folder / "school") as school:
+        built = Pair(library, school)
+        await built.meet()
+        yield built
+
+
+async def test_lent_used_and_taken_back(pair):
+    """Denied without the grant; with it the command runs; denied after a higher epoch without that capability."""
+    told = await pair.refused()
+    assert told["code"] == Code.LOA_TOO_LOW
+    assert (await pair.call("ping", {})).reply["loa"] == Loa.GUEST
+
+    await pair.lend("memory/write")
+    answer = await pair.call()
+    placed = (await pair.library.ledger())[0][answer.reply["seq"]]
+    assert record.check_placed(placed).payload.owner == peers.owner_id(pair.node().key_id)
+
+    await pair.lend("ping")
+    told = await pair.refused()
+    assert (told["code"], told["detail"]["grant"]) == (Code.GRANT_REFUSED, "NotGranted")
+
+    calls = [one.payload for one in await records(pair.school, "peer_called")]
+    assert [call.outcome for call in calls] == ["LOA_TOO_LOW", "answered", "answered", "GRANT_REFUSED"]
+
+
+async def records(machine, kind):
+    checked = [record.check_placed(placed) for placed in (await machine.ledger())[0]]
+    return [one for one in checked if one.core.kind == kind]
+
+
+async def test_over_at_its_end(pair):
+    """A grant runs until its end, and not after it."""
+    end_ms = clock.SystemClock().now_ms() + 3_000
+    token = await pair.lend("memory/write", expires_at_ms=end_ms)
+    async with pair.as_node(pair.node()) as client:
+        assert await shows(client, token) is grant.Outcome.AUTHORIZED
+        while clock.SystemClock().now_ms() < end_ms:
+            await asyncio.sleep(0.05)
+        assert await shows(client, token) == grant.Outcome.EXPIRED
+
+
+async def test_another_peer_with_our_grant(pair):
+    """A third node, enrolled and honest in all else, gets nothing by what was lent to the school; a stranger not even a session."""
+    token = await pair.lend("memory/write")
+    third = signing.Ed25519Signer.generate()
+    with pytest.raises(Refused) as caught:
+        await pair.greet(await pair.library.client(), third)
+    assert caught.value.code is Code.PEER_INVALID
+    asked = grid.EnrolPeer(peer="third", key=third.public_key.hex(), mesh=MESH, tier="trusted")
+    await pair.library.root.client.call(grid.PEER_ENROL, asked)
+    async with pair.as_node(third) as client:
+        assert await shows(client, token) == grant.Outcome.KEY_MISMATCH
+    async with pair.as_node(pair.node()) as client:
+        assert await shows(client, token) is grant.Outcome.AUTHORIZED
+
+
+async def test_revoked_and_restarted_with_the_old_epoch(pair):
+    """The mark is in the canon: neither a restart nor another gate lets an old grant back in."""
+    old = await pair.lend("memory/write")
+    async with pair.as_node(pair.node()) as client:
+        assert await shows(client, old) is grant.Outcome.AUTHORIZED
+        root = pair.library.root
+        await root.client.call(grid.GRANT_REVOKE, grid.RevokeGrants(peer="school", reason="enough"))
+        async with asyncio.timeout(HEAL_S):
+            while await shows(client, old) is grant.Outcome.AUTHORIZED:
+                await asyncio.sleep(0.05)
+        assert await shows(client, old) == grant.Outcome.SUPERSEDED
+    await pair.library.stop()
+    await pair.library.start()
+    await pair.library.open_again()
+    async with pair.as_node(pair.node()) as client:
+        assert await shows(client, old) == grant.Outcome.SUPERSEDED
+        newer = await pair.lend("memory/write")
+        assert await shows(client, newer) is grant.Outcome.AUTHORIZED
+        assert await shows(client, old) == grant.Outcome.SUPERSEDED
+    assert (await pair.call()).grant_hash == grant.read(newer).grant_hash
+
+
+async def test_a_grant_that_cannot_be_read_is_an_error(pair):
+    """Neither a peer's nor a person's broken header is left aside."""
+    async with pair.as_node(pair.node()) as client:
+        for token in ("nothing", "a.b", "\xff"):
+            assert await shows_error(client, token) is Code.GRANT_INVALID
+    good = await pair.lend("memory/write", hold=False)
+    person = await pair.library.person("bob", Loa.OPERATOR)
+    assert await shows_error(person.client, good) is Code.GRANT_INVALID
+
+
+async def shows_error(client, token):
+    with pytest.raises(Refused) as caught:
+        await client.send(gatekeeper.PING, b"{}", grant=token)
+    return caught.value.code
+
+
+async def test_blocked(pair):
+    """Root blocks the school: neither its tier nor its grant helps, in the open session and in a new one."""
+    token = await pair.lend("memory/write")
+    assert (await pair.call()).reply["seq"] > 0
+    async with pair.as_node(pair.node()) as client:
+        await pair.library.root.client.call(grid.PEER_BLOCK, grid.BlockPeer(peer="school"))
+        async with asyncio.timeout(HEAL_S):
+            while await shows(client, token) is not Code.PEER_INVALID:
+                await asyncio.sleep(0.05)
+        assert await shows_error(client, token) is Code.PEER_INVALID
+    assert (await pair.refused())["code"] == Code.PEER_INVALID
+    await pair.enrol()
+    async with pair.as_node(pair.node()) as client:
+        assert await shows(client, token) is grant.Outcome.AUTHORIZED
