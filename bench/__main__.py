@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from bench import core, house, replay
+from bench import core, decisions, house, replay
 from bench.figures import Figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -30,6 +30,7 @@ def main() -> None:
     fast = "--fast" in sys.argv
     sections = [
         ("Thinking: one core, no I/O", core.run()),
+        ("One decision, beside other engines", decisions.run()),
         ("Judging a ledger again", replay.run(5_000 if fast else replay.RECORDS)),
         ("The house, end to end", asyncio.run(house.run(fast))),
     ]

@@ -5,11 +5,13 @@ Genesis must be the one that the caller's licence names; every later system reco
 the witnesses before it.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from cli.refusal import Refusal
-from sigilcore import admission, difference, drafts, governance, record, verify
+from sigilcore import admission, decision, difference, drafts, governance, model_update, record, verify
 from sigilcore.contracts import canon, quorum
+from sigilcore.records import audit
 from sigilcore.refusals import Refused
 from sigilrun import http
 
@@ -50,6 +52,36 @@ def _fold(found: governance.Governance, view: canon.RecordView, genesis_hash: st
     except Refused as refusal:
         raise Unverified(f"seq {view.seq}: {refusal.code}: {refusal.message}") from refusal
     found.apply(view.seq, checked)
+
+
+async def decisions(
+    client: http.Client, found: governance.Governance, links: Iterable[str]
+) -> dict[str, model_update.Judged]:
+    """The numbers of scored decisions by their links, each from a record that its proof puts into this log, by a gatekeeper."""
+    records: dict[str, audit.DecisionBatch] = {}
+    judged: dict[str, model_update.Judged] = {}
+    for link in links:
+        ref = decision.parse_ref(link)
+        if ref is None:
+            raise Refusal(f"{link!r} is no decision's link")
+        if ref.record not in records:
+            records[ref.record] = await _batch(client, found, ref.record)
+        chains = records[ref.record].decisions
+        scored = chains[ref.index].chain.trust if ref.index < len(chains) else None
+        if scored is not None:
+            judged[link] = model_update.Judged(features=scored.features, logit=scored.logit)
+    return judged
+
+
+async def _batch(client: http.Client, found: governance.Governance, record_id: str) -> audit.DecisionBatch:
+    bundle = await client.call(canon.PROOF, canon.Prove(id=record_id))
+    failed = [step for step in verify.verify(bundle, found.genesis_hash) if not step.ok]
+    if failed:
+        raise Unverified(f"record {record_id}: {failed[0].name}: {failed[0].detail}")
+    checked = record.check(verify.signed(bundle.record))
+    if not isinstance(checked.payload, audit.DecisionBatch) or checked.core.id != record_id:
+        raise Refusal(f"record {record_id} holds no decisions")
+    return checked.payload
 
 
 class Read:

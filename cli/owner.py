@@ -20,6 +20,7 @@ from sigilcore import (
     drafts,
     governance,
     licence,
+    model_update,
     policy,
     record,
     records,
@@ -181,14 +182,19 @@ async def propose_witness(
     return await client.call(command, msgspec.structs.replace(change, record=signed))
 
 
-async def propose_model(client: http.Client, root: signing.Signer, model: trust.TrustModel) -> quorum.DraftOrProposal:
-    """Propose a trust model."""
+async def propose_model(
+    client: http.Client, root: signing.Signer, model: trust.TrustModel, because: model_update.Because | None = None
+) -> quorum.DraftOrProposal:
+    """Propose a trust model, with the outcomes that it was computed from if it was."""
     found = await governed.state(client)
     upload = quorum.UploadModel(
-        version=model.version, weights=model.weights, bias=model.bias, threshold=model.threshold
+        version=model.version, weights=model.weights, bias=model.bias, threshold=model.threshold, because=because
     )
+    asked: dict[str, Any] = {"model": msgspec.to_builtins(model)}
+    if because is not None:
+        asked["because"] = msgspec.to_builtins(because)
     first = await client.call(quorum.MODEL_UPLOAD, upload)
-    signed = sign_draft(first.draft, "model_config", {"model": msgspec.to_builtins(model)}, found, root)
+    signed = sign_draft(first.draft, "model_config", asked, found, root)
     return await client.call(quorum.MODEL_UPLOAD, msgspec.structs.replace(upload, record=signed))
 
 

@@ -1,10 +1,15 @@
 """Fixtures that several folders share."""
 
+import hypothesis
 import pytest
 import pytest_asyncio
 import structlog
 
 from tests import database as databases
+
+# Timing is not a test: a machine under load draws slowly, and no property is less true for it.
+hypothesis.settings.register_profile("sigil", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("sigil")
 
 
 @pytest.fixture(autouse=True)

@@ -169,6 +169,8 @@ class Grid(House):
             "now_ms": now_ms,
             "chain_id": ids.new(),
             "as_of": self.head(),
+            "standing": self.standings.at(node.owner_id, self.now_ms),
+            "standing_as_of": self.standings.size,
             "grant": token,
         }
         return gate.judge(self.state, gate.Facts(**(fields | changes)))

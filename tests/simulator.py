@@ -28,6 +28,7 @@ from sigilcore import (
     record,
     session,
     signing,
+    standing,
     tlog_proof,
     trust,
     verify,
@@ -80,6 +81,7 @@ class House:
         self.instances = {name: signing.Ed25519Signer.generate() for name in house.SERVICE_KEYS}
         self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
         self.calls = rates.LastMinute(callers=1_000_000)
+        self.standings = standing.Standings()
         self.root = Person("root")
         self.witness: Person | None = None
         self._genesis()
@@ -159,6 +161,9 @@ class House:
             self.heads[self._thing(checked)] = checked.header.hash
         for row in admission.decisions_of(checked, seq):
             self.rows[row.record, row.index] = row
+        if isinstance(checked.payload, audit.DecisionBatch):
+            for frozen in checked.payload.decisions:
+                self.standings.fold_chain(seq, frozen.chain)
 
     @staticmethod
     def _thing(checked: record.Checked) -> tuple[str, str, str]:
@@ -247,6 +252,8 @@ class House:
             "now_ms": self.now_ms,
             "chain_id": ids.new(),
             "as_of": self.head(),
+            "standing": self.standings.at(person.owner_id, self.now_ms),
+            "standing_as_of": self.standings.size,
         }
         return gate.Facts(**(fields | changes))
 

@@ -25,6 +25,7 @@ from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
+from sigilcore.standing import Standings
 
 
 class Desk:
@@ -38,17 +39,20 @@ class Desk:
         signer: signing.Signer,
         state: Callable[[], Governance],
         callers: Callers,
+        standings: Standings,
         commit: Callable[[audit.DecisionBatch], Awaitable[str]],
         mark: Callable[[audit.GrantMark], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         fault: Callable[[Exception], None],
     ) -> None:
-        """`state` gives the newest state; `signer` is the gatekeeper's service key; `mark` appends one; the rest as in `Batches`."""
+        """`state` gives the newest state, `standings` what callers did; `signer` is the gatekeeper's service key; `mark` appends one mark;
+        the rest: `Batches`."""
         self._limits = limits
         self._clock = clock
         self._signer = signer
         self._state = state
         self._callers = callers
+        self._standings = standings
         self._fault = fault
         self._calls = LastMinute(callers=limits.callers)
         self._judged = LastMinute(callers=limits.callers)  # by the time that the record will say
@@ -79,6 +83,10 @@ class Desk:
     def calls_last_minute(self, licence_id: str) -> int:
         """How often this licence called of late."""
         return self._calls.count(licence_id, self._clock.now_ms())
+
+    def standing(self, owner_id: str) -> int:
+        """Where this owner stands by its decisions of late."""
+        return self._standings.at(owner_id, self._clock.now_ms())
 
     async def stop(self) -> None:
         """Wait for decisions in flight."""
@@ -133,7 +141,7 @@ class Desk:
         judged = self._judged.count(licence_id, now_ms) + 1
         self._judged.take(licence_id, now_ms, judged)
         call = msgspec.structs.replace(call, calls_last_minute=max(call.calls_last_minute, judged))
-        return gate.judge(state, rules.facts(state, call, now_ms=now_ms, chain_id=ids.new()))
+        return gate.judge(state, rules.facts(state, self._standings, call, now_ms=now_ms, chain_id=ids.new()))
 
     def _worth_recording(self, chain: decision.ReasoningChain) -> bool:
         limit = self._limits.recorded_denials

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from sigilcore.contracts import canon
+from sigilcore.contracts import canon, common
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
 from sigilrun import service
@@ -20,10 +20,15 @@ class FollowedLog:
         """The newest state that was followed and verified."""
         return self._parts.following.state
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> str:
-        """Append one audit record; its id once it is committed and its receipt verified."""
-        placed = await self._parts.authoring.audit(kind, payload)
-        return placed.id
+    async def record(self, kind: str, payload: msgspec.Struct) -> common.Placed:
+        """Append one audit record; its place once it is committed and its receipt verified."""
+        return await self._parts.authoring.audit(kind, payload)
+
+    async def history(self, first: int, limit: int) -> canon.EventPage:
+        """At most so many records of decisions from a seq on."""
+        return await self._parts.bus.call(
+            canon.EVENTS, canon.Events(first=first, limit=limit, kinds=("decision_batch",))
+        )
 
     async def reach_head(self) -> None:
         """Follow to the size that the log's own signature states now."""

@@ -19,7 +19,7 @@ from sigilcore.governance import Governance
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 
-Record = Callable[[str, audit.SessionOpened | audit.SessionClosed], Awaitable[str]]
+Record = Callable[[str, audit.SessionOpened | audit.SessionClosed], Awaitable[object]]
 
 
 class Logins:

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from services.gatekeeper.sessions import Proven
-from sigilcore import access, decision, envelope, gate, grant, peers, permit, session, trust
+from sigilcore import access, decision, envelope, gate, grant, peers, permit, session, standing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.command import Admission, Command
@@ -77,7 +77,7 @@ def check_counts(state: Governance, licence_id: str, now_ms: int) -> None:
         raise Refused(Code.LICENSE_INVALID, "the licence was revoked", detail={"reasons": [Reason.REVOKED]})
 
 
-def facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
+def facts(state: Governance, standings: standing.Standings, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
     """The facts of a call as the judge wants them, at the newest position."""
     said, command = call.said, call.command
     return gate.Facts(
@@ -94,6 +94,8 @@ def facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.
         now_ms=now_ms,
         chain_id=chain_id,
         as_of=state.size,
+        standing=standings.at(said.owner_id, now_ms),
+        standing_as_of=standings.size,
         grant=call.grant,
     )
 
@@ -155,26 +157,33 @@ def _callable(
 
 def _lent(state: Governance, peer: PeerEntry, enrolment: str, now_ms: int) -> Iterable[Command[Any, Any]]:
     """What a peer may call: by its tier, and by the grant that its mark names if it shows it."""
+    for command in catalogue.COMMANDS.values():
+        loa = _peer_loa(state, peer, enrolment, command, now_ms)
+        admitted = command.admission is Admission.PERMIT and not command.needs_owner
+        if admitted and loa is not None and loa.includes(_rung(state, command)):
+            yield command
+
+
+def _peer_loa(
+    state: Governance, peer: PeerEntry, enrolment: str, command: Command[Any, Any], now_ms: int
+) -> Loa | None:
+    """The level that a peer would have for a command, with the grant that its mark names; None for who doesn't count."""
     tier = peer.tier_at(now_ms).rung
     if tier is None or peer.enrolment != enrolment:
-        return
+        return None
     held = state.grant_marks.get(peer.key_id)
-    for command in catalogue.COMMANDS.values():
-        outcome = None
-        if held is not None and held.token is not None:
-            outcome = grant.evaluate(
-                held.token,
-                issuer_key=state.root.key,
-                presenting_key=peer.key,
-                mesh=peer.mesh,
-                now_ms=now_ms,
-                mark=held.mark,
-                command=command.name,
-            ).outcome
-        need = _rung(state, command)
-        reached = peers.lifted(tier, need, command, outcome).includes(need)
-        if command.admission is Admission.PERMIT and reached and not command.needs_owner:
-            yield command
+    if held is None or held.token is None:
+        return tier
+    found = grant.evaluate(
+        held.token,
+        issuer_key=state.root.key,
+        presenting_key=peer.key,
+        mesh=peer.mesh,
+        now_ms=now_ms,
+        mark=held.mark,
+        command=command.name,
+    )
+    return peers.lifted(tier, _rung(state, command), command, found.outcome)
 
 
 def _rung(state: Governance, command: Command[Any, Any]) -> Loa:
@@ -193,7 +202,7 @@ def _view(state: Governance, command: Command[Any, Any]) -> gatekeeper.CommandVi
 
 
 def trust_answer(
-    state: Governance, loa: Loa, request: gatekeeper.TrustCheck, calls_last_minute: int
+    state: Governance, loa: Loa, request: gatekeeper.TrustCheck, *, calls_last_minute: int, stands: int
 ) -> gatekeeper.TrustAnswer:
     """Where a caller of this level stands now for an action on a target, under the model's own threshold."""
     assert state.model is not None, "genesis brings the first model"
@@ -204,7 +213,7 @@ def trust_answer(
         loa=trust.loa_feature(loa),
         rate=trust.rate(calls_last_minute, state.policy.rate_limit),
         entropy=0,
-        standing=trust.STANDING_START,
+        standing=stands,
     )
     judged = trust.judge(state.model, features)
     return gatekeeper.TrustAnswer(
@@ -215,6 +224,54 @@ def trust_answer(
         model=state.model.version,
         features=features,
     )
+
+
+def explained(
+    state: Governance, standings: standing.Standings, caller: permit.Permit, name: str, *, calls: int, now_ms: int
+) -> gatekeeper.Explanation:
+    """The score that this caller's next call of a command would have, without its input; hidden commands are unknown ones."""
+    command = catalogue.COMMANDS.get(name)
+    loa = None if command is None else _loa_for(state, caller.licence_id, command, now_ms)
+    if command is None or loa is None:
+        raise Refused(Code.UNKNOWN_COMMAND, "no such command", field="$.command")
+    assert state.model is not None, "genesis brings the first model"
+    assert state.policy is not None, "genesis brings the first policy"
+    features = trust.Features(
+        action=trust.action_risk(command.action),
+        target=trust.target_sensitivity(command.target),
+        loa=trust.loa_feature(loa),
+        rate=trust.rate(calls + 1, state.policy.rate_limit),
+        entropy=0,
+        standing=standings.at(caller.owner_id, now_ms),
+    )
+    judged = trust.judge(state.model, features, state.policy.thresholds.get(name))
+    return gatekeeper.Explanation(
+        command=name,
+        allowed=judged.allowed or not command.scored,
+        score=judged.score,
+        logit=judged.logit,
+        threshold=judged.threshold,
+        bias=state.model.bias,
+        parts=tuple(_part(state.model.weights, features, feature) for feature in trust.Features.__struct_fields__),
+        model=state.model.version,
+        as_of=state.size,
+        standing_as_of=standings.size,
+    )
+
+
+def _loa_for(state: Governance, licence_id: str, command: Command[Any, Any], now_ms: int) -> Loa | None:
+    """The level by which this caller may call the command; None if it may not."""
+    entry = state.issued(licence_id)
+    peer = state.peer_of(licence_id) if entry is None else None
+    if peer is not None:
+        listed = any(one is command for one in _lent(state, peer, licence_id, now_ms))
+        return _peer_loa(state, peer, licence_id, command, now_ms) if listed else None
+    return None if entry is None or not list(_callable(state, entry.table, [command])) else entry.table.loa
+
+
+def _part(weights: trust.Weights, features: trust.Features, feature: str) -> gatekeeper.Part:
+    value, weight = getattr(features, feature), getattr(weights, feature)
+    return gatekeeper.Part(feature=feature, value=value, weight=weight, product=value * weight)
 
 
 def trust_status(state: Governance) -> gatekeeper.TrustStatus:

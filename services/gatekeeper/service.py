@@ -9,9 +9,11 @@ from services.gatekeeper import rules
 from services.gatekeeper.callers import Callers
 from services.gatekeeper.counters import Refusals
 from services.gatekeeper.desk import Desk
+from services.gatekeeper.history import History
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.logins import Logins
 from sigilcore import clock, permit, signing
+from sigilcore.contracts import canon, common
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
@@ -27,8 +29,11 @@ class Log(Protocol):
     def state(self) -> Governance:
         """The newest state that was followed and verified."""
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> str:
-        """Append one audit record; its id once it is committed and its receipt verified. Raises `Refused`."""
+    async def record(self, kind: str, payload: msgspec.Struct) -> common.Placed:
+        """Append one audit record; its place once it is committed and its receipt verified. Raises `Refused`."""
+
+    async def history(self, first: int, limit: int) -> canon.EventPage:
+        """At most so many records of decisions from a seq on."""
 
     async def reach_head(self) -> None:
         """Return when everything that stands in the log now has been followed."""
@@ -53,13 +58,16 @@ class Gatekeeper:
         self.log = log
         self.refusals = Refusals(started_ms)
         self._summaries: asyncio.Task[None] | None = None
+        self._reading: asyncio.Task[None] | None = None
         callers = Callers(limits, started_ms)
+        self.history = History(read=log.history, state=lambda: log.state, clock=clock)
         self.desk = Desk(
             limits=limits,
             clock=clock,
             signer=signer,
             state=lambda: log.state,
             callers=callers,
+            standings=self.history.standings,
             commit=self._commit,
             mark=self._mark,
             catch_up=self._catch_up,
@@ -82,15 +90,17 @@ class Gatekeeper:
         return self.log.state
 
     async def start(self) -> None:
-        """Begin to summarise what is refused without a record."""
+        """Begin to read what callers did of late, and to summarise what is refused without a record."""
         self._summaries = asyncio.create_task(self._summarise_for_ever())
+        self._reading = asyncio.create_task(self._read_ahead())
 
     async def stop(self) -> None:
         """Let decisions in flight end, then write the last summary."""
         await self.desk.stop()
-        if self._summaries is not None:
-            self._summaries.cancel()
-            await asyncio.wait([self._summaries])
+        for task in (self._summaries, self._reading):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         await self.summarise()
 
     async def summarise(self) -> None:
@@ -110,10 +120,19 @@ class Gatekeeper:
             self.refusals.add(refusal.code)
 
     async def _commit(self, batch: audit.DecisionBatch) -> str:
-        return await self.log.record("decision_batch", batch)
+        if await self.history.catch_up():
+            raise Refused(Code.STALE_DECISION, "more was decided than this gate knew of")
+        try:
+            placed = await self.log.record("decision_batch", batch)
+        except BaseException:
+            # It may stand in the log all the same: the writer's answer could have been lost.
+            self.history.doubt()
+            raise
+        self.history.add(placed.seq, batch)
+        return placed.id
 
     async def _mark(self, mark: audit.GrantMark) -> str:
-        return await self.log.record("grant_mark", mark)
+        return (await self.log.record("grant_mark", mark)).id
 
     async def _catch_up(self) -> None:
         try:
@@ -121,6 +140,14 @@ class Gatekeeper:
                 await self.log.reach_head()
         except (TimeoutError, Refused) as error:
             _log_fault(error)
+
+    async def _read_ahead(self) -> None:
+        """So that the first caller needn't wait for it; whatever hinders this, the first decision reads again."""
+        try:
+            await self.log.reach_head()
+            await self.history.catch_up()
+        except Exception as error:
+            telemetry.log.info("history_waits", reason=type(error).__name__)
 
     async def _summarise_for_ever(self) -> None:
         while True:
@@ -181,8 +208,26 @@ async def authorize(service: Gatekeeper, request: contract.Authorize, call: Call
 async def trust_check(service: Gatekeeper, request: contract.TrustCheck, call: Call) -> contract.TrustAnswer:
     """Where the caller stands."""
     caller = call.bound.permit
-    calls = service.desk.calls_last_minute(caller.licence_id)
-    return rules.trust_answer(service.state, caller.loa, request, calls)
+    return rules.trust_answer(
+        service.state,
+        caller.loa,
+        request,
+        calls_last_minute=service.desk.calls_last_minute(caller.licence_id),
+        stands=service.desk.standing(caller.owner_id),
+    )
+
+
+async def trust_explain(service: Gatekeeper, request: contract.Explain, call: Call) -> contract.Explanation:
+    """What each feature brings."""
+    caller = call.bound.permit
+    return rules.explained(
+        service.state,
+        service.history.standings,
+        caller,
+        request.command,
+        calls=service.desk.calls_last_minute(caller.licence_id),
+        now_ms=service.clock.now_ms(),
+    )
 
 
 async def trust_status(service: Gatekeeper, request: Empty, call: Call) -> contract.TrustStatus:
@@ -236,6 +281,7 @@ HANDLERS: dict[Any, Any] = {
     contract.CLOSE: close_session,
     contract.AUTHORIZE: authorize,
     contract.TRUST_CHECK: trust_check,
+    contract.TRUST_EXPLAIN: trust_explain,
     contract.TRUST_STATUS: trust_status,
     contract.COMMAND_LIST: command_list,
     contract.PING: ping,

@@ -145,7 +145,8 @@ def model_payload(upload: wire.UploadModel, *, expires_at: str) -> system.ModelC
         "bias": upload.bias,
         "threshold": upload.threshold,
     }
-    return system.ModelConfig(model=_typed(plain, trust.TrustModel, "$"), expires_at=expires_at)
+    model = _typed(plain, trust.TrustModel, "$")
+    return system.ModelConfig(model=model, expires_at=expires_at, because=upload.because)
 
 
 def check_asked(asked: Asked, checked: record.Checked) -> None:

@@ -5,10 +5,10 @@ import asyncio
 import msgspec
 import pytest
 
-from cli import owner
-from sigilcore import trust
+from cli import governed, model, owner
+from sigilcore import model_update, trust
 from sigilcore.access import Loa
-from sigilcore.contracts import gatekeeper, knowledge, quorum
+from sigilcore.contracts import canon, gatekeeper, knowledge, license, quorum
 from sigilcore.contracts.common import Empty
 from sigilcore.refusals import Code, Refused
 from sigilrun import http
@@ -17,8 +17,8 @@ from tests import machine as machines
 
 async def propose_model(machine, version, **changes):
     """Root proposes a model."""
-    model = msgspec.structs.replace(trust.DEFAULT_MODEL, version=version, **changes)
-    return (await owner.propose_model(machine.root.client, machine.root.signer, model)).proposal_id
+    proposed = msgspec.structs.replace(trust.DEFAULT_MODEL, version=version, **changes)
+    return (await owner.propose_model(machine.root.client, machine.root.signer, proposed)).proposal_id
 
 
 async def test_e2e_quorum_pass_fail(machine):
@@ -73,6 +73,33 @@ async def test_model_refresh(machine):
     await http.persistently(
         lambda: ada.client.call(knowledge.MEMORY_WRITE, knowledge.MemoryWrite(key="x", text="y")), give_up_s=10
     )
+    await machine.audit()
+
+
+async def test_model_learnt_from_outcomes(machine):
+    """A write turned out bad: Root computes the next model from its decision, and a mentor computes it again before the attestation."""
+    ada = await machine.person("ada-outcome", Loa.OPERATOR)
+    with pytest.raises(Refused):
+        await ada.client.call(license.LIST, license.ListLicenses())
+    written = await ada.client.call(knowledge.MEMORY_WRITE, knowledge.MemoryWrite(key="bad", text="a bad idea"))
+    link = (await machine.root.client.call(canon.GET, canon.Get(id=written.id))).header["core"]["links"][0]["target"]
+
+    found = await governed.state(machine.root.client)
+    why = model_update.Because(
+        version=found.model.version, rate=trust.ONE, outcomes=(model_update.Outcome(decision=link, good=False),)
+    )
+    computed = await model.computed(machine.root.client, found, why, "wiser")
+    assert computed.model.weights.action < found.model.weights.action
+    honest = await owner.propose_model(machine.root.client, machine.root.signer, computed.model, why)
+    forged = await owner.propose_model(
+        machine.root.client, machine.root.signer, msgspec.structs.replace(computed.model, bias=5_000_000), why
+    )
+    mentor = machine.mentors[0].client
+    assert (await model.computed_again(mentor, honest.proposal_id)).lines == computed.lines
+    with pytest.raises(governed.Unverified, match="doesn't follow"):
+        await model.computed_again(mentor, forged.proposal_id)
+    for proposal in (honest, forged):
+        await machine.root.client.call(quorum.WITHDRAW, quorum.ProposalId(proposal_id=proposal.proposal_id))
     await machine.audit()
 
 

@@ -42,6 +42,7 @@ class Founded(simulator.House):
         self.instances = {name: signing.Ed25519Signer.generate() for name in contract.SERVICE_KEYS}
         self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
         self.calls = simulator.rates.LastMinute(callers=1_000_000)
+        self.standings = simulator.standing.Standings()
         self.root = simulator.Person("root")
         self.witness: simulator.Person | None = None
 

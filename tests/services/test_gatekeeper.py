@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import secrets
 from typing import Any
 
@@ -14,7 +15,7 @@ from services.gatekeeper.rates import LastMinute
 from services.gatekeeper.service import HANDLERS, Gatekeeper
 from sigilcore import access, admission, clock, decision, envelope, ids, licence, permit, record, session, signing
 from sigilcore.access import Loa
-from sigilcore.contracts import catalogue
+from sigilcore.contracts import canon, catalogue, common
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.command import Admission
 from sigilcore.contracts.common import Empty
@@ -53,12 +54,22 @@ class MemoryLog:
             self.seen.apply(self.position, checked)
             self.position += 1
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> str:
+    async def record(self, kind: str, payload: msgspec.Struct) -> common.Placed:
         if self.gate is not None:
             await self.gate.wait()
         if self.broken is not None:
             raise self.broken
-        return self.world.append(kind, payload, self.world.instances["gatekeeper"]).core.id
+        checked = self.world.append(kind, payload, self.world.instances["gatekeeper"])
+        return common.Placed(id=checked.core.id, hash=checked.header.hash, seq=len(self.world.log) - 1)
+
+    async def history(self, first: int, limit: int) -> canon.EventPage:
+        found = [
+            placed
+            for placed in self.world.placed()[first:]
+            if msgspec.json.decode(placed.header)["core"]["kind"] == "decision_batch"
+        ][:limit]
+        head = len(self.world.log)
+        return canon.EventPage(items=tuple(found), head=head, next=found[-1].seq + 1 if len(found) == limit else head)
 
     async def reach_head(self) -> None:
         self.follow()
@@ -67,7 +78,7 @@ class MemoryLog:
         checked = (record.check(signed) for signed in self.world.log)
         return [one.payload for one in checked if one.core.kind == kind]
 
-    def decisions(self, command: str) -> list[decision.ReasoningChain]:
+    def judged(self, command: str) -> list[decision.ReasoningChain]:
         batches = self.payloads("decision_batch")
         return [one.chain for batch in batches for one in batch.decisions if one.chain.command == command]
 
@@ -226,7 +237,7 @@ async def test_session_token_without_proof(house):
     ada = await house.login(house.ada)
     with refused(Code.PROOF_MISSING):
         await house.authorize(ada, "memory/write", WRITE, proof=None)
-    assert house.log.decisions("memory/write") == []
+    assert house.log.judged("memory/write") == []
     assert counted(house) == {"PROOF_MISSING": 1}
 
 
@@ -364,7 +375,7 @@ async def test_revocation_while_the_decision_is_committed(house):
     ada = await house.login(house.ada)
     record_it = house.log.record
 
-    async def record_then_revoke(kind: str, payload: msgspec.Struct) -> str:
+    async def record_then_revoke(kind: str, payload: msgspec.Struct) -> common.Placed:
         answer = await record_it(kind, payload)
         house.world.revoke(house.ada)
         return answer
@@ -379,7 +390,7 @@ async def test_logout_while_the_decision_is_committed(house):
     bob = await house.login(house.bob)
     record_it = house.log.record
 
-    async def record_then_close(kind: str, payload: msgspec.Struct) -> str:
+    async def record_then_close(kind: str, payload: msgspec.Struct) -> common.Placed:
         answer = await record_it(kind, payload)
         house.world.close(bob.view.session_id, "bob")
         return answer
@@ -717,7 +728,7 @@ async def test_denials_beyond_the_recorded_ones_are_counted(house):
             await house.authorize(bob, "audit/list")
         answers.append("decision" in caught.value.detail)
     assert answers == [True] * 10 + [False] * 3
-    assert len(house.log.decisions("audit/list")) == 10
+    assert len(house.log.judged("audit/list")) == 10
     await house.gate.summarise()
     assert [summary.counts for summary in house.log.payloads("refusal_summary")] == [{"LOA_TOO_LOW": 3}]
 
@@ -811,7 +822,7 @@ async def test_law_that_changed_before_the_decision_could_be_shared(house):
     ada = await house.login(house.ada)
     record_it = house.log.record
 
-    async def record_then_change(kind: str, payload: msgspec.Struct) -> str:
+    async def record_then_change(kind: str, payload: msgspec.Struct) -> common.Placed:
         answer = await record_it(kind, payload)
         house.log.record = record_it  # type: ignore[method-assign]
         house.world.change_policy(rungs={"memory/list": Loa.ROOT})
@@ -1048,3 +1059,101 @@ def test_the_bearer_ceiling_is_below_what_needs_an_owner():
     assert all(not Loa.OPERATOR.includes(c.rung) for c in catalogue.COMMANDS.values() if c.needs_owner)
     assert access.in_scope(("*",), "ping")
     assert rules.command_named("ping") is contract.PING
+
+
+# Standing
+
+
+async def denied(house: House, client: Client, times: int) -> None:
+    """So many denials that stand in the log, at most ten a minute."""
+    for _ in range(times):
+        house.world.clock.advance(6_000)
+        with refused(Code.LOA_TOO_LOW):
+            await house.authorize(client, "license/list")
+
+
+async def test_bad_standing_costs_the_writes_before_the_reads(house):
+    """Twelve denials: writing is over, reading goes on, and time forgives."""
+    ada = await house.login(house.ada)
+    await denied(house, ada, 12)
+    with refused(Code.DENIED_BY_TRUST) as caught:
+        await house.authorize(ada, "memory/write", WRITE)
+    assert caught.value.detail["features"]["standing"] == 140_000
+    await house.authorize(ada, "memory/list")
+    house.world.clock.advance(5 * 3_600_000)
+    ada = await house.login(house.ada)
+    await house.authorize(ada, "memory/write", WRITE)
+
+
+async def test_a_restart_forgives_nothing(house):
+    """Another gate on the same log reads the same standing from it."""
+    ada = await house.login(house.ada)
+    await denied(house, ada, 12)
+    house.gate = house.another()
+    with refused(Code.DENIED_BY_TRUST) as caught:
+        await house.authorize(ada, "memory/write", WRITE)
+    assert caught.value.detail["features"]["standing"] == 140_000
+
+
+async def test_who_is_not_authenticated_moves_nobody(house):
+    """Calls with a stolen token, without its proof, cost its owner nothing."""
+    ada = await house.login(house.ada)
+    for _ in range(20):
+        with refused(Code.PROOF_MISSING):
+            await house.authorize(ada, "license/list", proof=None)
+    assert house.gate.desk.standing("ada") == 500_000
+
+
+async def test_a_batch_whose_answer_was_lost_still_counts(house):
+    """The writer committed and nobody heard it: the next decision is judged by the log, not by what was heard."""
+    ada = await house.login(house.ada)
+    await denied(house, ada, 1)
+    record_it = house.log.record
+
+    async def record_then_lose(kind: str, payload: msgspec.Struct) -> common.Placed:
+        await record_it(kind, payload)
+        raise Refused(Code.UNAVAILABLE, "no answer in time")
+
+    house.log.record = record_then_lose  # type: ignore[method-assign]
+    with refused(Code.GATE_FAULT):
+        await house.authorize(ada, "license/list")
+    house.log.record = record_it  # type: ignore[method-assign]
+    await house.authorize(ada, "memory/list")
+    chain = house.log.judged("memory/list")[-1]
+    assert chain.trust.features.standing == 440_000
+    assert chain.trust.standing_as_of == len(house.world.log) - 1
+
+
+async def test_a_history_by_another_key_is_no_history(house):
+    """Decisions that no gatekeeper of this log signed stop the gate: it neither believes nor ignores them."""
+    ada = await house.login(house.ada)
+    await denied(house, ada, 1)
+    stranger = signing.Ed25519Signer.generate()
+    seq, known = next(
+        (placed.seq, record.check(placed.signed()))
+        for placed in house.world.placed()
+        if record.check(placed.signed()).core.kind == "decision_batch"
+    )
+    house.world.log[seq] = record.seal(known.core, bytes(house.world.log[seq].payload), os.urandom(16), stranger)
+    house.gate = house.another()
+    with refused(Code.GATE_FAULT):
+        await house.authorize(ada, "memory/list")
+
+
+async def test_a_score_taken_apart_adds_up(house):
+    """trust/explain: bias and products make the logit, and the verdict is the gate's own."""
+    await house.gate.history.catch_up()
+    ada = await house.login(house.ada)
+    told = await house.call(ada, contract.TRUST_EXPLAIN, contract.Explain(command="memory/write"))
+    assert told.bias * 1_000_000 + sum(part.product for part in told.parts) == told.logit
+    await house.authorize(ada, "memory/write", WRITE)
+    judged = house.log.judged("memory/write")[-1]
+    assert (told.logit, told.threshold, told.allowed) == (judged.trust.logit, judged.trust.threshold, True)
+
+
+async def test_what_is_hidden_explains_nothing(house):
+    """A command above one's level is as unknown as one that isn't."""
+    ada = await house.login(house.ada)
+    for name in ("license/revoke", "no/such"):
+        with refused(Code.UNKNOWN_COMMAND):
+            await house.call(ada, contract.TRUST_EXPLAIN, contract.Explain(command=name))

@@ -11,6 +11,7 @@ from services.gatekeeper.limits import Limits
 from services.gatekeeper.service import Gatekeeper
 from sigilcore import peers, session, signing
 from sigilcore.access import Loa
+from sigilcore.contracts import common
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.common import Empty
 from sigilcore.decision import Verdict
@@ -88,8 +89,9 @@ class AnotherInstance(desk.MemoryLog):
             prev=world.state.chains[world.services["gatekeeper"].key_id],
         )
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> str:
-        return self.world.append(kind, payload, self.key).core.id
+    async def record(self, kind: str, payload: msgspec.Struct) -> common.Placed:
+        checked = self.world.append(kind, payload, self.key)
+        return common.Placed(id=checked.core.id, hash=checked.header.hash, seq=len(self.world.log) - 1)
 
 
 # Sessions
@@ -161,10 +163,12 @@ async def test_a_peer_blocked_while_its_decision_was_committed_gets_no_permit(ho
     client = await house.greet(house.lib)
     await house.authorize(client, "ping")
 
-    async def then_block(kind: str, payload: msgspec.Struct) -> str:
-        placed = house.world.append(kind, payload, house.world.instances["gatekeeper"])
+    record = house.log.record
+
+    async def then_block(kind: str, payload: msgspec.Struct) -> common.Placed:
+        placed = await record(kind, payload)
         house.world.block(house.lib)
-        return placed.core.id
+        return placed
 
     house.log.record = then_block
     with refused(Code.PEER_INVALID):
@@ -215,7 +219,7 @@ async def test_a_granted_call_gets_a_permit_for_its_own_rung(house):
     assert house.bound(answer, "memory/write", WRITE).permit.loa is Loa.OPERATOR
     kinds = [one.core.kind for one in house.world.by_id.values()]
     assert kinds[-2:] == ["grant_mark", "decision_batch"]
-    (chain,) = house.log.decisions("memory/write")
+    (chain,) = house.log.judged("memory/write")
     assert (chain.grant.epoch, chain.grant.outcome) == (1, Outcome.AUTHORIZED)
 
 
@@ -270,7 +274,7 @@ async def test_a_mark_that_cannot_be_kept_denies(house, failure):
     token = house.world.lend(house.lib, "memory/write")
     record = house.log.record
 
-    async def no_marks(kind: str, payload: msgspec.Struct) -> str:
+    async def no_marks(kind: str, payload: msgspec.Struct) -> common.Placed:
         if kind == "grant_mark":
             raise failure
         return await record(kind, payload)
@@ -292,7 +296,7 @@ async def test_a_canon_that_never_answers_denies_in_time(house):
     token = house.world.lend(house.lib, "memory/write")
     record = house.log.record
 
-    async def stuck(kind: str, payload: msgspec.Struct) -> str:
+    async def stuck(kind: str, payload: msgspec.Struct) -> common.Placed:
         if kind == "grant_mark":
             await asyncio.Event().wait()
         return await record(kind, payload)
@@ -308,7 +312,7 @@ async def test_a_grant_that_cannot_be_read_is_an_error(house, token):
     client = await house.greet(house.lib)
     with refused(Code.GRANT_INVALID):
         await house.authorize(client, "ping", grant=token)
-    assert house.log.decisions("ping") == []
+    assert house.log.judged("ping") == []
     assert desk.counted(house) == {"GRANT_INVALID": 1}
 
 
@@ -355,7 +359,7 @@ async def test_a_revocation_in_flight_is_judged_again(house):
     house.world.revoke_grants(house.lib)
     with refused(Code.GRANT_REFUSED):
         await house.authorize(client, "memory/write", WRITE, grant=token)
-    assert [chain.verdict for chain in house.log.decisions("memory/write")] == [Verdict.ALLOW, Verdict.DENY]
+    assert [chain.verdict for chain in house.log.judged("memory/write")] == [Verdict.ALLOW, Verdict.DENY]
 
 
 async def test_denials_of_a_peer_do_not_fill_the_log(house):
@@ -364,7 +368,7 @@ async def test_denials_of_a_peer_do_not_fill_the_log(house):
     for _ in range(12):
         with refused(Code.LOA_TOO_LOW):
             await house.authorize(client, "memory/write", WRITE)
-    assert len(house.log.decisions("memory/write")) == 10
+    assert len(house.log.judged("memory/write")) == 10
 
 
 async def test_a_mesh_s_word_is_felt_by_the_next_call(house):

@@ -60,7 +60,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     `loa` is the session's label, used only when the log doesn't know the licence. `keyed`: the session has a key. `mandated`: the
     owner's certificate names this command and its minutes aren't over. `proof`: what was verified for this call. `as_of`: the log
-    position of the state it is judged by.
+    position of the state it is judged by; `standing_as_of`: that of the decisions which the owner's `standing` comes of.
     """
 
     session_id: str
@@ -76,7 +76,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     now_ms: int
     chain_id: str
     as_of: int
-    standing: int = trust.STANDING_START
+    standing: int
+    standing_as_of: int
     grant: str | None = None  # the token that a peer showed; it was read before, so it is one
 
 
@@ -415,7 +416,7 @@ def _score(state: Governance, facts: Facts, loa: Loa, recorded: decision.Trust |
     return decision.Trust(
         model=model.version,
         features=features,
-        standing_as_of=facts.as_of,
+        standing_as_of=facts.standing_as_of,
         logit=logit,
         threshold=threshold,
         allowed=logit >= threshold * trust.ONE,
@@ -457,6 +458,8 @@ def _facts_of(chain: ReasoningChain, command: Command[Any, Any]) -> Facts:
         now_ms=clock.parse_ms(chain.audit.ts),
         chain_id=chain.audit.chain_id,
         as_of=chain.as_of,
+        standing=trust.STANDING_START,
+        standing_as_of=0 if chain.trust is None else chain.trust.standing_as_of,
     )
 
 

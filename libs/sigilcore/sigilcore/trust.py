@@ -34,12 +34,16 @@ STANDING_START: Final = 500_000
 RATE_LIMIT: Final = 120
 """Calls in a minute at which the rate feature reaches one, unless the policy says otherwise."""
 
-_BOUND: Final = 100 * ONE
+BOUND: Final = 100 * ONE
+"""No weight, bias or threshold is larger: a hundred logits, in millionths."""
+
+MERITS: Final = frozenset({"loa", "standing"})
+"""The features that weigh for a caller; all others weigh against."""
 
 Feature = Annotated[int, msgspec.Meta(ge=0, le=ONE)]
-Against = Annotated[int, msgspec.Meta(ge=-_BOUND, le=0)]
-For = Annotated[int, msgspec.Meta(ge=0, le=_BOUND)]
-Logit = Annotated[int, msgspec.Meta(ge=-_BOUND, le=_BOUND)]
+Against = Annotated[int, msgspec.Meta(ge=-BOUND, le=0)]
+For = Annotated[int, msgspec.Meta(ge=0, le=BOUND)]
+Logit = Annotated[int, msgspec.Meta(ge=-BOUND, le=BOUND)]
 Version = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9._-]{0,31}\Z")]
 
 

@@ -97,6 +97,36 @@ class TrustAnswer(Message, frozen=True, kw_only=True):
     features: trust.Features
 
 
+class Explain(Message, frozen=True, kw_only=True):
+    """Names a command of those that the caller may call."""
+
+    command: Annotated[str, msgspec.Meta(max_length=64)]
+
+
+class Part(Message, frozen=True, kw_only=True):
+    """What one feature brings: `weight` (10^-6) times `value` (10^-6) is `product` (10^-12)."""
+
+    feature: str
+    value: int
+    weight: int
+    product: int
+
+
+class Explanation(Message, frozen=True, kw_only=True):
+    """A score taken apart: the bias and the products add up to the logit; it allows from `threshold` (10^-6) on."""
+
+    command: str
+    allowed: bool
+    score: str
+    logit: int
+    threshold: int
+    bias: int
+    parts: tuple[Part, ...]
+    model: str
+    as_of: int
+    standing_as_of: int
+
+
 class TrustStatus(Message, frozen=True, kw_only=True):
     """The model and policy in force."""
 
@@ -250,6 +280,19 @@ TRUST_CHECK = Command(
     http=Http(method="POST", path="/api/trust/check"),
     example={"action": "write", "target": "memory"},
 )
+TRUST_EXPLAIN = Command(
+    name="trust/explain",
+    service=SERVICE,
+    request=Explain,
+    reply=Explanation,
+    summary="What each feature brings to the score of a command for this caller, now.",
+    action=Action.READ,
+    target=Target.PROFILE,
+    rung=Loa.GUEST,
+    http=Http(method="POST", path="/api/trust/explain"),
+    refusals=(Code.UNKNOWN_COMMAND,),
+    example={"command": "memory/write"},
+)
 TRUST_STATUS = Command(
     name="trust/status",
     service=SERVICE,
@@ -321,6 +364,7 @@ COMMANDS = (
     CLOSE,
     AUTHORIZE,
     TRUST_CHECK,
+    TRUST_EXPLAIN,
     TRUST_STATUS,
     COMMAND_LIST,
     PING,

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sigilcore import trust
+from sigilcore import model_update, trust
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Empty, Id, Limit, Message, WaitFor
@@ -177,6 +177,7 @@ class UploadModel(Message, frozen=True, kw_only=True):
     weights: trust.Weights
     bias: int
     threshold: int
+    because: model_update.Because | None = None
     record: RootSigned | None = None
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from sigilcore import policy, trust
+from sigilcore import model_update, policy, trust
 from sigilcore.record_types import Hex64, Name, PublicKey, Timestamp
 from sigilcore.records.kind import Kind
 
@@ -72,11 +72,12 @@ class QuorumPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     expires_at: Timestamp
 
 
-class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A new trust model."""
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A new trust model; `because` names the outcomes that it was computed from, so whoever is asked can compute it again."""
 
     model: trust.TrustModel
     expires_at: Timestamp
+    because: model_update.Because | None = None
 
 
 class AccessPolicyChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

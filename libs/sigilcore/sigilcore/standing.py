@@ -1,0 +1,104 @@
+"""Standing: what a caller's own committed decisions of late say of it, as the sixth feature of the trust model.
+
+Decides: a number from 0 to `CEILING` in millionths, `trust.STANDING_START` for a caller without history. Every recorded denial of an
+authenticated call costs `LOSS`, every Allow earns `GAIN`, within one hour at most `WORST` and `BEST`; what an hour brought fades by the
+integer table `DECAY` and is gone after a day. So a caller is forgiven by time as well as by clean use, and nobody lives on old merit.
+
+Invariants:
+
+1. Only decisions that stand in the log count, each by its own `ts`; strangers, and what was refused without a record, move nobody.
+2. It is the owner's, not the licence's: a new licence is no new beginning.
+3. It depends on nothing older than `HOURS` hours, so a reader may begin there; and on nothing but integers.
+4. A caller costs a bounded memory and a bounded sum, however much it did (`HOURS` sums, `RECENT` positions).
+
+Example: a caller with ten denials within this hour stands at 500 000 - 10 * 30 000 = 200 000; five hours later, untouched, at 373 865.
+"""
+
+import collections
+from typing import Final
+
+from sigilcore import clock, trust
+from sigilcore.decision import ReasoningChain, Verdict
+
+HOUR_MS: Final = 3_600_000
+LOSS: Final = 30_000
+GAIN: Final = 1_000
+WORST: Final = -500_000
+BEST: Final = 100_000
+CEILING: Final = 600_000
+
+# What an hour's balance still weighs when it is so many hours old, in millionths: a half every four hours.
+DECAY: Final = (
+    *(1_000_000, 840_896, 707_107, 594_604, 500_000, 420_448, 353_553, 297_302, 250_000, 210_224, 176_777, 148_651),
+    *(125_000, 105_112, 88_388, 74_325, 62_500, 52_556, 44_194, 37_163, 31_250, 26_278, 22_097, 18_581),
+)
+HOURS: Final = len(DECAY)
+RECENT: Final = 256  # of a caller's decisions, those whose positions are remembered
+
+
+class _Caller:
+    """One owner's hours, and where its newest decisions stand."""
+
+    __slots__ = ("hours", "recent")
+
+    def __init__(self) -> None:
+        self.hours: dict[int, tuple[int, int]] = {}  # hour → (allowed, denied); the `HOURS` latest
+        self.recent: collections.deque[tuple[int, int, bool]] = collections.deque(maxlen=RECENT)  # (seq, hour, allowed)
+
+
+class Standings:
+    """The fold of all decisions; `fold` them in order of seq."""
+
+    def __init__(self) -> None:
+        """Nobody has a history."""
+        self._callers: dict[str, _Caller] = {}
+        self.size = 0  # last decision's seq + 1: the `standing_as_of` of who judges by it
+
+    def fold(self, seq: int, owner: str, ts_ms: int, verdict: Verdict) -> None:
+        """Count one committed decision; one that awaits a review says nothing of its caller."""
+        self.size = max(self.size, seq + 1)
+        if verdict is Verdict.MANUAL_REVIEW:
+            return
+        allowed = verdict is Verdict.ALLOW
+        caller = self._callers.setdefault(owner, _Caller())
+        hour = ts_ms // HOUR_MS
+        _add(caller.hours, hour, allowed, 1)
+        caller.recent.append((seq, hour, allowed))
+        while len(caller.hours) > HOURS:
+            del caller.hours[min(caller.hours)]
+
+    def fold_chain(self, seq: int, chain: ReasoningChain) -> None:
+        """Count one committed decision, as the record at `seq` has it."""
+        self.fold(seq, chain.audit.owner, clock.parse_ms(chain.audit.ts), chain.verdict)
+
+    def at(self, owner: str, now_ms: int) -> int:
+        """Where an owner stands by everything folded so far."""
+        caller = self._callers.get(owner)
+        return trust.STANDING_START if caller is None else _value(caller.hours, now_ms // HOUR_MS)
+
+    def as_of(self, owner: str, size: int, now_ms: int) -> int | None:
+        """Where an owner stood by the decisions with seq below `size`; None if that is too long ago to say."""
+        caller = self._callers.get(owner)
+        if caller is None or caller.recent[-1][0] < size:
+            return self.at(owner, now_ms)
+        if len(caller.recent) == RECENT and caller.recent[0][0] >= size:
+            return None
+        hours = caller.hours.copy()
+        for seq, hour, allowed in caller.recent:
+            if seq >= size and hour in hours:
+                _add(hours, hour, allowed, -1)
+        return _value(hours, now_ms // HOUR_MS)
+
+
+def _add(hours: dict[int, tuple[int, int]], hour: int, allowed: bool, count: int) -> None:
+    good, bad = hours.get(hour, (0, 0))
+    hours[hour] = (good + count, bad) if allowed else (good, bad + count)
+
+
+def _value(hours: dict[int, tuple[int, int]], now: int) -> int:
+    total = 0
+    for hour, (allowed, denied) in hours.items():
+        age = max(0, now - hour)
+        if age < HOURS:
+            total += DECAY[age] * max(WORST, min(BEST, GAIN * allowed - LOSS * denied))
+    return max(0, min(CEILING, trust.STANDING_START + total // trust.ONE))
