@@ -2,20 +2,25 @@
 
 import asyncio
 import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from cli import lending
+from cli import lending, profiles
 from sigilcore import clock, grant, peers, record, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import common, gatekeeper, grid, knowledge
 from sigilcore.refusals import Code, Refused
-from sigilrun import http, keys
+from sigilrun import http, key_format, keys
 from tests import machine as machines
 
 MESH = "town"
 HEAL_S = 30.0
+ROOT = str(Path(__file__).parents[2])
 WRITE = {"key": "greeting", "text": "Good morning from the school."}
 
 
@@ -208,6 +213,70 @@ async def shows_error(client, token):
     with pytest.raises(Refused) as caught:
         await client.send(gatekeeper.PING, b"{}", grant=token)
     return caught.value.code
+
+
+class Terminal:
+    """`sigil` as the people of both houses type it, each with a profile of their own."""
+
+    def __init__(self, folder, pair):
+        self.folder = folder
+        self.pair = pair
+
+    def login(self, name, someone):
+        """The session that this person has open, as `sigil login` keeps it."""
+        about = profiles.About(address=someone.client.address)
+        profiles.Profile(name).keep(about=about, session=someone.client.session)
+
+    def key_file(self, name, signer):
+        """A key file, as its owner has it."""
+        seed = bytes(signer._key)
+        keys.write_key_file(self.folder / name, name, b"words", seed, kdf=key_format.CHEAPEST)
+        (self.folder / "words").touch(0o600)
+        (self.folder / "words").write_bytes(b"words")
+        return ["--key", str(self.folder / name), "--passphrase", f"file:{self.folder / 'words'}"]
+
+    async def sigil(self, profile, *words, code=0):
+        """Its output; `--profile` goes before the words that a command reads by itself."""
+        verb = 2 if words[1] != "peer" else 3
+        argv = [sys.executable, "-m", "cli.main", *words[:verb], "--profile", profile, *words[verb:]]
+        done = await asyncio.to_thread(
+            subprocess.run, argv, cwd=self.folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ROOT}
+        )
+        assert done.returncode == code, (words, done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+
+async def test_by_the_command_line(pair, tmp_path, monkeypatch):
+    """Cards from hand to hand, a grant signed where Root's key is, kept, used, revoked; a card that isn't the peer's stops it."""
+    monkeypatch.setenv("SIGIL_HOME", str(tmp_path / "home"))
+    at = Terminal(tmp_path, pair)
+    at.login("library", pair.library.root)
+    at.login("school", pair.school.root)
+    at.login("ada", pair.ada)
+    root = at.key_file("root", pair.library.root.signer)
+    for house in ("library", "school"):
+        (tmp_path / f"{house}.json").write_text(await at.sigil(house, "grid", "card", "--json"))
+
+    lend = ("grid", "grant", "school", "--capability", "memory/write", "--out", "school.grant", *root)
+    wrong = await at.sigil("library", *lend, "--card", "library.json", code=1)
+    assert "another key than its card" in wrong
+    assert "written to" in await at.sigil("library", *lend, "--card", "school.json")
+    await at.sigil("ada", "grid", "hold", "library", "school.grant")
+    said = ("grid", "call", "library", "memory/write", "--key", "typed", "--text", "By hand.")
+    assert "peer  " in await at.sigil("ada", *said)
+    assert "school" in await at.sigil("library", "grid", "grants", "--peer", "school")
+    await at.sigil("library", "grid", "revoke", "school", *root)
+    assert "Superseded" in await at.sigil("ada", *said, code=1)
+
+    mesh = signing.Ed25519Signer.generate()
+    word = at.key_file("mesh", mesh)
+    enrol = ("grid", "peer", "enrol", "school", "--card", "school.json", "--mesh", MESH)
+    await at.sigil("library", *enrol, "--mesh-key", mesh.public_key.hex(), *root)
+    vouch = ("grid", "vouch", "--card", "school.json", "--mesh", MESH, "--tier", "trusted", "--out", "word")
+    await at.sigil("library", *vouch, *word)
+    await at.sigil("library", "grid", "peer", "tier", "school", "--membership", "word")
+    assert "trusted" in await at.sigil("library", "grid", "peer", "list")
+    await seen(lambda: pair.call("memory/list", {"user_id": peers.owner_id(pair.node().key_id)}))
 
 
 async def test_blocked(pair):
