@@ -134,7 +134,7 @@ def _opening(state: Governance, opening: str) -> tuple[peers.PeerSession, PeerEn
     try:
         named = envelope.peek_unverified(opening, peers.PeerSession)
     except envelope.BadToken as error:
-        raise Refused(Code.BAD_INPUT, f"opening: {error.reason}", field="$.opening") from error
+        raise Refused(Code.SIGNATURE_INVALID, f"opening: {error.reason}", field="$.opening") from error
     peer = state.peer_with(named.node_key) if state.bootstrapped else None
     if peer is None:
         raise Refused(Code.PEER_INVALID, "no peer with this key is enrolled here", detail={"reasons": ["UNKNOWN"]})

@@ -124,7 +124,7 @@ async def test_openings_that_open_nothing(house):
         await house.greet(house.lib, session_key="00" * 32)
     with refused(Code.NONCE_INVALID):
         await house.greet(house.lib, nonce="x.y")
-    with refused(Code.BAD_INPUT):
+    with refused(Code.SIGNATURE_INVALID):
         await house.ask(contract.PEER, contract.OpenPeerSession(opening="nothing"))
     assert house.log.payloads("session_opened") == []
     assert sum(desk.counted(house).values()) == 6
