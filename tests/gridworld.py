@@ -41,7 +41,8 @@ class Grid(House):
         request, link = self._permission(command)
         return self.append(kind, payload(request), self.instances["grid"], links=[link])
 
-    def enrol(self, node: Node, tier: peers.Tier = peers.Tier.TRUSTED, **changes: Any) -> Node:  # type: ignore[override]
+    def enrol_peer(self, node: Node, tier: peers.Tier = peers.Tier.TRUSTED, **changes: Any) -> Node:
+        """Root lets a node call."""
         fields = {
             "peer": node.name,
             "key": node.key,

@@ -245,7 +245,9 @@ def _grant_view(state: Governance, issued: IssuedGrant, now_ms: int) -> wire.Gra
 def _counts(state: Governance, issued: IssuedGrant, now_ms: int) -> bool:
     said = issued.grant
     peer = state.peer_with(said.grantee_key)
-    if peer is None or peer.tier_at(now_ms) is peers.Tier.BLOCKED or peer.mesh != said.granted_in:
+    if peer is None or peer.tier_at(now_ms) is peers.Tier.BLOCKED:
+        return False
+    if (said.granted_in, said.issuer) != (peer.mesh, state.root.key):
         return False
     held = state.grant_marks.get(peer.key_id)
     if held is None or said.epoch > held.mark.epoch:

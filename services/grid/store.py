@@ -11,9 +11,9 @@ from pathlib import Path
 
 from sigilcore import grant
 from sigilcore.refusals import Code, Refused
-from sigilrun import sqlite, telemetry
+from sigilrun import sql, telemetry
 
-_QUERIES = sqlite.queries(Path(__file__).with_name("queries.sql"))
+_QUERIES = sql.queries(Path(__file__).with_name("queries.sql"))
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

@@ -27,7 +27,7 @@ def world():
 
 @pytest.fixture
 def lib(world) -> Node:
-    return world.enrol(Node("library"))
+    return world.enrol_peer(Node("library"))
 
 
 def refused(code: Code):
@@ -48,7 +48,7 @@ def checks(chain: decision.ReasoningChain) -> list[str]:
 
 def test_a_tier_is_a_rung_and_no_more(world):
     """Provisional may what a guest may, trusted what an observer may; neither writes."""
-    near, far = world.enrol(Node("near")), world.enrol(Node("far"), Tier.PROVISIONAL)
+    near, far = world.enrol_peer(Node("near")), world.enrol_peer(Node("far"), Tier.PROVISIONAL)
     assert world.call(near, "memory/list").verdict is Verdict.ALLOW
     assert world.call(far, "ping").verdict is Verdict.ALLOW
     assert code(world.call(far, "memory/list")) is Code.LOA_TOO_LOW
@@ -81,14 +81,14 @@ def test_a_blocked_peer_gets_nothing_whatever_it_shows(world, lib):
 def test_another_enrolment_ends_what_stood_on_the_first(world, lib):
     """A peer that was enrolled anew opens its sessions anew; a session of the old enrolment judges nothing."""
     old = lib.enrolment
-    world.enrol(lib, Tier.PROVISIONAL)
+    world.enrol_peer(lib, Tier.PROVISIONAL)
     assert gate.refusal_of(world.call(lib, "ping", licence_id=old)).detail == {"reasons": ["ENROLLED_ANEW"]}
     assert world.call(lib, "ping").verdict is Verdict.ALLOW
 
 
 def test_another_peer_s_session_is_nobody(world, lib):
     """An enrolment speaks for its own key."""
-    eve = world.enrol(Node("eve"))
+    eve = world.enrol_peer(Node("eve"))
     chain = world.call(lib, "ping", owner_id=eve.owner_id)
     assert gate.refusal_of(chain).detail == {"reasons": ["OTHER_KEY"]}
 
@@ -135,7 +135,7 @@ def test_a_grant_lifts_its_own_commands_only(world, lib):
 def test_the_score_still_judges_a_granted_call(world, lib):
     """At the rate limit a granted write is denied, as an operator's is."""
     world = Grid(rate_limit=120)
-    lib = world.enrol(Node("library"))
+    lib = world.enrol_peer(Node("library"))
     chain = world.call(lib, "memory/write", world.lend(lib, "memory/write"), calls_last_minute=120)
     assert code(chain) is Code.DENIED_BY_TRUST
 
@@ -175,7 +175,7 @@ def test_a_grant_that_the_owner_did_not_sign(world, lib):
 
 def test_somebody_else_s_grant(world, lib):
     """A peer that shows what was lent to another is told that its key isn't the grantee's."""
-    eve = world.enrol(Node("eve"))
+    eve = world.enrol_peer(Node("eve"))
     token = world.lend(lib, "memory/write")
     assert world.call(eve, "memory/write", token).grant.outcome is Outcome.KEY_MISMATCH
 
@@ -200,7 +200,7 @@ def test_a_block_and_a_new_enrolment_forget_no_mark(world, lib):
     first = world.lend(lib, "memory/write")
     world.call(lib, "memory/write", world.lend(lib))
     world.block(lib)
-    world.enrol(lib)
+    world.enrol_peer(lib)
     assert world.call(lib, "memory/write", first).grant.outcome is Outcome.SUPERSEDED
 
 
@@ -212,16 +212,19 @@ def test_without_its_mark_a_grant_denies(world, lib):
     world.decide(chain)
 
 
-def test_no_room_for_a_mark_denies(world, lib, monkeypatch):
+def test_no_room_for_a_mark_denies(world, lib):
     """The mark is never forgotten for another: a full house denies, and who has a mark already goes on."""
-    eve = world.enrol(Node("eve"))
+    eve = world.enrol_peer(Node("eve"))
     token = world.lend(lib, "memory/write")
     world.call(lib, "memory/write", token)
-    monkeypatch.setattr(peers, "MOST", 1)
-    assert world.call(eve, "ping", world.grant(eve, "ping")).grant.outcome is Outcome.WATERMARK_UNAVAILABLE
-    assert world.call(lib, "memory/write", token).verdict is Verdict.ALLOW
-    with refused(Code.GRANTS_FULL):
-        world.mark(world.grant(eve, "ping"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(peers, "MOST", 1)
+        assert world.call(eve, "ping", world.grant(eve, "ping")).grant.outcome is Outcome.WATERMARK_UNAVAILABLE
+        assert world.call(lib, "memory/write", token).verdict is Verdict.ALLOW
+        with refused(Code.GRANTS_FULL):
+            world.mark(world.grant(eve, "ping"))
+        with refused(Code.GRANTS_FULL):
+            world.enrol_peer(Node("third"))
 
 
 # What may be recorded
@@ -231,20 +234,20 @@ def test_no_room_for_a_mark_denies(world, lib, monkeypatch):
 def test_weak_keys_are_no_peer_s(world, key):
     """Small-order and malformed points are refused where they would be enrolled, as mesh keys too."""
     with refused(Code.WEAK_KEY):
-        world.enrol(Node("weak"), key=key)
+        world.enrol_peer(Node("weak"), key=key)
     with refused(Code.WEAK_KEY):
-        world.enrol(Node("weak"), mesh_key=key)
+        world.enrol_peer(Node("weak"), mesh_key=key)
 
 
 def test_one_key_one_peer(world, lib):
     """Neither Root's key, nor a service's, nor another peer's, nor one that ended is a peer's."""
-    old = world.enrol(Node("old"))
+    old = world.enrol_peer(Node("old"))
     former = old.key
-    world.enrol(old, key=Node("new").key)
+    world.enrol_peer(old, key=Node("new").key)
     taken = (world.root.signer.public_key.hex(), world.services["grid"].public_key.hex(), lib.key, former)
     for key in taken:
         with refused(Code.PEER_TAKEN):
-            world.enrol(Node("eve"), key=key)
+            world.enrol_peer(Node("eve"), key=key)
 
 
 def test_only_root_s_own_signature_is_issued(world, lib):
@@ -351,7 +354,7 @@ def test_a_replay_finds_a_grant_that_was_not_in_the_log(world, lib):
     """An Allow by a grant whose mark never stood can't be told from an invented one."""
     chain = world.call(lib, "memory/write", world.lend(lib, "memory/write"))
     twin = Grid()
-    other = twin.enrol(Node("library"))
+    other = twin.enrol_peer(Node("library"))
     moved = forged(chain, audit=msgspec.structs.replace(chain.audit, licence=other.enrolment, owner=other.owner_id))
     assert gate.recompute(twin.state, moved, catalogue.COMMANDS["memory/write"]) != []
 
@@ -386,12 +389,28 @@ def test_chains_without_a_grant_have_the_bytes_that_they_always_had(world):
     assert b'"grant"' not in msgspec.json.encode(chain)
 
 
+def test_a_new_root_ends_what_the_old_one_lent(world, lib):
+    """Grants end with the key that signed them; what was judged under it before is overtaken, and history stands."""
+    voices = world.mentors(2)
+    world.seal(voices, 2)
+    token = world.lend(lib, "memory/write")
+    chain = world.call(lib, "memory/write", token)
+    denial = world.call(lib, "canon/user/write", token)
+    world.replace_root(Person("zoe"), *voices)
+    with refused(Code.STALE_DECISION):
+        world.decide(chain)
+    world.decide(denial)
+    world.root_licence_follows()
+    assert world.call(lib, "memory/write", token, mark=False).grant.outcome is Outcome.UNTRUSTED_ISSUER
+    assert world.call(lib, "memory/write", world.lend(lib, "memory/write")).verdict is Verdict.ALLOW
+
+
 # The mesh
 
 
 def test_a_mesh_sets_its_member_s_tier_for_as_long_as_it_says(world):
     """By the key that the enrolment pinned; afterwards the enrolment's own tier counts again."""
-    lib = world.enrol(Node("library"), Tier.PROVISIONAL)
+    lib = world.enrol_peer(Node("library"), Tier.PROVISIONAL)
     world.tier(lib, world.member(lib, Tier.TRUSTED, expires_at_ms=world.now_ms + DAY_MS))
     assert world.call(lib, "memory/list").verdict is Verdict.ALLOW
     assert code(world.call(lib, "memory/list", now_ms=world.now_ms + DAY_MS)) is Code.LOA_TOO_LOW
@@ -401,7 +420,7 @@ def test_a_mesh_may_block_and_never_unblock(world, lib):
     """Its word blocks a member; Root's block stands above every word of the mesh."""
     world.tier(lib, world.member(lib, Tier.BLOCKED))
     assert code(world.call(lib, "ping")) is Code.PEER_INVALID
-    world.enrol(lib)
+    world.enrol_peer(lib)
     world.block(lib)
     world.clock.advance(1)
     world.tier(lib, world.member(lib, Tier.TRUSTED))
@@ -423,7 +442,7 @@ def test_memberships_that_are_none(world, lib):
     for membership in bad:
         with refused(Code.MEMBERSHIP_INVALID):
             world.tier(lib, membership)
-    alone = world.enrol(Node("alone"), mesh_key=None)
+    alone = world.enrol_peer(Node("alone"), mesh_key=None)
     with refused(Code.MEMBERSHIP_INVALID):
         world.tier(alone, world.member(alone, Tier.TRUSTED))
 

@@ -36,7 +36,7 @@ class House(desk.House):
         self.world = Grid()
         self.log = desk.MemoryLog(self.world)
         self.gate = self.another(**limits)
-        self.lib = self.world.enrol(Node("library"))
+        self.lib = self.world.enrol_peer(Node("library"))
         self.world.clock.advance(1)
 
     def opening(self, node: Node, challenge: contract.Challenge, key: signing.Signer, **changes: Any) -> str:
@@ -327,7 +327,7 @@ async def test_a_licensee_shows_no_grant(house):
 async def test_a_grant_by_anybody_else_moves_no_mark(house):
     """Neither a stranger's grant, nor one for another key, mesh or time, writes a byte but the denial."""
     client, eve = await house.greet(house.lib), signing.Ed25519Signer.generate()
-    other = house.world.enrol(Node("other"))
+    other = house.world.enrol_peer(Node("other"))
     for token in (
         house.world.grant(house.lib, "memory/write", signer=eve),
         house.world.grant(other, "memory/write"),

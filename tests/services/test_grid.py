@@ -443,7 +443,7 @@ async def test_addresses_that_are_none(school, address):
         address=address, runtime_id=ids.new(), canon_fingerprint="5" * 64, owner_key=school.node.public_key.hex()
     )
     with refused(Code.RECORD_INVALID):
-        school.world.enrol(Node("library"), reach=forged)
+        school.world.enrol_peer(Node("library"), reach=forged)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ async def test_addresses_that_are_some(school, address):
     reach = wire.Reach(
         address=address, runtime_id=ids.new(), canon_fingerprint="5" * 64, owner_key=school.node.public_key.hex()
     )
-    school.world.enrol(Node("library"), reach=reach)
+    school.world.enrol_peer(Node("library"), reach=reach)
     assert school.world.state.peers["library"].reach.address == address
 
 
@@ -517,7 +517,7 @@ async def test_the_card_says_who_this_node_is(school):
 
 async def test_a_grant_s_life_as_root_sees_it(school):
     """Issued, listed, marked by its first use, revoked; the next epoch always lies above."""
-    node = school.world.enrol(Node("pupil"))
+    node = school.world.enrol_peer(Node("pupil"))
     token = school.world.grant(node, "memory/write")
     placed = await school.ask(wire.GRANT_ISSUE, wire.IssueGrant(grant=token))
     assert (placed.peer, placed.epoch) == ("pupil", 1)
@@ -535,14 +535,14 @@ async def test_a_grant_s_life_as_root_sees_it(school):
 @pytest.mark.parametrize("name", ["license/create", "grid/call", "audit/list", "ai/generate", "memory", "session/open"])
 async def test_nothing_is_lent_that_would_never_be_given(school, name):
     """The owner's own commands, the grid's, higher rungs, families and unknown names are refused where they would be issued."""
-    node = school.world.enrol(Node("pupil"))
+    node = school.world.enrol_peer(Node("pupil"))
     with refused(Code.GRANT_INVALID):
         await school.ask(wire.GRANT_ISSUE, wire.IssueGrant(grant=school.world.grant(node, name)))
 
 
 async def test_a_grant_by_another_key_than_root_s_is_not_issued(school):
     """Whatever the caller may do, the signature is the owner's or it is nothing."""
-    node, eve = school.world.enrol(Node("pupil")), signing.Ed25519Signer.generate()
+    node, eve = school.world.enrol_peer(Node("pupil")), signing.Ed25519Signer.generate()
     with refused(Code.GRANT_INVALID):
         await school.ask(wire.GRANT_ISSUE, wire.IssueGrant(grant=school.world.grant(node, "ping", signer=eve)))
 
@@ -558,7 +558,7 @@ async def test_only_root_lends(school, command, person):
 
 async def test_a_mesh_s_word_is_brought_by_an_operator(school):
     """The signature is what counts; who brings it doesn't."""
-    node = school.world.enrol(Node("pupil"), peers.Tier.PROVISIONAL)
+    node = school.world.enrol_peer(Node("pupil"), peers.Tier.PROVISIONAL)
     word = school.world.member(node, peers.Tier.TRUSTED)
     told = await school.ask(wire.PEER_TIER, wire.TierPeer(peer="pupil", membership=word), school.ada)
     assert told.tier is peers.Tier.TRUSTED
@@ -568,7 +568,7 @@ async def test_a_mesh_s_word_is_brought_by_an_operator(school):
 
 async def test_pages_of_peers_and_grants(school):
     """Cursors go on where the last page ended; a cursor of one's own making is bad input."""
-    nodes = [school.world.enrol(Node(f"pupil-{number}")) for number in range(3)]
+    nodes = [school.world.enrol_peer(Node(f"pupil-{number}")) for number in range(3)]
     for node in nodes:
         school.world.lend(node, "ping", expires_at_ms=school.world.now_ms + DAY_MS)
     for command, request in ((wire.PEER_LIST, wire.ListPeers), (wire.GRANT_LIST, wire.ListGrants)):

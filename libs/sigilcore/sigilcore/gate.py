@@ -128,7 +128,7 @@ def _effect(command: Command[Any, Any], named: _Parameters) -> str | None:
 
 def judge(state: Governance, facts: Facts) -> ReasoningChain:
     """Judge one call."""
-    return _reason(state, facts, None)
+    return _reason(state, facts, None, clock.format_ms(facts.now_ms))
 
 
 def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -> Refused:
@@ -194,7 +194,7 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     if overtaken(state, chain):
         stale = chain.verdict is Verdict.ALLOW
         return [*differences, "as_of: allowed by a licence, policy or model that had changed"] if stale else differences
-    again = _reason(state, _facts_of(chain, command), chain.trust, chain.grant)
+    again = _reason(state, _facts_of(chain, command), chain.trust, chain.audit.ts, chain.grant)
     if chain.trust is not None:
         differences += _declared(chain.trust.features, command, again.audit.loa)
     if chain == again:
@@ -207,7 +207,7 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
 
 
 def _reason(
-    state: Governance, facts: Facts, recorded: decision.Trust | None, shown: decision.Grant | None = None
+    state: Governance, facts: Facts, recorded: decision.Trust | None, ts: str, shown: decision.Grant | None = None
 ) -> ReasoningChain:
     command = facts.command
     entry = state.issued(facts.licence_id)
@@ -232,7 +232,7 @@ def _reason(
         suggestion=GO_AHEAD if passed else REFUSALS[steps[-1].check].next_step,
         verdict=Verdict.ALLOW if passed else Verdict.DENY,
         audit=decision.Audit(
-            ts=clock.format_ms(facts.now_ms),
+            ts=ts,
             chain_id=facts.chain_id,
             session=facts.session_id,
             licence=facts.licence_id,
@@ -441,9 +441,8 @@ def _step(check: str, passed: bool, detail: str) -> Step:
 
 
 def _facts_of(chain: ReasoningChain, command: Command[Any, Any]) -> Facts:
-    steps = {step.check: step for step in chain.steps}
-    proof = steps.get("proof")
-    owner = steps.get("owner")
+    # In the order of the page; steps in any other order differ from the page whatever these say.
+    proof, owner = (*chain.steps[3:5], None, None)[:2]
     return Facts(
         session_id=chain.audit.session,
         licence_id=chain.audit.licence,
@@ -469,14 +468,14 @@ def overtaken(state: Governance, chain: ReasoningChain) -> bool:
     licence_seq = -1 if entry is None else entry.changed_seq
     peer = state.peer_of(chain.audit.licence) if entry is None else None
     if peer is not None:
-        licence_seq = max(peer.changed_seq, mark_seq(state, peer) if chain.grant is not None else -1)
+        licence_seq = max(peer.changed_seq, _grants_seq(state, peer) if chain.grant is not None else -1)
     return max(state.model_seq, state.policy_seq, licence_seq) >= chain.as_of
 
 
-def mark_seq(state: Governance, peer: PeerEntry) -> int:
-    """Where the mark of a peer's grants moved last."""
+def _grants_seq(state: Governance, peer: PeerEntry) -> int:
+    """Where what a peer's grants stand on moved last: their mark, or their issuer, since a new Root is another."""
     held = state.grant_marks.get(peer.key_id)
-    return -1 if held is None else held.since_seq
+    return max(*state.roots, -1 if held is None else held.since_seq)
 
 
 def _arithmetic(chain: ReasoningChain, scored: decision.Trust) -> list[str]:
@@ -496,6 +495,8 @@ def _declared(features: trust.Features, command: Command[Any, Any], loa: Loa) ->
         "target": trust.target_sensitivity(command.target),
         "loa": trust.loa_feature(loa),
     }
+    if (features.action, features.target, features.loa) == (*expected.values(),):
+        return []
     return [
         f"trust.features.{name}: recorded {getattr(features, name)}, declared {value}"
         for name, value in expected.items()

@@ -28,6 +28,9 @@ GRANT = "application/vnd.sigil.grant.v1+json"
 PEER_SESSION = "application/vnd.sigil.peer-session.v1+json"
 MEMBERSHIP = "application/vnd.sigil.mesh-membership.v1+json"
 SEED = "application/vnd.sigil.seed.v1+json"
+# For people among themselves: no door of the house takes these.
+FILE = "application/vnd.sigil.file.v1+json"
+SUCCESSION = "application/vnd.sigil.key-succession.v1+json"
 
 SEED_BYTES = 32
 PUBLIC_KEY_BYTES = 32
