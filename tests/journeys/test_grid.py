@@ -1,4 +1,8 @@
-"""Journey grid: two whole nodes on one machine. One lends a command to the other, by a grant that only the other's key can use."""
+"""Journey grid: two whole nodes on one machine. One lends a command to the other, by a grant that only the other's key can use.
+
+A peer's denials cost it its standing, as anybody's do: some ten within the hour, and its granted writes are below the threshold. So
+these tests are sparing with them.
+"""
 
 import asyncio
 import contextlib
@@ -292,4 +296,4 @@ async def test_blocked(pair):
     assert (await pair.refused())["code"] == Code.PEER_INVALID
     await pair.enrol()
     async with pair.as_node(pair.node()) as client:
-        assert await shows(client, token) is grant.Outcome.AUTHORIZED
+        await client.send(gatekeeper.PING, b"{}", grant=token)
