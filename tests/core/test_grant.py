@@ -164,7 +164,7 @@ def test_what_a_capability_confers(capability, command, conferred):
     assert grant.confers((capability,), command) is conferred
 
 
-@pytest.mark.parametrize("pattern", ["*", "memory/*", "", "/", "Memory/write", "a" * 65])
+@pytest.mark.parametrize("pattern", ["*", "memory/*", "", "/", "Memory/write", "a" * 65, "module/run:mine", "ping\n"])
 def test_a_pattern_is_no_capability(pattern):
     """Nothing that a scope would read as a pattern can be granted."""
     token = envelope.seal(OWNER, signing.GRANT, made(capabilities=(pattern,)))

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from sigilcore import decision, gate, peers, replay, signing
+from sigilcore import decision, gate, peers, policy, replay, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.decision import Verdict
@@ -138,6 +138,16 @@ def test_the_score_still_judges_a_granted_call(world, lib):
     lib = world.enrol_peer(Node("library"))
     chain = world.call(lib, "memory/write", world.lend(lib, "memory/write"), calls_last_minute=120)
     assert code(chain) is Code.DENIED_BY_TRUST
+
+
+def test_a_policy_may_ask_for_a_mentor_s_word_on_a_peer_s_call(world, lib):
+    """A granted call that the policy reviews waits as an operator's would; the grant doesn't pass it by."""
+    token = world.lend(lib, "memory/write")
+    world.change_policy(reviews={"memory/write": policy.Review(within_s=60)})
+    chain = world.call(lib, "memory/write", token)
+    assert chain.verdict is Verdict.MANUAL_REVIEW
+    assert checks(chain)[-2:] == ["trust", "review"]
+    world.decide(chain)
 
 
 # Grants that don't count

@@ -26,7 +26,6 @@ from typing import Annotated, Final
 import msgspec
 
 from sigilcore import canonical, digest, envelope, signing
-from sigilcore.policy import CommandName
 from sigilcore.record_types import Hex64, PublicKey
 
 MAX_CAPABILITIES: Final = 64
@@ -37,6 +36,7 @@ Epoch = Annotated[int, msgspec.Meta(ge=0, le=canonical.MAX_INT)]
 Ms = Annotated[int, msgspec.Meta(ge=0, le=canonical.MAX_INT, description="milliseconds since 1970")]
 PeerName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9-]{0,31}\Z", description="a peer's name here")]
 MeshName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9][a-z0-9.-]{0,63}\Z", description="a mesh's name")]
+CommandName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_/.-]{0,63}\Z", description="a command's name")]
 Capabilities = Annotated[tuple[CommandName, ...], msgspec.Meta(max_length=MAX_CAPABILITIES)]
 GrantToken = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TOKEN, description="a signed capability grant")]
 

@@ -12,8 +12,7 @@ from sigilcore import peers
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Command, Target
 from sigilcore.contracts.common import Cursor, Empty, Id, Limit, Message, WaitFor
-from sigilcore.grant import GrantToken, MeshName, PeerName
-from sigilcore.policy import CommandName
+from sigilcore.grant import CommandName, GrantToken, MeshName, PeerName
 from sigilcore.record_types import Hex32, Hex64, PublicKey, RecordId
 from sigilcore.records.audit import Reach
 from sigilcore.refusals import Code
