@@ -33,6 +33,7 @@ HOMES: Mapping[str, str] = MappingProxyType(
         "policy": "policy",
         "model": "model",
         "trust": "model",
+        "approval": "approval",
         "memory": "memory",
         "canon": "records",
         "audit": "records",

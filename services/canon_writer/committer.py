@@ -23,7 +23,20 @@ import msgspec
 import structlog
 
 from services.canon_writer import rules, tree
-from services.canon_writer.laws import Batch, Broken, Fenced, Head, Lost, Moved, Ref, Row, Store, StoreError, thing_of
+from services.canon_writer.laws import (
+    Batch,
+    Broken,
+    Fenced,
+    Full,
+    Head,
+    Lost,
+    Moved,
+    Ref,
+    Row,
+    Store,
+    StoreError,
+    thing_of,
+)
 from sigilcore import admission, checkpoint, clock, faults, note, record, refusals, signing
 from sigilcore.contracts import canon, house
 from sigilcore.governance import Governance
@@ -86,8 +99,10 @@ class Committer:
         on_commit: Callable[[Committed], None] = lambda _: None,
         successor: Successor = lambda _: None,
         on_read_only: Callable[[str], None] = lambda _: None,
+        disk_low: Callable[[], bool] = lambda: False,
     ) -> None:
         """Nothing is loaded yet; call `load`, then `run`. `signer` is the log's key since genesis; `successor` finds later ones."""
+        self._disk_low = disk_low
         self.state = Governance()
         self.head = Head(size=0, note=b"")
         self.read_only: str | None = None
@@ -178,6 +193,11 @@ class Committer:
                 await self._commit(batch)
             except Fenced as error:
                 self.stop_for_good(str(error), batch)
+            except Full as error:
+                _log.critical("disk_full", error=str(error), calls=len(batch))
+                for one in batch:
+                    _fail(one.answer, Refused(Code.DISK_LOW, "the database's disk is full; nothing was written"))
+                await self._recover()
             except (Lost, Moved) as error:
                 _log.warning("commit_unknown", error=str(error), calls=len(batch))
                 self._put_back(batch)
@@ -192,7 +212,15 @@ class Committer:
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
         found = await self._look_up([one.call for one in batch])
         now_ms = self._clock.now_ms()
-        draft = rules.Draft(self.state, self.head.size, found, now_ms, self._deployment, log_signer=self._log_signer)
+        draft = rules.Draft(
+            self.state,
+            self.head.size,
+            found,
+            now_ms,
+            self._deployment,
+            log_signer=self._log_signer,
+            disk_low=self._disk_low(),
+        )
         results = [draft.take(one.call) for one in batch]
         growth = self._edge.grow(draft.leaves)
         if draft.rows:
@@ -249,7 +277,7 @@ class Committer:
     async def _look_up(self, calls: Sequence[rules.Call]) -> rules.Found:
         """What the store knows of these calls; what is in memory isn't asked again."""
         checked = [(call, one) for call in calls for one in call.checked]
-        rows = await self._store.by_ids({one.core.id for _, one in checked})
+        rows = await self._store.by_ids({one.core.id for _, one in checked} | rules.named_ids(checked))
         known = {row.id: rules.Known(seq=row.seq, checked=_recheck(row)) for row in rows}
         effects = [(call, one) for call, one in checked if one.kind.effect and one.core.id not in known]
         refs = {ref for call, one in effects if (ref := rules.ref_of(call, one)) is not None}

@@ -3,10 +3,10 @@
 A store holds one tenant's log. The laws, tested on memory and on Postgres alike:
 
 1. *One writer.* `open` returns only to the writer that may commit. Whoever opens later ends the earlier one's right: its next commit
-   raises `Fenced` and writes nothing.
+   raises `Fenced` and writes nothing, and so does its next `open`.
 2. *Whole or not at all.* After `commit` returned, all of the batch is durable: rows, decisions, marks of use, tiles, checkpoint. After
    it raised anything but `Lost`, nothing of it is.
-3. *Unknown is said.* `Lost` means that nobody knows. The writer opens again and looks.
+3. *Unknown is said.* `Lost` means that nobody knows. The writer opens again and looks. Of a commit, `Full` says more: nothing of it is.
 4. *Gap-free.* A batch begins at the head or is refused with `Moved`.
 5. *Ids are unique, decisions are used once.* Else `Moved`: the writer's memory was wrong, not the caller.
 6. *Nothing changes* but by an erasure: with its commit the payloads of the thing's rows so far are gone, from this store and from whatever
@@ -46,6 +46,10 @@ class Moved(StoreError):  # noqa: N818 - names what happened
 
 class Lost(StoreError):  # noqa: N818 - names what happened
     """The connection was lost; whether the batch was committed is unknown."""
+
+
+class Full(Lost):
+    """There was no room on the disk: nothing was written, and nothing can be for now."""
 
 
 class Broken(StoreError):  # noqa: N818 - names what is found

@@ -126,7 +126,9 @@ class MemoryStore:
     # Writing.
 
     async def open(self) -> None:
-        """Become the only writer; the one before is fenced."""
+        """Become the only writer; the one before is fenced, and stays it however often it opens."""
+        if self._epoch and self._epoch != self.disk.epoch:
+            raise Fenced(f"epoch {self._epoch} is over")
         self.disk.epoch += 1
         self._epoch = self.disk.epoch
 

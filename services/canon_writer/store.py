@@ -21,6 +21,7 @@ from services.canon_writer.laws import (
     Cosignature,
     Erased,
     Fenced,
+    Full,
     Head,
     Lost,
     Moved,
@@ -45,6 +46,7 @@ _NO_BOUND = 2**62
 _REFUSED = {"SG001": Fenced, "SG002": Moved, "SG003": Moved, "SG004": Moved}
 # Out of disk, memory or connections; an I/O error: the statement failed, and later it may not.
 _FOR_NOW = ("53", "58")
+_DISK_FULL = "53100"  # before the commit record; where that finds no room, the server stops, and nobody knows
 
 
 class PostgresShelf:
@@ -445,6 +447,8 @@ def _named() -> Iterator[None]:
         raise Lost(f"{type(error).__name__}: {error}") from error
     except postgres.PostgresError as error:
         code = error.sqlstate or ""
+        if code == _DISK_FULL:
+            raise Full(str(error)) from error
         if code.startswith(_FOR_NOW):
             raise Lost(f"{type(error).__name__}: {error}") from error
         raise _REFUSED.get(code, StoreError)(str(error)) from error

@@ -7,19 +7,18 @@ Invariants:
 2. A call is judged when its batch is made up, by the newest state, so what waited in the queue isn't judged by old law.
 3. If the writer says that the law moved meanwhile (`STALE_DECISION`), wait for it to be seen here and judge again, a bounded number of
    times. Whatever else fails: nothing is issued.
-4. One batch in flight; the next takes what has queued meanwhile. No timer.
+4. One batch in flight; the next takes what has queued meanwhile. No timer. A call that stands `alone` shares its record with none.
 """
 
 import asyncio
 import collections
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 
 from sigilcore import decision
-from sigilcore.decision import ReasoningChain, Verdict
-from sigilcore.records import audit
+from sigilcore.decision import FrozenChain, ReasoningChain, Verdict
 from sigilcore.refusals import Code, Refused
 
 MAX_BYTES = 900_000  # of the kind's 1 MiB
@@ -67,10 +66,11 @@ class Batches(Generic[T]):
         self,
         *,
         judge: Callable[[T], ReasoningChain],
-        commit: Callable[[audit.DecisionBatch], Awaitable[str]],
+        commit: Callable[[Sequence[FrozenChain]], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         worth_recording: Callable[[ReasoningChain], bool],
         fault: Callable[[Exception], None],
+        alone: Callable[[T], bool],
         most: int,
         most_waiting: int,
     ) -> None:
@@ -80,6 +80,7 @@ class Batches(Generic[T]):
         self._catch_up = catch_up
         self._worth_recording = worth_recording
         self._fault = fault
+        self._alone = alone
         self._most = most
         self._most_waiting = most_waiting
         self._waiting: collections.deque[_Waiting[T]] = collections.deque()
@@ -110,7 +111,11 @@ class Batches(Generic[T]):
     def _next(self) -> list[_Waiting[T]]:
         batch = [self._waiting.popleft()]
         room = MAX_BYTES - batch[0].bytes
+        if self._alone(batch[0].call):
+            return batch
         while self._waiting and len(batch) < self._most and self._waiting[0].bytes <= room:
+            if self._alone(self._waiting[0].call):
+                break
             batch.append(self._waiting.popleft())
             room -= batch[-1].bytes
         return batch
@@ -123,6 +128,12 @@ class Batches(Generic[T]):
                 left = await self._try(left)
                 if not left:
                     break
+        except Refused as refusal:
+            if refusal.code is Code.DISK_LOW:  # not the gate's fault, and its own words help
+                for waiting in left:
+                    waiting.refuse(refusal)
+            else:
+                self._fault(refusal)
         except Exception as error:
             self._fault(error)
         finally:
@@ -136,7 +147,7 @@ class Batches(Generic[T]):
             return []
         frozen = tuple(decision.freeze(chain) for _, chain in judged)
         try:
-            record_id = await self._commit(audit.DecisionBatch(decisions=frozen))
+            record_id = await self._commit(frozen)
         except Refused as refusal:
             if refusal.code is not Code.STALE_DECISION:
                 raise

@@ -8,9 +8,9 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from sigilcore import clock, faults, record, standing
+from sigilcore import clock, decision, faults, record, standing
 from sigilcore.contracts import canon, gatekeeper
 from sigilcore.governance import Governance
 from sigilcore.records import audit
@@ -38,11 +38,11 @@ class History:
         """A batch was sent and its fate isn't known."""
         self._sure = False
 
-    def add(self, seq: int, batch: audit.DecisionBatch) -> None:
-        """A batch of this gate's own, committed at `seq`."""
+    def add(self, seq: int, decisions: Sequence[decision.FrozenChain]) -> None:
+        """Decisions of this gate's own, committed at `seq`."""
         if self._next is None or seq < self._next:
             return
-        for frozen in batch.decisions:
+        for frozen in decisions:
             self.standings.fold_chain(seq, frozen.chain)
         self._next = seq + 1
 
@@ -76,13 +76,14 @@ class History:
                 high = middle
         return low
 
-    def _checked(self, placed: record.PlacedRecord) -> audit.DecisionBatch:
-        """A batch by one of this log's gatekeepers, now or earlier."""
+    def _checked(self, placed: record.PlacedRecord) -> Sequence[decision.FrozenChain]:
+        """Decisions of one of this log's gatekeepers, now or earlier."""
         checked = record.check(placed.signed())
         entry = self._state().key(checked.header.key_id)
         if entry is None or (entry.role, entry.name) != ("instance", gatekeeper.SERVICE):
             raise faults.Corrupt(f"seq {placed.seq} isn't a gatekeeper's")
         record.verify_author(checked.header, checked.core_bytes, entry.public)
-        if not isinstance(checked.payload, audit.DecisionBatch):
+        decisions = audit.decisions_in(checked.payload)
+        if not decisions:
             raise faults.Corrupt(f"seq {placed.seq} holds no decisions")
-        return checked.payload
+        return decisions

@@ -3,18 +3,21 @@
 The judgement itself is `sigilcore.gate`, since the offline replay judges with it too; sessions and proofs are in `sessions`.
 """
 
-from collections.abc import Iterable
-from typing import Any
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import msgspec
 
+from services.gatekeeper.reviews import Waiting
 from services.gatekeeper.sessions import Proven
-from sigilcore import access, decision, gate, permit, session, standing, trust
+from sigilcore import access, clock, decision, envelope, gate, permit, session, signing, standing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.command import Admission, Command
 from sigilcore.governance import Governance
 from sigilcore.licence import LicenceTable, standing_reason
+from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 
 _CHAIN_BYTES = 2_048  # a chain's canonical bytes without its scope and ids, generously
@@ -33,6 +36,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     command: Command[Any, Any]
     observed: gate.Observed
     calls_last_minute: int
+    approval: str | None = None  # the review whose approval the caller shows
+    parent: decision.DecisionRef | None = None  # the call that makes this one on the caller's behalf
 
 
 def command_named(name: str) -> Command[Any, Any]:
@@ -72,6 +77,8 @@ def facts(state: Governance, standings: standing.Standings, call: Call, *, now_m
         as_of=state.size,
         standing=standings.at(said.owner_id, now_ms),
         standing_as_of=standings.size,
+        approval=call.approval,
+        parent=None if call.parent is None else call.parent.link(),
     )
 
 
@@ -94,6 +101,7 @@ def permit_for(
         owner_id=said.owner_id,
         licence_id=said.licence_id,
         session_id=said.session_id,
+        session_ends_ms=said.not_after_ms,
         loa=chain.audit.loa,
         proof=call.proven.kind,
         command=command.name,
@@ -102,7 +110,7 @@ def permit_for(
         salt=salt.hex(),
         digest=call.observed.digest,
         decision=ref,
-        parent=None,
+        parent=call.parent,
         not_after_ms=now_ms + permit.START_WINDOW_MS,
         longest_run_s=command.longest_run_s,
     )
@@ -130,6 +138,102 @@ def _callable(
 def _rung(state: Governance, command: Command[Any, Any]) -> Loa:
     assert state.policy is not None, "genesis brings the first policy"
     return state.policy.rung(command.name, command.rung)
+
+
+def record_of(frozen: Sequence[decision.FrozenChain]) -> tuple[str, audit.ApprovedDecision | audit.DecisionBatch]:
+    """Decisions as one record: an Allow by approval is one of its own, since it uses the approval up."""
+    first = frozen[0].chain
+    if first.approval is not None and first.verdict is decision.Verdict.ALLOW:
+        (alone,) = frozen
+        return "approved_decision", audit.ApprovedDecision(decision=alone)
+    return "decision_batch", audit.DecisionBatch(decisions=tuple(frozen))
+
+
+def waiting(state: Governance, chain: decision.ReasoningChain, review: str, text: str, salt: bytes) -> Waiting:
+    """A call that the gate wants reviewed, as long as the policy lets it wait."""
+    assert state.policy is not None, "genesis brings the first policy"
+    law = state.policy.review(chain.command, chain.module)
+    if law is None or state.policy_seq >= chain.as_of:
+        raise Refused(Code.GATE_FAULT, "the policy changed while the call was judged")
+    return Waiting(
+        review=review,
+        owner=chain.audit.owner,
+        licence=chain.audit.licence,
+        command=chain.command,
+        parameters=text,
+        salt=salt.hex(),
+        digest=chain.digest,
+        until_ms=clock.parse_ms(chain.audit.ts) + law.within_s * 1000,
+    )
+
+
+def decided(
+    one: Waiting, request: gatekeeper.DecideReview, bound: permit.Bound, verdict: Literal["approved", "refused"]
+) -> audit.ApprovalDecided:
+    """A mentor's word as a record; the writer asks the same again, and whether the mentor's licence counts."""
+    if request.digest != one.digest:
+        raise Refused(Code.APPROVAL_MISMATCH, "the call that waits has another digest", field="$.digest")
+    if bound.permit.owner_id == one.owner:
+        raise Refused(Code.SELF_APPROVAL, "it is your own call", field="$.review")
+    return audit.ApprovalDecided(
+        review=one.review,
+        verdict=verdict,
+        owner=one.owner,
+        command=one.command,
+        digest=one.digest,
+        approver=bound.permit.owner_id,
+        licence=bound.permit.licence_id,
+        not_after=clock.format_ms(one.until_ms),
+        request=bound.request(),
+    )
+
+
+def shown_approval(text: str | None) -> tuple[str | None, bytes | None]:
+    """The review and the salt of an approval as a caller shows it."""
+    if text is None:
+        return None, None
+    review, _, salt = text.rpartition(".")
+    if decision.parse_ref(review) is None or not re.fullmatch(r"[0-9a-f]{32}", salt):
+        raise Refused(Code.BAD_INPUT, "an approval is <review>.<salt>", field="$.approval")
+    return review, bytes.fromhex(salt)
+
+
+def parent_of(
+    state: Governance, key: bytes, request: gatekeeper.AuthorizeChild, service: str, now_ms: int
+) -> permit.Permit:
+    """The call on whose behalf this service asks, down the page: genuine, of this deployment, this service's own, still running, and one
+    whose declaration names the asked command."""
+    try:
+        parent = envelope.unseal(request.parent, signing.PERMIT, permit.Permit, key)
+    except envelope.BadToken as error:
+        raise Refused(Code.PERMIT_INVALID, f"permit: {error.reason}", field="$.parent") from error
+    if (parent.runtime_id, parent.tenant) != (state.runtime_id, state.tenant):
+        raise Refused(Code.PERMIT_INVALID, "the permit is for another deployment or tenant", field="$.parent")
+    declared = catalogue.COMMANDS.get(parent.command)
+    if declared is None or declared.service != service or parent.service != service:
+        raise Refused(Code.PERMIT_MISMATCH, f"{parent.command} is not {service}'s to answer", field="$.parent")
+    longest_s = min(parent.longest_run_s, declared.longest_run_s)
+    if now_ms > parent.not_after_ms + longest_s * 1000:
+        raise Refused(Code.PERMIT_EXPIRED, "the call on whose behalf it asks is over", field="$.parent")
+    if request.command not in declared.calls:
+        raise Refused(Code.CALL_UNDECLARED, f"{parent.command} doesn't call {request.command}", field="$.command")
+    return parent
+
+
+def session_of(parent: permit.Permit) -> session.SessionToken:
+    """What a permit says of its caller's session. No key and no mandate: what is called on somebody's behalf proves nothing anew."""
+    return session.SessionToken(
+        session_id=parent.session_id,
+        runtime_id=parent.runtime_id,
+        tenant=parent.tenant,
+        licence_id=parent.licence_id,
+        owner_id=parent.owner_id,
+        loa=parent.loa,
+        session_key=None,
+        mutations=(),
+        mutations_not_after_ms=0,
+        not_after_ms=parent.session_ends_ms,
+    )
 
 
 def _view(state: Governance, command: Command[Any, Any]) -> gatekeeper.CommandView:
@@ -185,7 +289,7 @@ def explained(
         entropy=0,
         standing=standings.at(caller.owner_id, now_ms),
     )
-    judged = trust.judge(state.model, features, state.policy.thresholds.get(name))
+    judged = trust.judge(state.model, features, state.policy.threshold(name, state.model.threshold))
     return gatekeeper.Explanation(
         command=name,
         allowed=judged.allowed or not command.scored,

@@ -156,6 +156,7 @@ class Gateway:
             request.cookies.get(sessions.COOKIE) if hdrs.COOKIE in request.headers else None,
             request.headers.get(calls.PROOF_HEADER),
             self._cookies,
+            request.headers.get(calls.APPROVAL_HEADER),
         )
         token = None if isinstance(read, Refused) else read.token
         if token is not None:

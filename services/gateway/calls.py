@@ -7,6 +7,7 @@ Two commands touch the cookies: after `session/open` the answer carries a new on
 gone. A session that the gate says is over loses its cookie too.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +23,21 @@ from sigilrun.bus import Bus
 from sigilrun.faces.routes import JSON, Route
 
 PROOF_HEADER = "Sigil-Proof"
+APPROVAL_HEADER = "Sigil-Approval"
 MAX_TOKEN = 16_384  # as the contract's `Token`
+_APPROVAL = re.compile(r"[0-9a-f-]{36}\.[0-9]{1,3}\.[0-9a-f]{32}")
 _BEARER = "bearer "
 _OVER = frozenset({Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOSED})
 # What the gate says only to somebody whose session it took: a flood of these is that session's, not its neighbours'.
 _TAKEN = frozenset(
-    {Code.LICENSE_INVALID, Code.LOA_TOO_LOW, Code.OUT_OF_SCOPE, Code.OWNER_PROOF_NEEDED, Code.DENIED_BY_TRUST}
+    {
+        Code.LICENSE_INVALID,
+        Code.LOA_TOO_LOW,
+        Code.OUT_OF_SCOPE,
+        Code.OWNER_PROOF_NEEDED,
+        Code.DENIED_BY_TRUST,
+        Code.REVIEW_NEEDED,
+    }
 )
 
 
@@ -42,6 +52,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     cookie: str | None  # only one that stands for a session
     by_cookie: bool  # the token came with the cookie, which browsers send by themselves
     proof: str | None
+    approval: str | None = None
 
 
 NOBODY = Caller(token=None, cookie=None, by_cookie=False, proof=None)
@@ -68,17 +79,21 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_caller(
-    authorization: str | None, cookie: str | None, proof: str | None, cookies: sessions.Cookies
+    authorization: str | None,
+    cookie: str | None,
+    proof: str | None,
+    cookies: sessions.Cookies,
+    approval: str | None = None,
 ) -> Caller | Refused:
     """Who calls, or the refusal of an Authorization that is no bearer token; of a caller nobody knows the cookie is no cookie."""
     token = cookies.find(cookie, time.time_ns() // 1_000_000)
     known = None if token is None else cookie
     if authorization is None:
-        return Caller(token=token, cookie=known, by_cookie=token is not None, proof=proof)
+        return Caller(token=token, cookie=known, by_cookie=token is not None, proof=proof, approval=approval)
     shown = authorization[len(_BEARER) :].strip()
     if not authorization.lower().startswith(_BEARER) or not _may_be_token(shown):
         return Refused(Code.SESSION_INVALID, "Authorization is `Bearer <session token>`", field="Authorization")
-    return Caller(token=shown, cookie=known, by_cookie=False, proof=proof)
+    return Caller(token=shown, cookie=known, by_cookie=False, proof=proof, approval=approval)
 
 
 def bind(asked: Asked) -> Bound:
@@ -105,6 +120,7 @@ def _bound(command: Command[Any, Any], body: bytes, caller: Caller) -> Bound:
     if caller.token is None:
         raise Refused(Code.SESSION_MISSING, f"{command.name} needs a session")
     _check_proof(caller)
+    _check_approval(caller)
     return Bound(command=command, body=body, caller=caller, session=caller.token)
 
 
@@ -119,6 +135,11 @@ def _closing(caller: Caller) -> bytes:
 def _check_proof(caller: Caller) -> None:
     if caller.proof is not None and not _may_be_token(caller.proof):
         raise Refused(Code.PROOF_INVALID, "no proof looks like this", field=PROOF_HEADER)
+
+
+def _check_approval(caller: Caller) -> None:
+    if caller.approval is not None and not _APPROVAL.fullmatch(caller.approval):
+        raise Refused(Code.BAD_INPUT, "an approval is <review>.<salt>", field=APPROVAL_HEADER)
 
 
 def _may_be_token(text: str) -> bool:
@@ -156,7 +177,11 @@ class Calls:
 
     async def _authorize(self, bound: Bound, token: str) -> str:
         request = gatekeeper.Authorize(
-            session=token, proof=bound.caller.proof, command=bound.command.name, parameters=bound.body.decode()
+            session=token,
+            proof=bound.caller.proof,
+            command=bound.command.name,
+            parameters=bound.body.decode(),
+            approval=bound.caller.approval,
         )
         wait_s = gatekeeper.AUTHORIZE.longest_run_s + 1
         try:

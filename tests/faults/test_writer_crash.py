@@ -247,8 +247,8 @@ async def test_commits_go_on_while_the_bus_is_down_and_events_catch_up(place):
 
 
 @contextlib.asynccontextmanager
-async def spawned(place):
-    """A writer in a process of its own, to be killed."""
+async def spawned(place, *before):
+    """A writer in a process of its own, to be killed; `before` is a program that runs it, changed."""
     options = place.options("canon_writer")
     env = {
         "PATH": os.environ["PATH"],
@@ -269,7 +269,9 @@ async def spawned(place):
     }
     (place.buses.folder / "config.toml").touch()
     child = await asyncio.create_subprocess_exec(
-        sys.executable, str(WRITER), str(place.world.now_ms), env=env, stderr=asyncio.subprocess.DEVNULL
+        *(sys.executable, *map(str, before), str(WRITER), str(place.world.now_ms)),
+        env=env,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     try:
         yield child

@@ -183,6 +183,8 @@ async def test_whoever_opens_later_fences_the_one_before(bench):
     with pytest.raises(laws.StoreError) as caught:
         await old.commit(bench.batch(1))
     assert isinstance(caught.value, Fenced | laws.Lost)
+    with pytest.raises(Fenced):
+        await old.open()
     assert (await new.head()).size == 5
     await bench.write(new, 1)
     assert (await new.head()).size == 6

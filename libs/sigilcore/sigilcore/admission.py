@@ -17,13 +17,15 @@ There is no other path: canon_writer, followers, verifiers and the simulator cal
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import msgspec
 
-from sigilcore import clock, decision, licence, note, signing
+from sigilcore import approvals, clock, decision, licence, note, policy, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, knowledge
 from sigilcore.contracts import license as licensing
+from sigilcore.contracts.command import Command
 from sigilcore.governance import Governance, KeyEntry, WitnessEntry
 from sigilcore.record import AuthorCheck, Checked, verify_author, verify_witness
 from sigilcore.records import REGISTRY, audit, system, user
@@ -55,13 +57,11 @@ class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decisions_of(checked: Checked, seq: int) -> list[DecisionRow]:
-    """The rows that a record at `seq` brings: of a decision batch each Allow of a command that writes, of an order the one that it is."""
+    """The rows that a record at `seq` brings: of decisions each Allow of a command that writes, of an order the one that it is."""
     if isinstance(checked.payload, system.ErasureOrder):
         return [_order_row(checked, checked.payload, seq)]
-    if not isinstance(checked.payload, audit.DecisionBatch):
-        return []
     rows = []
-    for index, frozen in enumerate(checked.payload.decisions):
+    for index, frozen in enumerate(audit.decisions_in(checked.payload)):
         chain = frozen.chain
         command = catalogue.COMMANDS.get(chain.command)
         if chain.verdict is decision.Verdict.ALLOW and command is not None and command.writes:
@@ -420,9 +420,7 @@ def _check_threshold(quorum: system.QuorumPolicy, witnesses: Collection[WitnessE
 
 def _check_access_policy(payload: system.AccessPolicyChange) -> None:
     for name, rung in payload.policy.rungs.items():
-        command = catalogue.COMMANDS.get(name)
-        if command is None:
-            raise Refused(Code.RECORD_INVALID, f"no command {name!r}", field=f"$.payload.policy.rungs.{name}")
+        command = _policed(name, f"$.payload.policy.rungs.{name}")
         if not rung.includes(command.rung):
             raise Refused(
                 Code.RECORD_INVALID,
@@ -430,8 +428,26 @@ def _check_access_policy(payload: system.AccessPolicyChange) -> None:
                 field=f"$.payload.policy.rungs.{name}",
             )
     for name in payload.policy.thresholds:
-        if name not in catalogue.COMMANDS:
-            raise Refused(Code.RECORD_INVALID, f"no command {name!r}", field=f"$.payload.policy.thresholds.{name}")
+        _policed(name, f"$.payload.policy.thresholds.{name}")
+    for name in payload.policy.reviews:
+        command = _policed(name, f"$.payload.policy.reviews.{name}")
+        if not command.scored or command.name.startswith(approvals.FAMILY):
+            raise Refused(
+                Code.RECORD_INVALID,
+                f"{name} brakes, or approves: it is never reviewed",
+                field=f"$.payload.policy.reviews.{name}",
+            )
+
+
+def _policed(name: str, field: str) -> Command[Any, Any]:
+    """The command that a policy's entry speaks of."""
+    named, module = policy.command_of(name)
+    command = catalogue.COMMANDS.get(named)
+    if command is None:
+        raise Refused(Code.RECORD_INVALID, f"no command {named!r}", field=field)
+    if module is not None and command.module_field is None:
+        raise Refused(Code.RECORD_INVALID, f"{named} runs no modules", field=field)
+    return command
 
 
 # Audit
@@ -449,6 +465,8 @@ def _admit_audit(
         service = catalogue.COMMANDS[row.command].service
         if checked.payload.request is None or state.keys[checked.header.key_id].name != service:
             raise Refused(Code.DECISION_MISMATCH, f"{service} owns {row.command} and says for which call")
+        if isinstance(checked.payload, audit.ApprovalDecided):
+            _check_approver(checked.payload, row)
     _check_audit_payload(state, checked, now_ms)
 
 
@@ -472,7 +490,17 @@ def _check_audit_payload(state: Governance, checked: Checked, now_ms: int | None
             _fresh_key(state, payload.key)
         case audit.DecisionBatch() as payload:
             for index, frozen in enumerate(payload.decisions):
-                _check_chain(state, frozen, now_ms, f"$.payload.decisions[{index}]")
+                field = f"$.payload.decisions[{index}]"
+                _check_chain(state, frozen, now_ms, field)
+                if frozen.chain.approval is not None and frozen.chain.verdict is decision.Verdict.ALLOW:
+                    raise Refused(
+                        Code.RECORD_INVALID, "an Allow by approval stands in a record of its own", field=field
+                    )
+        case audit.ApprovedDecision() as payload:
+            _check_chain(state, payload.decision, now_ms, "$.payload.decision")
+            approvals.check(state, payload.decision.chain, "$.payload.decision")
+        case audit.ApprovalDecided() as payload:
+            _check_approval(state, payload, now_ms)
         case audit.LicenceIssued() as payload:
             _check_issued(state, checked, payload)
         case audit.LicenceRevoked() as payload:
@@ -489,6 +517,27 @@ def _check_audit_payload(state: Governance, checked: Checked, now_ms: int | None
                 raise Refused(Code.RECORD_INVALID, f"it is the key of a {role}", field="$.payload.role")
         case _:
             pass
+
+
+def _check_approver(payload: audit.ApprovalDecided, row: DecisionRow) -> None:
+    """The word is the caller's of the command that says it."""
+    command = approvals.APPROVE if payload.verdict == "approved" else approvals.REFUSE
+    if (row.command, row.owner, row.licence_id) != (command, payload.approver, payload.licence):
+        raise Refused(Code.DECISION_MISMATCH, "the decision is for another approver, or another word")
+
+
+def _check_approval(state: Governance, payload: audit.ApprovalDecided, now_ms: int | None) -> None:
+    """One word a review, by a mentor who is somebody else, in time."""
+    if payload.review in state.approvals:
+        raise Refused(Code.REVIEW_UNKNOWN, "this review was decided already", field="$.payload.review")
+    reason = approvals.approver_fault(state, payload.licence, payload.approver, payload.owner, now_ms)
+    if reason is not None:
+        raise Refused(reason, f"{payload.approver} has no say in this", field="$.payload.approver")
+    if now_ms is not None and now_ms >= _time(payload.not_after):
+        raise Refused(
+            Code.APPROVAL_EXPIRED, f"the review was open until {payload.not_after}", field="$.payload.not_after"
+        )
+    _time(payload.not_after)
 
 
 def revocable(state: Governance, key_id: str) -> KeyEntry:

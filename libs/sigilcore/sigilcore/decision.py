@@ -58,9 +58,12 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     loa: Loa
 
 
-class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One judgement. `digest` is SHA-256(salt || parameters); `effect` is the record id that the caller asked for, if any;
-    `as_of` the log position (a record count) it was judged at."""
+    `as_of` the log position (a record count) it was judged at.
+
+    What most calls don't have isn't written: `approval` names the review whose approval was asked for in this judgement, `parent` the
+    decision of the call that this one was made for, `module` the module that the parameters name."""
 
     command: str
     target: str
@@ -75,6 +78,9 @@ class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     proof: ProofKind
     as_of: Count
     scope: tuple[str, ...]
+    approval: str | None = None
+    parent: str | None = None
+    module: str | None = None
 
 
 _CHAIN = canonical.Shape(ReasoningChain)

@@ -5,12 +5,15 @@ same state and facts give the same chain for ever, and the offline replay judges
 
 Invariants:
 
-1. Checks go down the page: licence, level, scope, proof, owner, trust. The first that fails is the reason and the last step.
+1. Checks go down the page: licence, level, scope, proof, owner, trust, and review where a policy asks for one. The first that fails is
+   the reason and the last step.
 2. What decides comes from the log (licence, policy, model) and the declaration (rung, action, target). From the session come only its
    names and what it proved; its level is a label that judges nothing.
 3. A policy raises a rung, never lowers it. A bearer reaches operator at most.
-4. Braking commands (`scored` is False) skip the score and nothing else.
+4. Braking commands (`scored` is False) skip the score, and with it the review, and nothing else.
 5. Every step's detail is a value (`mentor`, `REVOKED`), so a refusal is read from the chain and says what the record says.
+6. A call that is reviewed passes by a mentor's approval of its very parameters (`approvals`), or it doesn't pass. One that is made on
+   somebody's behalf is judged as theirs; it never carries the owner's word, and nobody approves it.
 
 Example: an operator who asks for `license/create` fails at `loa`, detail `root`; `refusal_of` answers LOA_TOO_LOW, {"need": "root"}.
 """
@@ -20,7 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sigilcore import access, clock, decision, digest, ids, licence, trust
+from sigilcore import access, approvals, clock, decision, digest, ids, licence, policy, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import knowledge
 from sigilcore.contracts.command import Command
@@ -39,7 +42,10 @@ REFUSALS: Final = {
     "proof": Code.PROOF_MISSING,
     "owner": Code.OWNER_PROOF_NEEDED,
     "trust": Code.DENIED_BY_TRUST,
+    "review": Code.REVIEW_NEEDED,
 }
+NEEDED: Final = "needed"
+CHILD: Final = "on behalf"
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +55,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     length: int
     entropy: int
     effect: str | None
+    module: str | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +63,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     `loa` is the session's label, used only when the log doesn't know the licence. `keyed`: the session has a key. `mandated`: the
     owner's certificate names this command and its minutes aren't over. `proof`: what was verified for this call. `as_of`: the log
-    position of the state it is judged by; `standing_as_of`: that of the decisions which the owner's `standing` comes of.
+    position of the state it is judged by; `standing_as_of`: that of the decisions which the owner's `standing` comes of. `approval`: the
+    review whose approval the caller shows. `parent`: the decision of the call that makes this one on the caller's behalf.
     """
 
     session_id: str
@@ -74,6 +82,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     as_of: int
     standing: int
     standing_as_of: int
+    approval: str | None = None
+    parent: str | None = None
 
 
 class _Core(msgspec.Struct):
@@ -107,6 +117,7 @@ def observe(command: Command[Any, Any], parameters: bytes, salt: bytes) -> Obser
         length=len(parameters),
         entropy=trust.entropy(parameters) if command.scored else 0,
         effect=_effect(command, named),
+        module=_module(command, parameters),
     )
 
 
@@ -121,13 +132,21 @@ def _effect(command: Command[Any, Any], named: _Parameters) -> str | None:
     return wanted if isinstance(wanted, str) and ids.is_id(wanted) else None
 
 
+def _module(command: Command[Any, Any], parameters: bytes) -> str | None:
+    """The module that the parameters name; what its service will refuse as no module is none here."""
+    if command.module_field is None:
+        return None
+    named = msgspec.json.decode(parameters).get(command.module_field)
+    return named if isinstance(named, str) else None
+
+
 def judge(state: Governance, facts: Facts) -> ReasoningChain:
     """Judge one call."""
     return _reason(state, facts, None, clock.format_ms(facts.now_ms))
 
 
 def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -> Refused:
-    """The refusal that a denial gives; `ref` names its record if it has one."""
+    """The refusal that a denial or a review gives; `ref` names its record if it has one."""
     step = chain.steps[-1]
     detail: dict[str, Any] = {} if ref is None else {"decision": ref.link()}
     if step.check == "licence":
@@ -149,6 +168,8 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
         return Refused(Code.PROOF_MISSING, f"{chain.command} needs a proof by the session's key", detail=detail)
     if step.check == "owner":
         return Refused(Code.OWNER_PROOF_NEEDED, f"{chain.command} needs the owner's own word", detail=detail)
+    if step.check == "review":
+        return _review_refusal(chain, step.detail, detail)
     assert chain.trust is not None, "the last check is the score"
     score = {
         "score": trust.score(chain.trust.logit),
@@ -162,6 +183,18 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
         f"the score of {chain.command} is below its threshold",
         detail={**score, **detail},
     )
+
+
+def _review_refusal(chain: ReasoningChain, said: str, detail: dict[str, Any]) -> Refused:
+    if said == NEEDED:
+        review = {"review": detail["decision"]} if detail else {}
+        return Refused(
+            Code.REVIEW_NEEDED, f"a mentor approves this call of {chain.command} first", detail={**detail, **review}
+        )
+    if said == CHILD:
+        message = f"{chain.command} is under review, so it can't be called on somebody's behalf"
+        return Refused(Code.REVIEW_NEEDED, message, detail=detail)
+    return Refused(Code(said), f"this approval doesn't let {chain.command} pass", detail=detail)
 
 
 def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, Any] | None) -> list[str]:
@@ -196,7 +229,7 @@ def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None, ts
     loa = facts.loa if entry is None else entry.table.loa
     scope = () if entry is None else entry.table.scope
     steps, scored = _steps(state, facts, entry, recorded)
-    passed = steps[-1].passed
+    last = steps[-1]
     return ReasoningChain(
         command=command.name,
         target=command.target,
@@ -204,8 +237,8 @@ def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None, ts
         length=facts.observed.length,
         effect=facts.observed.effect,
         steps=steps,
-        suggestion=GO_AHEAD if passed else REFUSALS[steps[-1].check].next_step,
-        verdict=Verdict.ALLOW if passed else Verdict.DENY,
+        suggestion=GO_AHEAD if last.passed else _code(last).next_step,
+        verdict=_verdict(last),
         audit=decision.Audit(
             ts=ts,
             chain_id=facts.chain_id,
@@ -218,7 +251,22 @@ def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None, ts
         proof=facts.proof,
         as_of=facts.as_of,
         scope=scope,
+        approval=facts.approval if last.check == "review" else None,
+        parent=facts.parent,
+        module=facts.observed.module,
     )
+
+
+def _verdict(last: Step) -> Verdict:
+    if last.passed:
+        return Verdict.ALLOW
+    return Verdict.MANUAL_REVIEW if (last.check, last.detail) == ("review", NEEDED) else Verdict.DENY
+
+
+def _code(last: Step) -> Code:
+    if last.check == "review" and last.detail in Code.__members__:
+        return Code(last.detail)
+    return REFUSALS[last.check]
 
 
 def _steps(
@@ -233,7 +281,7 @@ def _steps(
     table = entry.table
 
     assert state.policy is not None, "genesis brings the first policy"
-    need = state.policy.rung(command.name, command.rung)
+    need = state.policy.rung(command.name, command.rung, facts.observed.module)
     enough = table.loa.includes(need)
     steps += (_step("loa", enough, need.value),)
     if not enough:
@@ -249,7 +297,7 @@ def _steps(
     if not proven:
         return steps, None
 
-    word = _owners_word(facts)
+    word = _owners_word(facts, need)
     steps += (_step("owner", word != "missing", word),)
     if word == "missing":
         return steps, None
@@ -257,7 +305,35 @@ def _steps(
     if not command.scored:
         return (*steps, _step("trust", True, "not scored")), None
     scored = _score(state, facts, table.loa, recorded)
-    return (*steps, _step("trust", scored.allowed, "at or above" if scored.allowed else "below")), scored
+    reviewed = _reviewed(state.policy, facts, scored)
+    steps += (_step("trust", scored.allowed or reviewed, "at or above" if scored.allowed else "below"),)
+    if not reviewed:
+        return steps, scored
+    return (*steps, _review(state, facts)), scored
+
+
+def _reviewed(law: policy.AccessPolicy, facts: Facts, scored: decision.Trust) -> bool:
+    """Whether the policy asks for a mentor's word on this call: on what would pass, or on a band of what just wouldn't."""
+    review = law.review(facts.command.name, facts.observed.module)
+    if review is None or review.band is None:
+        return review is not None and scored.allowed
+    return not scored.allowed and scored.logit >= (scored.threshold - review.band) * trust.ONE
+
+
+def _review(state: Governance, facts: Facts) -> Step:
+    if facts.parent is not None:
+        return _step("review", False, CHILD)
+    if facts.approval is None:
+        return _step("review", False, NEEDED)
+    fault = approvals.fault(
+        state,
+        facts.approval,
+        owner=facts.owner_id,
+        command=facts.command.name,
+        digest=facts.observed.digest,
+        now_ms=facts.now_ms,
+    )
+    return _step("review", fault is None, "approved" if fault is None else fault.value)
 
 
 def _proven(facts: Facts, table: licence.LicenceTable) -> bool:
@@ -266,7 +342,9 @@ def _proven(facts: Facts, table: licence.LicenceTable) -> bool:
     return not (facts.keyed or table.key_bound) and BEARER_CEILING.includes(table.loa)
 
 
-def _owners_word(facts: Facts) -> str:
+def _owners_word(facts: Facts, need: Loa) -> str:
+    if facts.parent is not None and facts.command.mutates and need.includes(Loa.MENTOR):
+        return "missing"
     if not facts.command.needs_owner:
         return "not needed"
     if facts.proof == "owner":
@@ -279,7 +357,7 @@ def _score(state: Governance, facts: Facts, loa: Loa, recorded: decision.Trust |
     assert model is not None, "genesis brings the first model"
     assert policy is not None, "genesis brings the first policy"
     features = recorded.features if recorded is not None else features_of(facts, loa, policy.rate_limit)
-    threshold = policy.thresholds.get(facts.command.name, model.threshold)
+    threshold = policy.threshold(facts.command.name, model.threshold, facts.observed.module)
     logit = trust.logit(model, features)
     return decision.Trust(
         model=model.version,
@@ -320,21 +398,26 @@ def _facts_of(chain: ReasoningChain, command: Command[Any, Any]) -> Facts:
         mandated=owner is not None and owner.detail == "certificate",
         proof=chain.proof,
         command=command,
-        observed=Observed(digest=chain.digest, length=chain.length, entropy=0, effect=chain.effect),
+        observed=Observed(
+            digest=chain.digest, length=chain.length, entropy=0, effect=chain.effect, module=chain.module
+        ),
         calls_last_minute=0,
         now_ms=clock.parse_ms(chain.audit.ts),
         chain_id=chain.audit.chain_id,
         as_of=chain.as_of,
         standing=trust.STANDING_START,
         standing_as_of=0 if chain.trust is None else chain.trust.standing_as_of,
+        approval=chain.approval,
+        parent=chain.parent,
     )
 
 
 def overtaken(state: Governance, chain: ReasoningChain) -> bool:
-    """True if the licence, the policy or the model moved after the chain was judged."""
+    """True if the licence, the policy, the model or the approval moved after the chain was judged."""
     entry = state.issued(chain.audit.licence)
     licence_seq = -1 if entry is None else entry.changed_seq
-    return max(state.model_seq, state.policy_seq, licence_seq) >= chain.as_of
+    approval_seq = -1 if chain.approval is None else approvals.moved(state, chain.approval)
+    return max(state.model_seq, state.policy_seq, licence_seq, approval_seq) >= chain.as_of
 
 
 def _arithmetic(chain: ReasoningChain, scored: decision.Trust) -> list[str]:
@@ -342,7 +425,7 @@ def _arithmetic(chain: ReasoningChain, scored: decision.Trust) -> list[str]:
     differences = []
     if scored.allowed != (scored.logit >= scored.threshold * trust.ONE):
         differences.append("trust: allowed doesn't follow from logit and threshold")
-    if chain.verdict is Verdict.ALLOW and not scored.allowed:
+    if chain.verdict is Verdict.ALLOW and not scored.allowed and chain.approval is None:
         differences.append("verdict: Allow below the threshold")
     return differences
 

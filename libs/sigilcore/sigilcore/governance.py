@@ -1,9 +1,9 @@
 """The state of the log that admission reads: the fold of every governing record, in order.
 
-Kept here: genesis, Root, the log's keys, service keys and instances, licences and revocations, closed sessions, the witness registry, the
-quorum policy, the trust model, the access policy, each with the position since when; and the orders to erase. canon_writer keeps one as
-the authority; services keep another by following the stream; a verifier makes one from an export. All of them fold with this one `apply`,
-after `admission` said yes.
+Kept here: genesis, Root, the log's keys, service keys and instances, licences and revocations, closed sessions, mentors' approvals, the
+witness registry, the quorum policy, the trust model, the access policy, each with the position since when; and the orders to erase.
+canon_writer keeps one as the authority; services keep another by following the stream; a verifier makes one from an export. All of them
+fold with this one `apply`, after `admission` said yes.
 
 Invariants:
 
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from sigilcore import licence, note, policy, signing, trust
+from sigilcore import clock, licence, note, policy, signing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import license as licensing
 from sigilcore.record import Checked
@@ -58,6 +58,25 @@ class IssuedLicence(msgspec.Struct, frozen=True, kw_only=True):
     def changed_seq(self) -> int:
         """The last position that moved it."""
         return self.issued_seq if self.revoked_seq is None else self.revoked_seq
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """A mentor's word on one reviewed call, good for one decision."""
+
+    approved: bool
+    owner: str
+    command: str
+    digest: str
+    approver: str
+    licence: str
+    not_after_ms: int
+    decided_seq: int
+    used_seq: int | None = None
+
+    @property
+    def changed_seq(self) -> int:
+        """The last position that moved it."""
+        return self.decided_seq if self.used_seq is None else self.used_seq
 
 
 class WitnessEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +125,7 @@ class Governance:
         self.licences: dict[str, IssuedLicence] = {}
         self.closed_sessions: dict[str, int] = {}
         self.orders: dict[str, system.ErasureOrder] = {}  # by record id; which are used, the decisions tell
+        self.approvals: dict[str, Approval] = {}  # by the decision that asked for the review
         self.witnesses: dict[str, WitnessEntry] = {}  # principal → its newest entry
         self.witness_history: dict[tuple[str, int], WitnessEntry] = {}  # (principal, since) → entry
         self._journal: list[tuple[dict[Any, Any], Any, Any]] | None = None
@@ -249,6 +269,10 @@ class Governance:
                 self._revoke(seq, self.keys[payload.key_id])
             case audit.SessionClosed():
                 self._set(self.closed_sessions, payload.session_id, seq)
+            case audit.ApprovalDecided():
+                self._approval(seq, payload)
+            case audit.ApprovedDecision():
+                self._use_approval(seq, payload.decision.chain.approval)
             case audit.LicenceIssued():
                 entry = IssuedLicence(
                     table=payload.license,
@@ -330,6 +354,23 @@ class Governance:
             self._end(old, seq)
         public = bytes.fromhex(payload.key)
         self._set(self.instances, slot, self._key("instance", payload.service, public, seq, payload.instance))
+
+    def _approval(self, seq: int, payload: audit.ApprovalDecided) -> None:
+        entry = Approval(
+            approved=payload.verdict == "approved",
+            owner=payload.owner,
+            command=payload.command,
+            digest=payload.digest,
+            approver=payload.approver,
+            licence=payload.licence,
+            not_after_ms=clock.parse_ms(payload.not_after),
+            decided_seq=seq,
+        )
+        self._set(self.approvals, payload.review, entry)
+
+    def _use_approval(self, seq: int, review: str | None) -> None:
+        assert review is not None, "admission takes no approved decision without its approval"
+        self._set(self.approvals, review, msgspec.structs.replace(self.approvals[review], used_seq=seq))
 
     def _witness(self, seq: int, payload: system.TrustedWitness) -> None:
         old = self.witnesses.get(payload.witness_id)

@@ -44,6 +44,16 @@ class Code(enum.StrEnum):
     LOA_TOO_LOW = "LOA_TOO_LOW"
     OUT_OF_SCOPE = "OUT_OF_SCOPE"
     DENIED_BY_TRUST = "DENIED_BY_TRUST"
+    REVIEW_NEEDED = "REVIEW_NEEDED"
+    REVIEW_UNKNOWN = "REVIEW_UNKNOWN"
+    SELF_APPROVAL = "SELF_APPROVAL"
+    APPROVAL_UNKNOWN = "APPROVAL_UNKNOWN"
+    APPROVAL_REFUSED = "APPROVAL_REFUSED"
+    APPROVAL_MISMATCH = "APPROVAL_MISMATCH"
+    APPROVAL_EXPIRED = "APPROVAL_EXPIRED"
+    APPROVAL_USED = "APPROVAL_USED"
+    APPROVER_INVALID = "APPROVER_INVALID"
+    CALL_UNDECLARED = "CALL_UNDECLARED"
     GATE_FAULT = "GATE_FAULT"
     PERMIT_MISSING = "PERMIT_MISSING"
     PERMIT_INVALID = "PERMIT_INVALID"
@@ -80,6 +90,7 @@ class Code(enum.StrEnum):
     NOT_YET = "NOT_YET"
     CORRUPT_RECORD = "CORRUPT_RECORD"
     BUSY = "BUSY"
+    DISK_LOW = "DISK_LOW"
     READ_ONLY = "READ_ONLY"
     UNAVAILABLE = "UNAVAILABLE"
 
@@ -143,6 +154,22 @@ _TABLE: dict[Code, tuple[int, str]] = {
     Code.LOA_TOO_LOW: (403, "Ask Root for a licence of the named level."),
     Code.OUT_OF_SCOPE: (403, "Ask Root for a licence whose scope names this command."),
     Code.DENIED_BY_TRUST: (403, "See detail.score and threshold; trust/check tells where you stand."),
+    Code.REVIEW_NEEDED: (
+        409,
+        "Ask a mentor to approve detail.review in time, then repeat the very call with the approval <review>.<salt>.",
+    ),
+    Code.REVIEW_UNKNOWN: (404, "Nothing waits under this name; who called asks again and gets a new review."),
+    Code.SELF_APPROVAL: (403, "Ask a mentor who is somebody else."),
+    Code.APPROVAL_UNKNOWN: (403, "Wait until a mentor has approved, or call without an approval to ask for a review."),
+    Code.APPROVAL_REFUSED: (403, "A mentor said no to this call; it stays so."),
+    Code.APPROVAL_MISMATCH: (
+        403,
+        "Use an approval only for its caller, its command and the very bytes it was given for.",
+    ),
+    Code.APPROVAL_EXPIRED: (403, "Call without an approval to ask for a new review."),
+    Code.APPROVAL_USED: (409, "Each approval is good for one call; ask for a new review."),
+    Code.APPROVER_INVALID: (403, "Ask a mentor whose licence counts to approve a new review."),
+    Code.CALL_UNDECLARED: (403, "A service calls on somebody's behalf only what its command declares."),
     Code.GATE_FAULT: (403, "Nothing was done. Try again; tell the operator the trace id."),
     Code.PERMIT_MISSING: (401, "Call through the gateway or ask gatekeeper/authorize."),
     Code.PERMIT_INVALID: (403, "Ask gatekeeper/authorize for a permit."),
@@ -194,6 +221,10 @@ _TABLE: dict[Code, tuple[int, str]] = {
         "The record at this position fails verification; tell the operator. Nothing was hidden.",
     ),
     Code.BUSY: (503, "Too much in flight; ask again in a moment."),
+    Code.DISK_LOW: (
+        507,
+        "Nothing was written; the operator must make room. Revocations, closings and quorum commands still pass.",
+    ),
     Code.READ_ONLY: (503, "The writer refuses to write; tell the operator to look at its log."),
     Code.UNAVAILABLE: (503, "A part of the house can't be reached; nothing was done. Try again."),
 }

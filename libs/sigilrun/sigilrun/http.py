@@ -41,6 +41,7 @@ Rep = TypeVar("Rep", bound=msgspec.Struct)
 T = TypeVar("T")
 
 PROOF: Final = "Sigil-Proof"
+APPROVAL: Final = "Sigil-Approval"
 COMMANDS: Final = "/api/commands"
 SESSION_MS: Final = 8 * 60 * 60 * 1000
 TIMEOUT_S: Final = 30.0
@@ -54,6 +55,7 @@ PASSING: Final = frozenset(
         Code.NOT_YET,
         Code.GATE_FAULT,
         Code.STALE_DECISION,
+        Code.DISK_LOW,
         Code.RATE_LIMITED,
         Code.PROOF_STALE,
     }
@@ -186,8 +188,8 @@ class Client:
 
     # Calls
 
-    async def call(self, command: Command[Req, Rep], request: Req) -> Rep:
-        """Ask a command.
+    async def call(self, command: Command[Req, Rep], request: Req, *, approval: str | None = None) -> Rep:
+        """Ask a command; `approval` is `<review>.<salt>` of a call that a mentor approved.
 
         Raises:
             Refused: the house said no.
@@ -196,18 +198,18 @@ class Client:
 
         """
         body = parameter_bytes(msgspec.to_builtins(request))
-        data = await self.send(command, body)
+        data = await self.send(command, body, approval=approval)
         try:
             return msgspec.json.decode(data, type=command.reply)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unreachable(f"{self.address} doesn't answer {command.name} as declared: {error}") from error
 
-    async def ask(self, name: str, parameters: dict[str, Any]) -> Any:
+    async def ask(self, name: str, parameters: dict[str, Any], *, approval: str | None = None) -> Any:
         """Any command by name with plain parameters; plain JSON back. A name that isn't declared here is sent all the same."""
         body = parameter_bytes(parameters)
-        return json.loads(await self.send(catalogue.COMMANDS.get(name, name), body))
+        return json.loads(await self.send(catalogue.COMMANDS.get(name, name), body, approval=approval))
 
-    async def send(self, command: Command[Any, Any] | str, body: bytes) -> bytes:
+    async def send(self, command: Command[Any, Any] | str, body: bytes, *, approval: str | None = None) -> bytes:
         """One signed request with these very bytes."""
         name = command if isinstance(command, str) else command.name
         headers = {"content-type": "application/json"}
@@ -216,6 +218,8 @@ class Client:
             proof = self._proof(command, body)
             if proof is not None:
                 headers[PROOF] = proof
+        if approval is not None:
+            headers[APPROVAL] = approval
         status, data = await self.fetch("POST", f"{COMMANDS}/{name}", body=body, headers=headers)
         if status >= 400:
             raise problem(status, data)

@@ -344,6 +344,10 @@ class RoleSigner:
         wanted = self._named()
         return self._first if wanted is None or wanted == self._first.public_key else self.of(wanted)
 
+    def publics(self) -> tuple[bytes, ...]:
+        """The public keys of all the role's generations that the keystore holds now."""
+        return tuple(self._keystore.public(name) for name in self._keystore.generations(self._name))
+
     def of(self, public: bytes) -> SealedSigner:
         """The role's key with this public key. Raises KeyMissing when the keystore doesn't hold it."""
         if public not in self._held:

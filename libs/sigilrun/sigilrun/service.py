@@ -50,7 +50,9 @@ from sigilrun.follow import Follower, WrongCanon
 from sigilrun.replay import ReplayMemory
 from sigilrun.settings_sections import DeploymentFile
 
-BEFORE_GENESIS = frozenset({"license/bootstrap", "canon/bootstrap", "log/checkpoint", "canon/events"})
+# What is answered before its service is ready: what founds the canon, what readiness itself is made of, and what the writer asks before
+# it writes at all.
+BEFORE_GENESIS = frozenset({"license/bootstrap", "canon/bootstrap", "log/checkpoint", "canon/events", "log/remembered"})
 # A request's body; a call's records with their envelope are the largest.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 REINTRODUCE_S = 0.5

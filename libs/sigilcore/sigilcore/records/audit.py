@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from sigilcore import decision, licence
-from sigilcore.record_types import Hex32, Hex64, Signature
+from sigilcore.record_types import Hex32, Hex64, Signature, Timestamp
 from sigilcore.records.kind import Kind
 
 Text = Annotated[str, msgspec.Meta(max_length=512)]
@@ -35,6 +35,27 @@ class DecisionBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """All decisions that were in flight together."""
 
     decisions: Annotated[tuple[decision.FrozenChain, ...], msgspec.Meta(min_length=1, max_length=256)]
+
+
+class ApprovalDecided(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mentor's word on one call: `review` names the decision that asked for it, `owner`, `command` and `digest` say which call that was,
+    `not_after` until when the word counts. `licence` is the approver's."""
+
+    review: Annotated[str, msgspec.Meta(max_length=40)]
+    verdict: Literal["approved", "refused"]
+    owner: Text
+    command: Text
+    digest: Hex64
+    approver: Text
+    licence: Text
+    not_after: Timestamp
+    request: decision.Request
+
+
+class ApprovedDecision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An Allow that stands on a mentor's approval, and uses it up: a batch of one."""
+
+    decision: decision.FrozenChain
 
 
 class SessionOpened(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,6 +165,16 @@ class LogContradiction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     evidence: Annotated[str, msgspec.Meta(max_length=16_384)]
 
 
+OF_DECISIONS = ("decision_batch", "approved_decision")  # the kinds that carry decisions
+
+
+def decisions_in(payload: object) -> tuple[decision.FrozenChain, ...]:
+    """The decisions that a record carries, in the order of their index."""
+    if isinstance(payload, DecisionBatch):
+        return payload.decisions
+    return (payload.decision,) if isinstance(payload, ApprovedDecision) else ()
+
+
 def _owner(payload: SessionOpened | SessionClosed) -> str:
     return payload.owner_id
 
@@ -171,6 +202,25 @@ KINDS = (
         "The gate's decisions, frozen.",
         "gatekeeper",
         max_bytes=1 << 20,
+    ),
+    _kind(
+        "approval_decided",
+        ApprovalDecided,
+        "A mentor approved or refused one call.",
+        "gatekeeper",
+        effect=True,
+        governs=True,
+        subject=lambda p: p.owner,
+        thing=lambda p: p.review,
+    ),
+    _kind(
+        "approved_decision",
+        ApprovedDecision,
+        "The gate's decision on an approved call, frozen.",
+        "gatekeeper",
+        governs=True,
+        max_bytes=256 * 1024,
+        subject=lambda p: p.decision.chain.audit.owner,
     ),
     _kind("session_opened", SessionOpened, "A login.", "gatekeeper", subject=_owner),
     _kind("session_closed", SessionClosed, "A logout.", "gatekeeper", governs=True, subject=_owner),
