@@ -99,6 +99,26 @@ def test_a_threshold_gives_what_the_score_refuses_and_nothing_that_a_level_does(
     assert verdict(house.judge(ada, "license/list")) is Code.LOA_TOO_LOW
 
 
+@pytest.mark.parametrize(
+    ("law", "code"),
+    [
+        ({"thresholds": {"memory/write:poet": 10**9}}, Code.DENIED_BY_TRUST),
+        ({"rungs": {"memory/write:poet": Loa.ROOT}}, Code.LOA_TOO_LOW),
+    ],
+    ids=["threshold", "rung"],
+)
+def test_an_entry_of_one_module_moves_that_module_alone(law, code):
+    """The gate reads the entry of the module that the call names; other modules, and calls that name none, are as before."""
+    house = simulator.House()
+    ada = house.issue(Person("ada"), Loa.OPERATOR)
+    house.state.policy = policy.AccessPolicy(version="one module", rate_limit=10**6, **law)
+    seen = house.facts(ada, "memory/write").observed
+    for module, expected in (("poet", code), ("lamb", None), ("poe", None), (None, None)):
+        asked = msgspec.structs.replace(seen, module=module)
+        assert verdict(house.judge(ada, "memory/write", observed=asked)) is expected, module
+    assert verdict(house.judge(ada, "memory/read", observed=msgspec.structs.replace(seen, module="poet"))) is None
+
+
 def test_a_braking_command_has_no_threshold():
     """No policy can put revoking out of reach by its score."""
     house = simulator.House()

@@ -312,9 +312,10 @@ async def test_the_catalogue_is_offered_and_nothing_else(face: Face, command) ->
     elif command.admission is Admission.PERMIT:
         assert answer.code == "SESSION_MISSING", answer.body
     else:
-        assert answer.code not in {"UNKNOWN_COMMAND", "NOT_FOUND", "BAD_INPUT"} or command.name in {"quorum/attest", "log/tile"}, (
-            answer.body
-        )
+        assert answer.code not in {"UNKNOWN_COMMAND", "NOT_FOUND", "BAD_INPUT"} or command.name in {
+            "quorum/attest",
+            "log/tile",
+        }, answer.body
 
 
 def _example(command) -> object:

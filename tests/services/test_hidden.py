@@ -48,6 +48,10 @@ USER = {
         lambda it: knowledge.MemoryRead(key=it.key, user_id="bob"),
         lambda it: knowledge.MemoryRead(key=it.key, user_id="bob", version=1),
     ],
+    knowledge.MEMORY_EXPLAIN: [
+        lambda it: knowledge.MemoryExplain(key="secret", user_id=it.owner),
+        lambda it: knowledge.MemoryExplain(key=it.key, user_id="bob", version=1),
+    ],
     knowledge.USER_LIST: [
         lambda it: knowledge.UserList(user_id=it.owner),
         lambda it: knowledge.UserList(user_id="bob", prefix=it.key),
