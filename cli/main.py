@@ -38,6 +38,7 @@ HOMES: Mapping[str, str] = MappingProxyType(
         "canon": "records",
         "audit": "records",
         "consumer": "consumer",
+        "grid": "grid",
         "commands": "commands",
         "call": "commands",
         "verify": "verify",

@@ -51,6 +51,10 @@ class Server:
     def starts(self) -> int:
         return self._running.starts("postgres")
 
+    @property
+    def pid(self) -> int:
+        return self._running.pids()["postgres"]
+
 
 class Database:
     """One database of the server."""

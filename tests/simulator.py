@@ -68,8 +68,8 @@ class House:
     rate_limit = 1_000_000
     """Of genesis: in tests all calls fall into one minute, and by this nobody calls too often unless a test asks for the real one."""
 
-    def __init__(self, *, rate_limit: int = rate_limit) -> None:
-        self.clock = clock.FixedClock(NOW_MS)
+    def __init__(self, *, rate_limit: int = rate_limit, now_ms: int = NOW_MS) -> None:
+        self.clock = clock.FixedClock(now_ms)
         self.rate_limit = rate_limit
         self.state = Governance()
         self.log: list[record.SignedRecord] = []

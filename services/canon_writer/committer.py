@@ -135,7 +135,7 @@ class Committer:
         if size_bytes > self._bounds.call_bytes:
             raise Refused(Code.BODY_TOO_LARGE, f"one call holds at most {self._bounds.call_bytes} bytes")
         self._refuse_full(len(request.records), size_bytes)
-        return await self._enqueue(rules.open_call(request), size_bytes)
+        return await self._enqueue(rules.proven(rules.open_call(request), self.state), size_bytes)
 
     async def bootstrap(self, request: canon.BootstrapAppend) -> canon.Appended:
         """Commit record 0; the same bytes again are answered with the same place."""
@@ -230,7 +230,6 @@ class Committer:
                 Batch(
                     size=self.head.size,
                     rows=tuple(draft.rows),
-                    decisions=tuple(draft.decisions),
                     uses=tuple(draft.uses),
                     tiles=growth.tiles,
                     note=signed,
@@ -277,19 +276,22 @@ class Committer:
     async def _look_up(self, calls: Sequence[rules.Call]) -> rules.Found:
         """What the store knows of these calls; what is in memory isn't asked again."""
         checked = [(call, one) for call in calls for one in call.checked]
-        rows = await self._store.by_ids({one.core.id for _, one in checked} | rules.named_ids(checked))
+        effects = [(call, one) for call, one in checked if one.kind.effect]
+        named = [(one, thing) for _, one in effects if (thing := thing_of(one)) is not None]
+        heads = self._heads.known({thing for _, thing in named})
+        absent = {thing for _, thing in named if thing not in heads}
+        stand = await self._store.standing({one.core.id for _, one in checked} | rules.named_ids(checked), absent)
+        heads |= stand.heads
+        rows = await self._store.by_ids(stand.ids) if stand.ids else []
         known = {row.id: rules.Known(seq=row.seq, checked=_recheck(row)) for row in rows}
-        effects = [(call, one) for call, one in checked if one.kind.effect and one.core.id not in known]
-        refs = {ref for call, one in effects if (ref := rules.ref_of(call, one)) is not None}
-        things = {thing for _, one in effects if (thing := thing_of(one)) is not None}
+        refs = {
+            ref for call, one in effects if one.core.id not in known and (ref := rules.ref_of(call, one)) is not None
+        }
         decisions = self._decisions.known(refs)
         if missing := refs - decisions.keys():
             read = await self._store.decisions(missing)
             decisions |= {(row.record, row.index): row for row in read}
-        heads = self._heads.known(things)
-        if absent := things - heads.keys():
-            heads |= await self._store.thing_heads(absent)
-        ending = {thing for _, one in effects if one.kind.erases and (thing := thing_of(one)) is not None}
+        ending = {thing for one, thing in named if one.kind.erases and one.core.id not in known}
         versions = await self._store.live(ending) if ending else {}
         return rules.Found(known=known, decisions=decisions, thing_heads=heads, versions=versions)
 

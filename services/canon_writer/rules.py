@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from services.canon_writer import room
-from services.canon_writer.laws import Ref, Row, Use, erases, row_of, thing_of
+from services.canon_writer.laws import Ref, Row, Use, erases, row_of, storable, thing_of
 from sigilcore import admission, antecedents, clock, digest, ids, merkle, note, record
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
@@ -89,6 +89,32 @@ def open_call(request: canon.Append, *, genesis: bool = False) -> Call:
     records = tuple(_checked(signed) for signed in request.records)
     ids = tuple(_id_of(one, signed) for one, signed in zip(records, request.records, strict=True))
     return Call(records=records, ids=ids, decision=request.decision, genesis=genesis)
+
+
+def proven(call: Call, state: Governance) -> Call:
+    """The call with its authors' signatures checked, by the keys that speak now. It is what costs most, and it needs no turn: while one
+    commit is under way the next one's signatures are checked. A bad one is left to admission, which says so in its place."""
+    return msgspec.structs.replace(call, records=tuple(_proven(one, state) for one in call.records))
+
+
+def _proven(one: record.Checked | Refused, state: Governance) -> record.Checked | Refused:
+    entry = state.key(one.header.key_id) if isinstance(one, record.Checked) else None
+    if entry is None or not entry.active or isinstance(one, Refused):
+        return one
+    try:
+        return record.prove_author(one, entry.public)
+    except Refused:
+        return one
+
+
+def _unproven(one: record.Checked) -> record.AuthorCheck:
+    """Checks a signature, unless it was found good by this very key before."""
+
+    def check(header: record.Header, core_bytes: bytes, public: bytes) -> None:
+        if not public or one.proven != public:
+            record.verify_author(header, core_bytes, public)
+
+    return check
 
 
 def ref_of(call: Call, checked: record.Checked) -> Ref | None:
@@ -247,7 +273,8 @@ class Draft:
         head = None if thing is None else self._heads.get(thing) or self._found.thing_heads.get(thing)
         if isinstance(one.payload, user.Erasure) and thing is not None:
             self._check_erasure(one.payload, thing)
-        admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head)
+        author = _unproven(one)
+        admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head, author=author)
         antecedents.check(self._state, one, self._antecedent)
         if isinstance(one.payload, system.LogKey):
             self._check_held(one.payload)
@@ -255,7 +282,7 @@ class Draft:
             return
         if ref not in uses:
             self._used[ref] = one.core.id
-            self.uses.append(Use(ref=ref, by=one.core.id))
+            self.uses.append(Use(ref=ref, seq=decided.seq, by=one.core.id))
         uses[ref] = self.size
 
     def _check_held(self, payload: system.LogKey) -> None:
@@ -311,11 +338,6 @@ def _check_columns(one: record.Checked) -> None:
         raise Refused(Code.RECORD_INVALID, f"a subject has at most {MAX_SUBJECT_BYTES} bytes, none of them zero")
     if isinstance(one.payload, audit.LicenceIssued) and not ids.is_id(one.payload.license.id):
         raise Refused(Code.RECORD_INVALID, "a licence's id is a UUIDv7", field="$.payload.license.id")
-
-
-def storable(row: DecisionRow) -> DecisionRow:
-    """An effect that no record's id can be names no record."""
-    return row if row.effect is None or ids.is_id(row.effect) else msgspec.structs.replace(row, effect=None)
 
 
 def _moment(text: str) -> int:

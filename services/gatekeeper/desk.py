@@ -1,7 +1,8 @@
 """The desk: every call of a caller comes here once, and leaves with a permit or a reason.
 
-The order of one call: who calls (`callers`) → is there such a command → too many calls → spend the proof → what the parameters are → a
-read decision to share, or a judgement and its record (`batches`) → permit, or a place among the calls that wait for a mentor (`reviews`).
+The order of one call: who calls (`callers`) → what grant it shows → is there such a command → too many calls → spend the proof → what the
+parameters are → a read decision to share, or the grant's mark (`marks`), a judgement and its record (`batches`) → permit, or a place among
+the calls that wait for a mentor (`reviews`).
 
 A call that shows an approval is judged alone, since its decision is a record of its own. A call on somebody's behalf comes with the permit
 of the call that it is made for, in place of session and proof.
@@ -20,6 +21,7 @@ from services.gatekeeper import rules, sessions
 from services.gatekeeper.batches import Batches, Decided
 from services.gatekeeper.callers import Callers
 from services.gatekeeper.limits import Limits
+from services.gatekeeper.marks import Marks
 from services.gatekeeper.rates import LastMinute
 from services.gatekeeper.reviews import Reviews
 from services.gatekeeper.shares import Shares
@@ -27,7 +29,7 @@ from sigilcore import clock, decision, gate, ids, permit, session, signing
 from sigilcore.contracts import gatekeeper
 from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
-from sigilcore.licence import Reason
+from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 from sigilcore.standing import Standings
 
@@ -46,10 +48,12 @@ class Desk:
         reviews: Reviews,
         standings: Standings,
         commit: Callable[[Sequence[decision.FrozenChain]], Awaitable[str]],
+        mark: Callable[[audit.GrantMark], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         fault: Callable[[Exception], None],
     ) -> None:
-        """`state` gives the newest state, `standings` what callers did; `signer` is the gatekeeper's service key; the rest: `Batches`."""
+        """`state` gives the newest state, `standings` what callers did; `signer` is the gatekeeper's service key; `mark` appends one mark;
+        the rest: `Batches`."""
         self._limits = limits
         self._clock = clock
         self._signer = signer
@@ -62,6 +66,7 @@ class Desk:
         self._judged = LastMinute(callers=limits.callers)  # by the time that the record will say
         self._denials = LastMinute(callers=limits.callers)
         self._shares = Shares(limit=limits.sessions, longest_ms=limits.share_ms)
+        self._marks = Marks(state=state, record=mark, catch_up=catch_up, fault=fault, longest_s=limits.mark_s)
         self._batches: Batches[rules.Call] = Batches(
             judge=self._judge,
             commit=commit,
@@ -112,6 +117,7 @@ class Desk:
         proven = self._callers.prove(
             state, said, proof=request.proof, command=request.command, parameters=parameters, now_ms=now_ms
         )
+        shown = rules.shown_grant(state, said, request.grant)
         command = rules.command_named(request.command)
         calls = self._counted(said, command.scored, now_ms)
         self._callers.spend(said, proven, now_ms)
@@ -122,12 +128,15 @@ class Desk:
             observed=gate.observe(command, parameters, salt),
             calls_last_minute=calls,
             approval=review,
+            grant=shown,
         )
         shared = None
         if review is None:
             shared = self._shares.find(state, said, command, proven.kind, now_ms, module=call.observed.module)
         if shared is not None:
             return self._permit(call, shared.chain, shared.ref, salt)
+        if shown is not None:
+            await self._marks.keep(said.licence_id, shown, now_ms)
         decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id))
         if decided.chain.verdict is Verdict.MANUAL_REVIEW:
             raise self._waits(call, decided, request.parameters, salt)
@@ -201,12 +210,10 @@ class Desk:
     def _permit(
         self, call: rules.Call, chain: decision.ReasoningChain, ref: decision.DecisionRef, salt: bytes
     ) -> gatekeeper.Authorized:
-        """Nothing is issued to a session that was closed, or under a licence that was revoked, while its decision was committed."""
+        """Nothing is issued to a session that was closed, or a caller who was revoked, while its decision was committed."""
         state = self._state()
         self._callers.check_open(state, call.said)
-        entry = state.issued(call.said.licence_id)
-        if entry is None or entry.revoked_seq is not None:
-            raise Refused(Code.LICENSE_INVALID, "the licence was revoked", detail={"reasons": [Reason.REVOKED]})
+        rules.check_counts(state, call.said.licence_id, self._clock.now_ms())
         issued = rules.permit_for(
             call, chain, ref, salt=salt, permit_id=secrets.token_hex(16), now_ms=self._clock.now_ms()
         )

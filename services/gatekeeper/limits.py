@@ -30,6 +30,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     share_ms: int = 60_000  # reads share one decision for so long
     answer_s: float = 5.0  # a call that isn't decided by then is a fault: as long as a permit's own start window
     catch_up_s: float = 1.0  # a revocation is felt at every gate within a second
+    mark_s: float = 2.0  # a grant's mark that isn't kept by then denies, while there is time left to record the denial
     summary_s: float = 60.0  # counts of refusals become a record this often
 
     @classmethod

@@ -11,12 +11,25 @@ import msgspec
 
 from services.gatekeeper.reviews import Waiting
 from services.gatekeeper.sessions import Proven
-from sigilcore import access, clock, decision, envelope, gate, permit, session, signing, standing, trust
+from sigilcore import (
+    access,
+    clock,
+    decision,
+    envelope,
+    gate,
+    grant,
+    peers,
+    permit,
+    session,
+    signing,
+    standing,
+    trust,
+)
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.command import Admission, Command
-from sigilcore.governance import Governance
-from sigilcore.licence import LicenceTable, standing_reason
+from sigilcore.governance import Governance, PeerEntry
+from sigilcore.licence import LicenceTable, Reason, standing_reason
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 
@@ -38,6 +51,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     calls_last_minute: int
     approval: str | None = None  # the review whose approval the caller shows
     parent: decision.DecisionRef | None = None  # the call that makes this one on the caller's behalf
+    grant: str | None = None
 
 
 def command_named(name: str) -> Command[Any, Any]:
@@ -56,6 +70,29 @@ def parameter_bytes(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise Refused(Code.BAD_INPUT, "parameters hold a lone surrogate", field="$.parameters") from error
+
+
+def shown_grant(state: Governance, said: session.SessionToken, token: str | None) -> str | None:
+    """The grant that came with a call; one that can't be read, or that isn't a peer's to show, is an error and never just left aside."""
+    if token is None:
+        return None
+    if state.peer_of(said.licence_id) is None:
+        raise Refused(Code.GRANT_INVALID, "this is no peer's session, so it has no use for a grant", field="$.grant")
+    try:
+        return grant.read(token).token
+    except envelope.BadToken as error:
+        raise Refused(Code.GRANT_INVALID, f"grant: {error.reason}", field="$.grant") from error
+
+
+def check_counts(state: Governance, licence_id: str, now_ms: int) -> None:
+    """That a licence wasn't revoked, or a peer blocked or enrolled anew, while its decision was committed."""
+    entry = state.issued(licence_id)
+    peer = state.peer_of(licence_id) if entry is None else None
+    if peer is not None:
+        if peer.enrolment != licence_id or peer.tier_at(now_ms) is peers.Tier.BLOCKED:
+            raise Refused(Code.PEER_INVALID, "the peer was blocked", detail={"reasons": ["BLOCKED"]})
+    elif entry is None or entry.revoked_seq is not None:
+        raise Refused(Code.LICENSE_INVALID, "the licence was revoked", detail={"reasons": [Reason.REVOKED]})
 
 
 def facts(state: Governance, standings: standing.Standings, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
@@ -79,6 +116,7 @@ def facts(state: Governance, standings: standing.Standings, call: Call, *, now_m
         standing_as_of=standings.size,
         approval=call.approval,
         parent=None if call.parent is None else call.parent.link(),
+        grant=call.grant,
     )
 
 
@@ -119,6 +157,9 @@ def permit_for(
 def listed(state: Governance, licence_id: str, now_ms: int) -> gatekeeper.CommandList:
     """What this licence may call, apart from the score: nothing that the gate would refuse by level or scope, and nothing less."""
     entry = state.issued(licence_id)
+    peer = state.peer_of(licence_id) if entry is None else None
+    if peer is not None:
+        return gatekeeper.CommandList(items=tuple(_view(state, c) for c in _lent(state, peer, licence_id, now_ms)))
     if entry is None or standing_reason(entry.table, entry, now_ms) is not None:
         return gatekeeper.CommandList(items=())
     return gatekeeper.CommandList(
@@ -133,6 +174,37 @@ def _callable(
         admitted = command.admission is Admission.PERMIT
         if admitted and table.loa.includes(_rung(state, command)) and access.in_scope(table.scope, command.name):
             yield command
+
+
+def _lent(state: Governance, peer: PeerEntry, enrolment: str, now_ms: int) -> Iterable[Command[Any, Any]]:
+    """What a peer may call: by its tier, and by the grant that its mark names if it shows it."""
+    for command in catalogue.COMMANDS.values():
+        loa = _peer_loa(state, peer, enrolment, command, now_ms)
+        admitted = command.admission is Admission.PERMIT and not command.needs_owner
+        if admitted and loa is not None and loa.includes(_rung(state, command)):
+            yield command
+
+
+def _peer_loa(
+    state: Governance, peer: PeerEntry, enrolment: str, command: Command[Any, Any], now_ms: int
+) -> Loa | None:
+    """The level that a peer would have for a command, with the grant that its mark names; None for who doesn't count."""
+    tier = peer.tier_at(now_ms).rung
+    if tier is None or peer.enrolment != enrolment:
+        return None
+    held = state.grant_marks.get(peer.key_id)
+    if held is None or held.token is None:
+        return tier
+    found = grant.evaluate(
+        held.token,
+        issuer_key=state.root.key,
+        presenting_key=peer.key,
+        mesh=peer.mesh,
+        now_ms=now_ms,
+        mark=held.mark,
+        command=command.name,
+    )
+    return peers.lifted(tier, _rung(state, command), command, found.outcome)
 
 
 def _rung(state: Governance, command: Command[Any, Any]) -> Loa:
@@ -275,16 +347,16 @@ def explained(
     state: Governance, standings: standing.Standings, caller: permit.Permit, name: str, *, calls: int, now_ms: int
 ) -> gatekeeper.Explanation:
     """The score that this caller's next call of a command would have, without its input; hidden commands are unknown ones."""
-    entry = state.issued(caller.licence_id)
     command = catalogue.COMMANDS.get(name)
-    if entry is None or command is None or not list(_callable(state, entry.table, [command])):
+    loa = None if command is None else _loa_for(state, caller.licence_id, command, now_ms)
+    if command is None or loa is None:
         raise Refused(Code.UNKNOWN_COMMAND, "no such command", field="$.command")
     assert state.model is not None, "genesis brings the first model"
     assert state.policy is not None, "genesis brings the first policy"
     features = trust.Features(
         action=trust.action_risk(command.action),
         target=trust.target_sensitivity(command.target),
-        loa=trust.loa_feature(entry.table.loa),
+        loa=trust.loa_feature(loa),
         rate=trust.rate(calls + 1, state.policy.rate_limit),
         entropy=0,
         standing=standings.at(caller.owner_id, now_ms),
@@ -302,6 +374,16 @@ def explained(
         as_of=state.size,
         standing_as_of=standings.size,
     )
+
+
+def _loa_for(state: Governance, licence_id: str, command: Command[Any, Any], now_ms: int) -> Loa | None:
+    """The level by which this caller may call the command; None if it may not."""
+    entry = state.issued(licence_id)
+    peer = state.peer_of(licence_id) if entry is None else None
+    if peer is not None:
+        listed = any(one is command for one in _lent(state, peer, licence_id, now_ms))
+        return _peer_loa(state, peer, licence_id, command, now_ms) if listed else None
+    return None if entry is None or not list(_callable(state, entry.table, [command])) else entry.table.loa
 
 
 def _part(weights: trust.Weights, features: trust.Features, feature: str) -> gatekeeper.Part:

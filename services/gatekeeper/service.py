@@ -20,6 +20,7 @@ from sigilcore.contracts import canon, common
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
+from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 from sigilrun import telemetry
 
@@ -80,6 +81,7 @@ class Gatekeeper:
             standings=self.history.standings,
             reviews=self.reviews,
             commit=self._commit,
+            mark=self._mark,
             catch_up=self.catch_up,
             fault=_log_fault,
         )
@@ -142,6 +144,9 @@ class Gatekeeper:
         self.history.add(placed.seq, frozen)
         return placed.id
 
+    async def _mark(self, mark: audit.GrantMark) -> str:
+        return (await self.log.record("grant_mark", mark)).id
+
     async def catch_up(self) -> None:
         """Follow the log to its head, for a bounded time."""
         try:
@@ -179,6 +184,16 @@ async def open_session(service: Gatekeeper, request: contract.OpenSession, call:
     del call
     try:
         return await service.logins.open(request)
+    except Refused as refusal:
+        service.count(refusal)
+        raise
+
+
+async def open_peer(service: Gatekeeper, request: contract.OpenPeerSession, call: Call) -> contract.SessionView:
+    """Open a session as another node."""
+    del call
+    try:
+        return await service.logins.open_peer(request)
     except Refused as refusal:
         service.count(refusal)
         raise
@@ -322,6 +337,7 @@ async def report(service: Gatekeeper, request: contract.RefusalCounts, call: Cal
 HANDLERS: dict[Any, Any] = {
     contract.CHALLENGE: challenge,
     contract.OPEN: open_session,
+    contract.PEER: open_peer,
     contract.CLOSE: close_session,
     contract.AUTHORIZE: authorize,
     contract.CHILD: authorize_child,

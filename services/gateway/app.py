@@ -127,6 +127,8 @@ class Gateway:
             request, most_bytes=self._options.body_limit_bytes, timeout_s=self._options.body_timeout_s
         )
         if found.route.page:
+            if _grant_of(request) is not None:
+                raise Refused(Code.GRANT_INVALID, f"{found.route.path} takes no grant", field=calls.GRANT_HEADER)
             return await self._pages.answer(pages.Asked(request=request, found=found, caller=caller, body=body))
         asked = calls.Asked(
             route=found.route,
@@ -135,6 +137,7 @@ class Gateway:
             body=body,
             key=request.headers.get(parameters.KEY_HEADER),
             caller=caller,
+            grant=_grant_of(request),
         )
         return await self._calls.answer(calls.bind(asked))
 
@@ -199,3 +202,9 @@ class Gateway:
             telling.cancel()
             await asyncio.gather(telling, return_exceptions=True)
             await self._reports.flush()
+
+
+def _grant_of(request: web.BaseRequest) -> str | None:
+    """The grant that a peer shows; several make one text that is none."""
+    shown = request.headers.getall(calls.GRANT_HEADER, ())
+    return ",".join(shown) if shown else None

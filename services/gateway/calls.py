@@ -24,6 +24,7 @@ from sigilrun.faces.routes import JSON, Route
 
 PROOF_HEADER = "Sigil-Proof"
 APPROVAL_HEADER = "Sigil-Approval"
+GRANT_HEADER = "Sigil-Grant"
 MAX_TOKEN = 16_384  # as the contract's `Token`
 _APPROVAL = re.compile(r"[0-9a-f-]{36}\.[0-9]{1,3}\.[0-9a-f]{32}")
 _BEARER = "bearer "
@@ -32,7 +33,9 @@ _OVER = frozenset({Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOS
 _TAKEN = frozenset(
     {
         Code.LICENSE_INVALID,
+        Code.PEER_INVALID,
         Code.LOA_TOO_LOW,
+        Code.GRANT_REFUSED,
         Code.OUT_OF_SCOPE,
         Code.OWNER_PROOF_NEEDED,
         Code.DENIED_BY_TRUST,
@@ -67,6 +70,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     key: str | None
     caller: Caller
+    grant: str | None = None
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     caller: Caller
     session: str | None  # the token to show the gate; None where no permit is needed
+    grant: str | None = None  # what a peer was lent, for the gate to judge
 
 
 def read_caller(
@@ -106,7 +111,7 @@ def bind(asked: Asked) -> Bound:
         body = _closing(caller)
     else:
         body = parameters.of_body(command, asked.body, asked.path, asked.key)
-    return _bound(command, body, caller)
+    return _with_grant(_bound(command, body, caller), asked.grant)
 
 
 def bind_value(command: Command[Any, Any], given: dict[str, Any], caller: Caller) -> Bound:
@@ -122,6 +127,17 @@ def _bound(command: Command[Any, Any], body: bytes, caller: Caller) -> Bound:
     _check_proof(caller)
     _check_approval(caller)
     return Bound(command=command, body=body, caller=caller, session=caller.token)
+
+
+def _with_grant(bound: Bound, grant: str | None) -> Bound:
+    """The call with its grant; one that can't be read, or that nobody would look at, is an error and never left aside."""
+    if grant is None:
+        return bound
+    if bound.session is None:
+        raise Refused(Code.GRANT_INVALID, f"{bound.command.name} takes no grant", field=GRANT_HEADER)
+    if not _may_be_token(grant):
+        raise Refused(Code.GRANT_INVALID, "no grant looks like this", field=GRANT_HEADER)
+    return msgspec.structs.replace(bound, grant=grant)
 
 
 def _closing(caller: Caller) -> bytes:
@@ -182,6 +198,7 @@ class Calls:
             command=bound.command.name,
             parameters=bound.body.decode(),
             approval=bound.caller.approval,
+            grant=bound.grant,
         )
         wait_s = gatekeeper.AUTHORIZE.longest_run_s + 1
         try:

@@ -25,8 +25,6 @@ STATEMENTS = [
     ("record", "insert"),
     ("data_key", "update"),  # an erasure
     ("data_key", "insert"),
-    ("decision", "insert"),
-    ("decision", "update"),  # its use
     ("tile", "insert"),
     ("checkpoint", "insert"),
 ]

@@ -1003,3 +1003,26 @@ def test_people_are_who_the_tests_say(home: World) -> None:
         assert issued is not None
         assert (issued.table.loa, issued.table.key_bound) == (loa, person.keyed)
     assert msgspec.json.encode(home.running.deployment)
+
+
+# What a peer was lent
+
+
+@pytest.mark.parametrize("grant", ["nothing", "a.b", "a b", "x" * 7_000, "\u00ff", "\u0416"])
+async def test_a_grant_that_cannot_be_read_is_an_error(home: World, face: Face, grant: str) -> None:
+    """By bytes, by form, by length: a call with a broken grant is never made as if it had none."""
+    token, _ = await face.login(home.bob)
+    sent = {"authorization": bearer(token), "Sigil_Grant": grant}
+    assert (await face.call("ping", {}, **sent)).code == "GRANT_INVALID"
+    assert (await face.call("ping", {}, authorization=bearer(token))).code == "OK"
+
+
+async def test_a_grant_where_nobody_looks_is_an_error_too(face: Face) -> None:
+    """On what needs no permit, on pages, and twice in one request."""
+    assert (await face.call("session/challenge", {}, Sigil_Grant="a.b")).code == "GRANT_INVALID"
+    assert (await face.send("GET", "/openapi.json", Sigil_Grant="a.b")).code == "GRANT_INVALID"
+    request = b"POST /api/commands/ping HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a.b\r\nContent-Type: application/json\r\n"
+    twice = await raw(
+        face, request + b"Sigil-Grant: a.b\r\nSigil-Grant: \r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    )
+    assert b"SESSION_INVALID" in twice

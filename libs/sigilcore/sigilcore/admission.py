@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import approvals, clock, decision, licence, note, policy, signing
+from sigilcore import approvals, clock, decision, enrolling, gate, licence, note, peers, policy, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, knowledge
 from sigilcore.contracts import license as licensing
@@ -516,7 +516,7 @@ def _check_audit_payload(state: Governance, checked: Checked, now_ms: int | None
             if role != payload.role:
                 raise Refused(Code.RECORD_INVALID, f"it is the key of a {role}", field="$.payload.role")
         case _:
-            pass
+            enrolling.check(state, checked)
 
 
 def _check_approver(payload: audit.ApprovalDecided, row: DecisionRow) -> None:
@@ -569,6 +569,9 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
     entry = state.issued(chain.audit.licence)
     if command is None or not all(step.passed for step in chain.steps):
         raise Refused(Code.RECORD_INVALID, "an Allow whose own steps don't allow", field=field)
+    if entry is None and state.peer_of(chain.audit.licence) is not None:
+        _check_peer_chain(state, chain, now_ms, field)
+        return
     if entry is None or entry.table.owner.id != chain.audit.owner or entry.table.loa is not chain.audit.loa:
         raise Refused(Code.RECORD_INVALID, "an Allow for a licence that the log doesn't know so", field=field)
     if not chain.audit.loa.includes(command.rung):
@@ -588,13 +591,26 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
         raise Refused(Code.STALE_DECISION, "the licence expired", field=field)
 
 
+def _check_peer_chain(state: Governance, chain: decision.ReasoningChain, now_ms: int | None, field: str) -> None:
+    """A peer's Allow stands on its tier and its grant, and both are in the log: it is judged again, whole."""
+    if gate.overtaken(state, chain) or state.session_closed(chain.audit.session):
+        raise Refused(Code.STALE_DECISION, "peer, mark, session, policy or model moved since as_of", field=field)
+    if now_ms is not None and abs(now_ms - _time(chain.audit.ts)) > DECISION_SKEW_MS:
+        raise Refused(Code.STALE_DECISION, "judged too long ago, or by another clock", field=field)
+    differences = gate.recompute(state, chain, catalogue.COMMANDS.get(chain.command))
+    if differences:
+        raise Refused(Code.RECORD_INVALID, f"an Allow that the log doesn't give: {differences[0]}", field=field)
+
+
 def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIssued) -> None:
     table = payload.license
     if payload.content_hash != licence.content_hash(table):
         raise Refused(Code.RECORD_INVALID, "content_hash doesn't match", field="$.payload.content_hash")
     if table.bindings != licence.Bindings(runtime_id=state.runtime_id, canon_fingerprint=state.genesis_hash):
         raise Refused(Code.RECORD_INVALID, "bound to another deployment", field="$.payload.license.bindings")
-    if table.id in state.licences:
+    if peers.is_peer(table.owner.id):
+        raise Refused(Code.RECORD_INVALID, "a peer's name is no licensee's", field="$.payload.license.owner.id")
+    if table.id in state.licences or table.id in state.enrolments:
         raise Refused(Code.ID_TAKEN, "this licence id is taken", field="$.payload.license.id")
     for moment in (table.issued_at, table.expires_at):
         _time(moment)

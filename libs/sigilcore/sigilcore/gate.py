@@ -14,6 +14,8 @@ Invariants:
 5. Every step's detail is a value (`mentor`, `REVOKED`), so a refusal is read from the chain and says what the record says.
 6. A call that is reviewed passes by a mentor's approval of its very parameters (`approvals`), or it doesn't pass. One that is made on
    somebody's behalf is judged as theirs; it never carries the owner's word, and nobody approves it.
+7. A peer, which has no licence, passes checks of its own: its enrolment and tier, the grant that it shows, the rung that both give, its
+   session's proof, the score. It has no owner's word, so what needs one is never its.
 
 Example: an operator who asks for `license/create` fails at `loa`, detail `root`; `refusal_of` answers LOA_TOO_LOW, {"need": "root"}.
 """
@@ -23,12 +25,12 @@ from typing import Any, Final
 
 import msgspec
 
-from sigilcore import access, approvals, clock, decision, digest, ids, licence, policy, trust
+from sigilcore import access, approvals, clock, decision, digest, grant, ids, licence, peers, policy, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import knowledge
 from sigilcore.contracts.command import Command
 from sigilcore.decision import ProofKind, ReasoningChain, Step, Verdict
-from sigilcore.governance import Governance, IssuedLicence
+from sigilcore.governance import Governance, IssuedLicence, PeerEntry
 from sigilcore.refusals import Code, Refused
 
 BEARER_CEILING: Final = Loa.OPERATOR
@@ -37,6 +39,8 @@ GO_AHEAD: Final = "Use the permit within five seconds."
 # The checks in their order, and the refusal that each gives.
 REFUSALS: Final = {
     "licence": Code.LICENSE_INVALID,
+    "peer": Code.PEER_INVALID,
+    "grant": Code.GRANT_REFUSED,
     "loa": Code.LOA_TOO_LOW,
     "scope": Code.OUT_OF_SCOPE,
     "proof": Code.PROOF_MISSING,
@@ -84,6 +88,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     standing_as_of: int
     approval: str | None = None
     parent: str | None = None
+    grant: str | None = None  # the token that a peer showed; it was read before, so it is one
 
 
 class _Core(msgspec.Struct):
@@ -155,8 +160,19 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
             f"the licence doesn't count: {step.detail}",
             detail={"reasons": [step.detail], **detail},
         )
+    if step.check == "peer":
+        return Refused(
+            Code.PEER_INVALID, f"the peer doesn't count: {step.detail}", detail={"reasons": [step.detail], **detail}
+        )
+    if step.check == "grant" or (step.check == "loa" and chain.grant is not None and not _authorized(chain.grant)):
+        assert chain.grant is not None, "the step is of the grant that was shown"
+        outcome = chain.grant.outcome
+        return Refused(
+            Code.GRANT_REFUSED, f"{chain.command}: the grant is {outcome}", detail={"grant": outcome.value, **detail}
+        )
     if step.check == "loa":
-        message = f"{chain.command} needs {step.detail}, the licence says {chain.audit.loa}"
+        says = "the peer's tier gives" if peers.is_peer(chain.audit.owner) else "the licence says"
+        message = f"{chain.command} needs {step.detail}, {says} {chain.audit.loa}"
         return Refused(Code.LOA_TOO_LOW, message, detail={"need": step.detail, **detail})
     if step.check == "scope":
         return Refused(
@@ -211,7 +227,7 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     if overtaken(state, chain):
         stale = chain.verdict is Verdict.ALLOW
         return [*differences, "as_of: allowed by a licence, policy or model that had changed"] if stale else differences
-    again = _reason(state, _facts_of(chain, command), chain.trust, chain.audit.ts)
+    again = _reason(state, _facts_of(chain, command), chain.trust, chain.audit.ts, chain.grant)
     if chain.trust is not None:
         differences += _declared(chain.trust.features, command, again.audit.loa)
     if chain == again:
@@ -223,12 +239,21 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     return differences
 
 
-def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None, ts: str) -> ReasoningChain:
+def _reason(
+    state: Governance, facts: Facts, recorded: decision.Trust | None, ts: str, shown: decision.Grant | None = None
+) -> ReasoningChain:
     command = facts.command
     entry = state.issued(facts.licence_id)
     loa = facts.loa if entry is None else entry.table.loa
     scope = () if entry is None else entry.table.scope
-    steps, scored = _steps(state, facts, entry, recorded)
+    peer = state.peer_of(facts.licence_id) if entry is None else None
+    if peer is None:
+        shown = None
+        steps, scored = _steps(state, facts, entry, recorded)
+    else:
+        shown = _shown(state, facts, peer, shown)
+        loa = _peer_loa(state, facts, peer, shown)
+        steps, scored = _peer_steps(state, facts, peer, shown, recorded)
     last = steps[-1]
     return ReasoningChain(
         command=command.name,
@@ -254,6 +279,7 @@ def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None, ts
         approval=facts.approval if last.check == "review" else None,
         parent=facts.parent,
         module=facts.observed.module,
+        grant=shown,
     )
 
 
@@ -302,9 +328,17 @@ def _steps(
     if word == "missing":
         return steps, None
 
-    if not command.scored:
+    return _weighed(state, facts, table.loa, steps, recorded)
+
+
+def _weighed(
+    state: Governance, facts: Facts, loa: Loa, steps: tuple[Step, ...], recorded: decision.Trust | None
+) -> tuple[tuple[Step, ...], decision.Trust | None]:
+    """The last checks, of whoever got so far: the score, and a mentor's word where the policy asks for one."""
+    if not facts.command.scored:
         return (*steps, _step("trust", True, "not scored")), None
-    scored = _score(state, facts, table.loa, recorded)
+    scored = _score(state, facts, loa, recorded)
+    assert state.policy is not None, "genesis brings the first policy"
     reviewed = _reviewed(state.policy, facts, scored)
     steps += (_step("trust", scored.allowed or reviewed, "at or above" if scored.allowed else "below"),)
     if not reviewed:
@@ -334,6 +368,109 @@ def _review(state: Governance, facts: Facts) -> Step:
         now_ms=facts.now_ms,
     )
     return _step("review", fault is None, "approved" if fault is None else fault.value)
+
+
+# A peer
+
+
+def _peer_steps(
+    state: Governance,
+    facts: Facts,
+    peer: PeerEntry,
+    shown: decision.Grant | None,
+    recorded: decision.Trust | None,
+) -> tuple[tuple[Step, ...], decision.Trust | None]:
+    """The checks of a peer's call down the page, up to the first that fails."""
+    command = facts.command
+    reason = _peer_reason(facts, peer)
+    if reason is not None:
+        return (_step("peer", False, reason),), None
+    steps: tuple[Step, ...] = (_step("peer", True, peer.tier_at(facts.now_ms).value),)
+
+    if shown is not None:
+        # A grant that doesn't confer leaves the tier to speak; a mark that can't be kept denies.
+        kept = shown.outcome is not grant.Outcome.WATERMARK_UNAVAILABLE
+        steps += (_step("grant", kept, shown.outcome.value),)
+        if not kept:
+            return steps, None
+
+    need, loa = _need(state, facts), _peer_loa(state, facts, peer, shown)
+    enough = loa.includes(need)
+    steps += (_step("loa", enough, need.value),)
+    if not enough:
+        return steps, None
+
+    proven = facts.proof == "session"
+    steps += (_step("proof", proven, facts.proof),)
+    if not proven:
+        return steps, None
+
+    steps += (_step("owner", not command.needs_owner, "missing" if command.needs_owner else "not needed"),)
+    if command.needs_owner:
+        return steps, None
+
+    return _weighed(state, facts, loa, steps, recorded)
+
+
+def _peer_reason(facts: Facts, peer: PeerEntry) -> str | None:
+    if peer.enrolment != facts.licence_id:
+        return "ENROLLED_ANEW"
+    if peer.owner_id != facts.owner_id:
+        return "OTHER_KEY"
+    return "BLOCKED" if peer.tier_at(facts.now_ms) is peers.Tier.BLOCKED else None
+
+
+def _shown(state: Governance, facts: Facts, peer: PeerEntry, recorded: decision.Grant | None) -> decision.Grant | None:
+    """What became of the grant that a peer showed; nobody looks at that of a peer who doesn't count.
+
+    Its mark was moved before this judgement. If it wasn't, the log can't tell this grant from an older one: that denies.
+    """
+    if _peer_reason(facts, peer) is not None:
+        return None
+    token = facts.grant if recorded is None else state.marked_token(peer.key_id, recorded.hash)
+    if token is None:
+        return None if recorded is None else _unproven(state, peer, recorded)
+    found = grant.evaluate(
+        token,
+        issuer_key=state.root.key,
+        presenting_key=peer.key,
+        mesh=peer.mesh,
+        now_ms=facts.now_ms,
+        mark=state.mark_of(peer.key_id),
+        command=facts.command.name,
+    )
+    said = grant.read(token)
+    outcome = grant.Outcome.WATERMARK_UNAVAILABLE if found.moves else found.outcome
+    return decision.Grant(hash=said.grant_hash, epoch=said.grant.epoch, outcome=outcome)
+
+
+def _unproven(state: Governance, peer: PeerEntry, recorded: decision.Grant) -> decision.Grant:
+    """A grant that isn't in the log, as the gate said: it may have counted for nothing. That it conferred is never believed."""
+    mark = state.mark_of(peer.key_id)
+    past = isinstance(mark, grant.Mark) and recorded.epoch <= mark.epoch
+    honest = {
+        grant.Outcome.AUTHORIZED: False,
+        grant.Outcome.NOT_GRANTED: False,
+        grant.Outcome.SUPERSEDED: past,
+    }.get(recorded.outcome, True)
+    if honest:
+        return recorded
+    return decision.Grant(hash=recorded.hash, epoch=recorded.epoch, outcome=grant.Outcome.WATERMARK_UNAVAILABLE)
+
+
+def _peer_loa(state: Governance, facts: Facts, peer: PeerEntry, shown: decision.Grant | None) -> Loa:
+    """The rung of this one call."""
+    tier = peer.tier_at(facts.now_ms).rung or Loa.GUEST
+    return peers.lifted(tier, _need(state, facts), facts.command, None if shown is None else shown.outcome)
+
+
+def _need(state: Governance, facts: Facts) -> Loa:
+    assert state.policy is not None, "genesis brings the first policy"
+    return state.policy.rung(facts.command.name, facts.command.rung, facts.observed.module)
+
+
+def _authorized(shown: decision.Grant) -> bool:
+    return shown.outcome is grant.Outcome.AUTHORIZED
 
 
 def _proven(facts: Facts, table: licence.LicenceTable) -> bool:
@@ -413,11 +550,20 @@ def _facts_of(chain: ReasoningChain, command: Command[Any, Any]) -> Facts:
 
 
 def overtaken(state: Governance, chain: ReasoningChain) -> bool:
-    """True if the licence, the policy, the model or the approval moved after the chain was judged."""
+    """True if the licence, the policy, the model or the approval moved after the chain was judged; of a peer, its enrolment or grants."""
     entry = state.issued(chain.audit.licence)
     licence_seq = -1 if entry is None else entry.changed_seq
+    peer = state.peer_of(chain.audit.licence) if entry is None else None
+    if peer is not None:
+        licence_seq = max(peer.changed_seq, _grants_seq(state, peer) if chain.grant is not None else -1)
     approval_seq = -1 if chain.approval is None else approvals.moved(state, chain.approval)
     return max(state.model_seq, state.policy_seq, licence_seq, approval_seq) >= chain.as_of
+
+
+def _grants_seq(state: Governance, peer: PeerEntry) -> int:
+    """Where what a peer's grants stand on moved last: their mark, or their issuer, since a new Root is another."""
+    held = state.grant_marks.get(peer.key_id)
+    return max(*state.roots, -1 if held is None else held.since_seq)
 
 
 def _arithmetic(chain: ReasoningChain, scored: decision.Trust) -> list[str]:

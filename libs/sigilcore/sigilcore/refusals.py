@@ -86,6 +86,16 @@ class Code(enum.StrEnum):
     WITNESS_TAKEN = "WITNESS_TAKEN"
     ALREADY_ATTESTED = "ALREADY_ATTESTED"
     ROOT_IS_NO_WITNESS = "ROOT_IS_NO_WITNESS"
+    PEER_INVALID = "PEER_INVALID"
+    PEER_UNKNOWN = "PEER_UNKNOWN"
+    PEER_TAKEN = "PEER_TAKEN"
+    PEER_REFUSED = "PEER_REFUSED"
+    PEER_UNREACHABLE = "PEER_UNREACHABLE"
+    MEMBERSHIP_INVALID = "MEMBERSHIP_INVALID"
+    GRANT_INVALID = "GRANT_INVALID"
+    GRANT_REFUSED = "GRANT_REFUSED"
+    GRANT_STALE = "GRANT_STALE"
+    GRANTS_FULL = "GRANTS_FULL"
     BEYOND_HEAD = "BEYOND_HEAD"
     NOT_YET = "NOT_YET"
     CORRUPT_RECORD = "CORRUPT_RECORD"
@@ -214,6 +224,25 @@ _TABLE: dict[Code, tuple[int, str]] = {
     Code.WITNESS_TAKEN: (409, "One principal, one key, one name: choose those that are free."),
     Code.ALREADY_ATTESTED: (409, "Nothing to do: this witness's voice is counted once."),
     Code.ROOT_IS_NO_WITNESS: (403, "Choose a mentor's key; Root's never counts as a witness."),
+    Code.PEER_INVALID: (
+        401,
+        "Ask the owner of this node to enrol your node's key, then open a session with session/peer.",
+    ),
+    Code.PEER_UNKNOWN: (404, "List peers with grid/peer/list, and enrol one with grid/peer/enrol."),
+    Code.PEER_TAKEN: (409, "Choose a key of the peer's own: one key has one role, for ever."),
+    Code.PEER_REFUSED: (403, "The peer said no: see detail.code and detail.next_step."),
+    Code.PEER_UNREACHABLE: (
+        503,
+        "See whether the peer runs at its enrolled address and is the node that was enrolled.",
+    ),
+    Code.MEMBERSHIP_INVALID: (403, "Bring the newest word of the mesh whose key the enrolment pins."),
+    Code.GRANT_INVALID: (400, "Send the grant as its owner issued it, in a peer's session, or send none."),
+    Code.GRANT_REFUSED: (403, "See detail.grant; ask the node's owner for a grant that names this command."),
+    Code.GRANT_STALE: (409, "Take detail.next_epoch, and sign the grant again."),
+    Code.GRANTS_FULL: (
+        503,
+        "Nothing was done. Peers and their marks are never forgotten; the house holds no more of them.",
+    ),
     Code.BEYOND_HEAD: (400, "Ask for a position that the log has reached."),
     Code.NOT_YET: (503, "Ask again in a moment; this view is still catching up."),
     Code.CORRUPT_RECORD: (

@@ -48,6 +48,11 @@ class BusHouse:
         self.deployment = self._deploy()
 
     @property
+    def server_pid(self) -> int:
+        """The nats-server's process."""
+        return self._supervisor.pids()["nats"]
+
+    @property
     def seeds(self) -> Path:
         """The folder of nkey seeds, `bus_<name>` each."""
         return self.folder / "keys"

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sigilcore import records
-from sigilcore.contracts import canon, gatekeeper, keys, knowledge, license, notary, projections, quorum
+from sigilcore.contracts import canon, gatekeeper, grid, keys, knowledge, license, notary, projections, quorum
 from sigilcore.contracts.command import Admission, Command
 
 
@@ -62,6 +62,7 @@ COMMANDS: Mapping[str, Command[Any, Any]] = collect(
         notary.COMMANDS,
         knowledge.COMMANDS,
         projections.COMMANDS,
+        grid.COMMANDS,
     )
 )
 

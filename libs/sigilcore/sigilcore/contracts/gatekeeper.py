@@ -50,6 +50,12 @@ class OpenSession(Message, frozen=True, kw_only=True):
     not_after_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
+class OpenPeerSession(Message, frozen=True, kw_only=True):
+    """A peer's opening: `peers.PeerSession`, sealed with its node's key; names this deployment, the session key and the nonce."""
+
+    opening: Token
+
+
 class SessionView(Message, frozen=True, kw_only=True):
     """An open session; `token` is what the caller presents. `bearer` says that whoever holds the token is the caller."""
 
@@ -70,12 +76,13 @@ class SessionCall(Message, frozen=True, kw_only=True):
 
 
 class Authorize(Message, frozen=True, kw_only=True):
-    """May this caller make this call? `parameters` is the exact text of the body."""
+    """May this caller make this call? `parameters` is the exact text of the body; `grant` what a peer was lent."""
 
     session: Token
     proof: Token | None = None
     command: Annotated[str, msgspec.Meta(max_length=64)]
     parameters: str
+    grant: Token | None = None
     approval: Approval | None = None
 
 
@@ -264,6 +271,9 @@ GATE_REFUSALS = (
     Code.PROOF_REPLAYED,
     Code.OWNER_PROOF_NEEDED,
     Code.LICENSE_INVALID,
+    Code.PEER_INVALID,
+    Code.GRANT_INVALID,
+    Code.GRANT_REFUSED,
     Code.LOA_TOO_LOW,
     Code.OUT_OF_SCOPE,
     Code.DENIED_BY_TRUST,
@@ -297,6 +307,18 @@ OPEN = Command(
     admission=Admission.OPEN,
     http=Http(method="POST", path="/api/session/open"),
     refusals=(Code.NONCE_INVALID, Code.CERTIFICATE_INVALID, Code.LICENSE_INVALID, Code.WEAK_KEY, Code.DISK_LOW),
+)
+PEER = Command(
+    name="session/peer",
+    service=SERVICE,
+    request=OpenPeerSession,
+    reply=SessionView,
+    summary="Open a session as another node.",
+    action=Action.WRITE,
+    target=Target.PROFILE,
+    admission=Admission.OPEN,
+    http=Http(method="POST", path="/api/session/peer"),
+    refusals=(Code.NONCE_INVALID, Code.PEER_INVALID, Code.SIGNATURE_INVALID, Code.WEAK_KEY),
 )
 CLOSE = Command(
     name="session/close",
@@ -480,6 +502,7 @@ REPORT = Command(
 COMMANDS = (
     CHALLENGE,
     OPEN,
+    PEER,
     CLOSE,
     AUTHORIZE,
     CHILD,

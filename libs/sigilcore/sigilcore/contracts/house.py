@@ -65,6 +65,7 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
                 follows=True,
                 module="services.notary",
             ),
+            Resident(name="grid", asks=_AUTHOR, follows=True, store="sqlite", module="services.grid"),
             Resident(name="knowledge", asks=_AUTHOR, follows=True, store="sqlite", module="services.knowledge"),
             Resident(
                 name="projections",

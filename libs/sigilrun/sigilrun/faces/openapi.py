@@ -44,6 +44,9 @@ their own beside it. The body's very bytes are what the gate judges and a proof 
 `Sigil-Proof` with each call: its key's signature over command, parameters, time and a fresh nonce. For a GET the parameters are the
 canonical JSON (RFC 8785) of the given path and query fields; with an `Idempotency-Key` they are that of the body with `id` set to it.
 
+**Peers** are other nodes: `session/peer` opens their session, and `Sigil-Grant` carries what the owner of this node lent them. A grant that
+can't be read, or that nobody would look at, is `GRANT_INVALID`.
+
 **Reviews.** A call that a mentor must approve first is refused with `REVIEW_NEEDED`. Once approved, repeat it with the very same parameters
 and `Sigil-Approval: <review>.<salt>`, both from the refusal's `info`.
 
