@@ -79,7 +79,7 @@ def test_a_threshold_moves_its_own_command_alone():
     """One command's threshold out of reach denies that one, for every level, and leaves every other cell as it was."""
     house = simulator.House()
     by_level = people(house)
-    house.change_policy(thresholds={"memory/list": 10**9})
+    house.change_policy(thresholds={"memory/list": 10**9}, rate_limit=10**6)
     for command in PERMITTED:
         for level, person in by_level.items():
             expected = refusal(command, level, "owner")
