@@ -837,6 +837,34 @@ async def test_law_that_changed_before_the_decision_could_be_shared(house):
         await house.authorize(ada, "memory/list")
 
 
+ENDS = {
+    "revocation": (lambda house, ada: house.world.revoke(house.ada), Code.LICENSE_INVALID),
+    "logout elsewhere": (lambda house, ada: house.world.close(ada.view.session_id, "ada"), Code.SESSION_CLOSED),
+    "the gate's key revoked": (
+        lambda house, ada: house.world.revoke_key(house.world.services["gatekeeper"], role="service"),
+        Code.UNAVAILABLE,
+    ),
+    "the gate's key replaced": (lambda house, ada: house.world.rotate_service("gatekeeper"), Code.SESSION_INVALID),
+    "a raised rung": (lambda house, ada: house.world.change_policy(rungs=RAISED), Code.LOA_TOO_LOW),
+    "a harder model": (lambda house, ada: house.world.change_model(bias=-100_000_000), Code.DENIED_BY_TRUST),
+}
+RAISED = dict.fromkeys(("memory/list", "memory/read", "ping", "trust/status"), Loa.ROOT)
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_every_shared_read_ends_at_once(house, end):
+    """Four reads with a decision to share: the very next call of each feels what happened, and gets no permit."""
+    ada = await house.login(house.ada)
+    for name in RAISED:
+        first, second = await house.authorize(ada, name), await house.authorize(ada, name)
+        assert first.decision == second.decision
+    happens, code = ENDS[end]
+    happens(house, ada)
+    for name in RAISED:
+        with refused(code):
+            await house.authorize(ada, name)
+
+
 async def test_an_expired_licence_ends_sharing(house):
     """A shared decision lives no longer than the licence."""
     ada = await house.login(house.ada)
