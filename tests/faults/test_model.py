@@ -330,7 +330,7 @@ def test_postgres_keeps_the_model(database):
 
         async def fresh(self):
             if not self.emptied:
-                for table in ("record", "checkpoint", "tile", "decision", "data_key", "cosignature", "witnessed"):
+                for table in ("record", "checkpoint", "tile", "data_key", "cosignature", "witnessed"):
                     await database.tamper(f"delete from canon.{table}")
                 self.emptied = True
             return await failing(store.PostgresStore).connect(
