@@ -89,7 +89,7 @@ class Reading:
 
     async def _decision(self, viewer: Viewer, row: Row, index: int) -> canon.RecordView:
         """One decision, under its batch's header; without salt, since it isn't the whole payload."""
-        if row.kind not in {"decision_batch", "approved_decision"}:
+        if row.kind not in audit.OF_DECISIONS:
             raise _NOWHERE
         decisions = audit.decisions_in(msgspec.json.decode(row.payload, type=REGISTRY[row.kind].payload))
         if index >= len(decisions):

@@ -35,7 +35,7 @@ from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 
 MAX_SUBJECT_BYTES = 512
-_NAMING = frozenset({"approval_decided", "approved_decision", "decision_batch"})
+_NAMING = frozenset({"approval_decided", *audit.OF_DECISIONS})
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):

@@ -308,11 +308,11 @@ async def test_the_catalogue_is_offered_and_nothing_else(face: Face, command) ->
     """Every public command has its route; those that need a permit ask for a session; internal ones don't exist."""
     answer = await face.call(command.name, _example(command))
     if command.internal:
-        assert answer.code == "NOT_FOUND"
+        assert answer.code == "UNKNOWN_COMMAND"
     elif command.admission is Admission.PERMIT:
         assert answer.code == "SESSION_MISSING", answer.body
     else:
-        assert answer.code not in {"NOT_FOUND", "BAD_INPUT"} or command.name in {"quorum/attest", "log/tile"}, (
+        assert answer.code not in {"UNKNOWN_COMMAND", "NOT_FOUND", "BAD_INPUT"} or command.name in {"quorum/attest", "log/tile"}, (
             answer.body
         )
 
@@ -489,7 +489,8 @@ def test_no_bytes_break_the_reading_of_a_body(data: bytes) -> None:
 async def test_an_unknown_path_is_a_problem_too(face: Face, path: str) -> None:
     """One spelling a route; nothing is normalised into one."""
     answer = await face.send("POST", path, {})
-    assert (answer.status, answer.code) == (404, "NOT_FOUND")
+    meant = "UNKNOWN_COMMAND" if path.startswith("/api/commands/") else "NOT_FOUND"
+    assert (answer.status, answer.code) == (404, meant)
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,7 @@ async def test_approval_by_a_mentor_who_was_revoked_since(house):
     ada, mia = await house.login(house.ada), await house.login(house.mia)
     approval = await house.approved(ada, mia)
     house.world.revoke(house.mia)
+    house.gate.history.doubt()  # Root's call was decided by this very instance's key, in the simulator
     house.world.clock.advance(1)
     with refused(Code.APPROVER_INVALID):
         await house.authorize(ada, "memory/write", WRITE, approval=approval)
