@@ -60,7 +60,9 @@ class Gatekeeper:
         self._summaries: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         callers = Callers(limits, started_ms)
-        self.history = History(read=log.history, state=lambda: log.state, clock=clock)
+        self.history = History(
+            read=log.history, state=lambda: log.state, clock=clock, seen=lambda chain: self.desk.remember(chain)
+        )
         self.desk = Desk(
             limits=limits,
             clock=clock,
