@@ -12,7 +12,7 @@ from services.gatekeeper.desk import Desk
 from services.gatekeeper.history import History
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.logins import Logins
-from sigilcore import clock, permit, signing
+from sigilcore import clock, decision, permit, signing
 from sigilcore.contracts import canon, common
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.common import Empty
@@ -60,9 +60,7 @@ class Gatekeeper:
         self._summaries: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         callers = Callers(limits, started_ms)
-        self.history = History(
-            read=log.history, state=lambda: log.state, clock=clock, seen=lambda chain: self.desk.remember(chain)
-        )
+        self.history = History(read=log.history, state=lambda: log.state, clock=clock, seen=self._remember)
         self.desk = Desk(
             limits=limits,
             clock=clock,
@@ -119,6 +117,9 @@ class Gatekeeper:
         """Count a refusal that has no record of its own."""
         if "decision" not in (refusal.detail or {}):
             self.refusals.add(refusal.code)
+
+    def _remember(self, chain: decision.ReasoningChain) -> None:
+        self.desk.remember(chain)
 
     async def _commit(self, batch: audit.DecisionBatch) -> str:
         if await self.history.catch_up():

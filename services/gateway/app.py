@@ -1,8 +1,8 @@
 """The gateway itself: every request comes in at `handle` and leaves with an answer, a trace id and one log line.
 
 The order of one request: are we stopping → is there such a route → whose is it → not too often → is it there → CSRF → is there room →
-body → no login too many → the page or the call. The first true reason is the answer. What is refused here, before the gate, is counted and told to it
-(`reports`); what gate and services refuse, they count.
+body → no login too many → the page or the call. The first true reason is the answer. What is refused here, before the gate, is counted
+and told to it (`reports`); what gate and services refuse, they count.
 
 Invariants:
 
@@ -233,7 +233,8 @@ class Gateway:
     async def serving(self, *, patience_s: float = 8.0) -> AsyncIterator["Gateway"]:
         """Listen; leaving the block refuses what is new, ends what is in flight within `patience_s`, and tells the last refusals."""
         connections = Connections(self._options.max_connections, self._proxies)
-        runner = web.ServerRunner(Server(self.handle, self.broken, connections), shutdown_timeout=patience_s)
+        server = Server(self.handle, self.broken, connections, head_s=self._options.head_timeout_s)
+        runner = web.ServerRunner(server, shutdown_timeout=patience_s)
         await runner.setup()
         await self._ends.hear(self._bus, self._tenant)
         tasks = [

@@ -22,10 +22,9 @@ from sigilrun import private_files, telemetry
 KEYS = 4096
 SETTLED_S = 1.0
 FILE = "counts.sqlite"
-_VERSION = 1
 _SCHEMA = """
-create table secret (only_row integer primary key check (only_row = 1), key blob not null) strict;
-create table kept (kind text not null, name text not null, at integer not null, now integer not null, before integer not null,
+create table if not exists secret_1 (only_row integer primary key check (only_row = 1), key blob not null) strict;
+create table if not exists kept_1 (kind text not null, name text not null, at integer not null, now integer not null, before integer not null,
                    primary key (kind, name)) strict, without rowid;
 """
 
@@ -86,9 +85,9 @@ class Kept:
                 for kind, name in changed:
                     count = self._counts[kind].get(name)
                     if count is None:
-                        self._db.execute("delete from kept where kind = ? and name = ?", (kind, name))
+                        self._db.execute("delete from kept_1 where kind = ? and name = ?", (kind, name))
                     else:
-                        self._db.execute("insert or replace into kept values (?, ?, ?, ?, ?)", (kind, name, *count))
+                        self._db.execute("insert or replace into kept_1 values (?, ?, ?, ?, ?)", (kind, name, *count))
         except sqlite3.Error as error:
             self._changed |= changed
             telemetry.log.warning("counts_unsettled", reason=type(error).__name__)
@@ -105,14 +104,11 @@ class Kept:
         try:
             db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = normal")
-            (version,) = db.execute("pragma user_version").fetchone()
-            if version == 0:
-                db.executescript(f"begin;{_SCHEMA}pragma user_version = {_VERSION};commit;")
-                db.execute("insert into secret values (1, ?)", (secrets.token_bytes(32),))
-            elif version != _VERSION:
-                raise sqlite3.DatabaseError(f"version {version}")
-            (self._key,) = db.execute("select key from secret").fetchone()
-            for kind, name, at, now, before in db.execute("select kind, name, at, now, before from kept order by at"):
+            # The tables' names carry their version, so another version's file begins anew.
+            db.executescript(_SCHEMA)
+            db.execute("insert or ignore into secret_1 values (1, ?)", (secrets.token_bytes(32),))
+            (self._key,) = db.execute("select key from secret_1").fetchone()
+            for kind, name, at, now, before in db.execute("select kind, name, at, now, before from kept_1 order by at"):
                 self._counts[kind][name] = (at, now, before)
         except BaseException:
             db.close()

@@ -97,7 +97,7 @@ class Known:
     """Names of the tokens that the gate took of late, each with its licence: what counts as a good session."""
 
     def __init__(self, name: Callable[[str], str], limit: int = KEYS) -> None:
-        """`name` is a keyed hash; `limit` bounds them: a session that was pushed out is counted by address until the gate takes it again."""
+        """`name` is a keyed hash; a session that was pushed out by the limit is counted by address until the gate takes it again."""
         self._name = name
         self._limit = limit
         self._licences: collections.OrderedDict[str, str] = collections.OrderedDict()
@@ -111,7 +111,9 @@ class Known:
         """The gate took it."""
         name = self._name(token)
         if name not in self._licences:
-            self._licences[name] = envelope.peek_unverified(token, session.SessionToken).licence_id  # the gate has verified it
+            self._licences[name] = envelope.peek_unverified(
+                token, session.SessionToken
+            ).licence_id  # the gate has verified it
         self._licences.move_to_end(name)
         if len(self._licences) > self._limit:
             self._licences.popitem(last=False)

@@ -12,6 +12,8 @@ A login that fails costs the house signature checks, and is what guessing looks 
 Documents that are no licences at all are the rate limit's business.
 """
 
+from typing import Any
+
 import msgspec
 
 from services.gateway.kept import Kept
@@ -39,7 +41,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     licence: str | None  # its id; None where what is shown isn't one
 
 
-def attempt(command: Command[object, object] | None, body: bytes, address: str) -> Attempt | None:
+def attempt(command: Command[Any, Any], body: bytes, address: str) -> Attempt | None:
     """What a call attempts, if it is a login with something that reads as a licence, or shows the bootstrap token."""
     if command is license.BOOTSTRAP:
         return Attempt(address=address, licence=None)
@@ -67,7 +69,9 @@ class Logins:
             wait_s = max(wait_s, self._wait_s(_LICENCE, attempt.licence, now_s))
         if wait_s > 0:
             raise Refused(
-                Code.RATE_LIMITED, "too many logins failed; each further one waits longer", detail={"retry_after_s": wait_s}
+                Code.RATE_LIMITED,
+                "too many logins failed; each further one waits longer",
+                detail={"retry_after_s": wait_s},
             )
 
     def failed(self, attempt: Attempt, code: Code, now_s: float) -> None:
@@ -92,7 +96,8 @@ class Logins:
         if beyond < 0:
             return 0
         since_s = min(max(0, int(now_s) - at_s), MOST_S)
-        return max(0, min(2 ** min(beyond, 10), MOST_S) - since_s)
+        wait_s = min(1 << min(beyond, 10), MOST_S)
+        return max(0, wait_s - since_s)
 
 
 def _pair(attempt: Attempt) -> str:

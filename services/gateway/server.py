@@ -2,7 +2,7 @@
 
 aiohttp would answer broken requests with text that repeats them, and log them whole; both would show tokens.
 
-A connection is bounded too: a head that was begun is whole within `HEAD_S`, however slowly its bytes drip; one that says nothing ends with
+A connection is bounded too: a head that was begun is whole within `head_s`, however slowly its bytes drip; one that says nothing ends with
 `KEEPALIVE_S`; and of all connections one address has at most a quarter, unless it is a trusted proxy's.
 """
 
@@ -27,7 +27,6 @@ MAX_LINE_BYTES = 8_190
 MAX_HEADERS = 64
 KEEPALIVE_S = 75
 LINGER_S = 2
-HEAD_S = 10.0
 
 
 class Connections:
@@ -59,22 +58,20 @@ class Connections:
 class Server(web.Server):
     """Makes a protocol for each connection."""
 
-    def __init__(
-        self, handler: Handler, broken: Broken, connections: Connections, *, head_s: float = HEAD_S
-    ) -> None:
+    def __init__(self, handler: Handler, broken: Broken, connections: Connections, *, head_s: float) -> None:
         """`broken` makes the answers to what never reached the handler."""
         super().__init__(handler)
         self._broken = broken
-        self._connections = connections
+        self._counted = connections
         self._head_s = head_s
 
     def __call__(self) -> web.RequestHandler:
         """One connection."""
-        return _Protocol(self, self._broken, self._connections, self._head_s)
+        return _Protocol(self, self._broken, self._counted, self._head_s)
 
 
 class _Protocol(web.RequestHandler):
-    __slots__ = ("_broken", "_connections", "_head_s", "_head_timer", "_peer")
+    __slots__ = ("_broken", "_counted", "_head_s", "_head_timer", "_peer")
 
     def __init__(self, server: Server, broken: Broken, connections: Connections, head_s: float) -> None:
         super().__init__(
@@ -89,7 +86,7 @@ class _Protocol(web.RequestHandler):
             auto_decompress=False,
         )
         self._broken = broken
-        self._connections = connections
+        self._counted = connections
         self._head_s = head_s
         self._head_timer: asyncio.TimerHandle | None = None
         self._peer: str | None = None
@@ -99,14 +96,14 @@ class _Protocol(web.RequestHandler):
         super().connection_made(transport)
         named = transport.get_extra_info("peername")
         self._peer = limits.counted(str(named[0])) if named else "unknown"
-        if not self._connections.come(self._peer):
+        if not self._counted.come(self._peer):
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It ended, however."""
         self._head_done()
         if self._peer is not None:
-            self._connections.gone(self._peer)
+            self._counted.gone(self._peer)
             self._peer = None
         super().connection_lost(exc)
 

@@ -10,7 +10,8 @@ Invariants:
 - every receipt is verified (`receipt`) before anyone hears of a place. A bad one is loud, and its batch is asked again.
 
 A full queue answers BUSY at once: nothing was signed, so nothing happens. `RESERVED_AUDITS` places beyond it, and the front of the queue,
-are kept for records that brake or carry a quorum (`house.RESERVED_KINDS`). Person-signed and system records pass through `append_signed` with the same checks.
+are kept for records that brake or carry a quorum (`house.RESERVED_KINDS`). Person-signed and system records pass through `append_signed`
+with the same checks.
 """
 
 import asyncio

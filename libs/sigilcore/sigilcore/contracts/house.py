@@ -193,7 +193,9 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
             f"$SRV.*.{resident.name}",
             f"$SRV.*.{resident.name}.>",
         ]
-    subscribe += [event_subject(tenant, space, kind) for kind in resident.hears for space in records.REGISTRY[kind].spaces]
+    subscribe += [
+        event_subject(tenant, space, kind) for kind in resident.hears for space in records.REGISTRY[kind].spaces
+    ]
     if resident.looks:
         publish += [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".*", ".*.*")]
     if resident.follows:
