@@ -7,10 +7,14 @@ import platform
 import sys
 from pathlib import Path
 
-from bench import core, decisions, house, replay
+import uvloop
+
+from bench import core, decisions, house, ledger, replay
 from bench.figures import Figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+MILLION = PAGE.with_name("benchmarks-million.md")
+LEDGER = "The one writer, its limits and its peers"
 
 
 def table(title: str, figures: list[Figure]) -> str:
@@ -26,24 +30,36 @@ def table(title: str, figures: list[Figure]) -> str:
 
 
 def main() -> None:
-    """`python -m bench [--fast] [--print]`."""
+    """`python -m bench [--fast] [--print] [--only-ledger]`, or `--million`, which takes minutes and has a page of its own."""
     fast = "--fast" in sys.argv
+    if "--million" in sys.argv:
+        show("A million records", [("One log, filled in calls of 500", uvloop.run(ledger.million()))], MILLION)
+        return
+    if "--only-ledger" in sys.argv:
+        print(table(LEDGER, uvloop.run(ledger.run(fast))))
+        return
     sections = [
         ("Thinking: one core, no I/O", core.run()),
         ("One decision, beside other engines", decisions.run()),
         ("Judging a ledger again", replay.run(5_000 if fast else replay.RECORDS)),
+        (LEDGER, uvloop.run(ledger.run(fast))),
         ("The house, end to end", asyncio.run(house.run(fast))),
     ]
+    show("Benchmarks", sections, PAGE)
+
+
+def show(title: str, sections: list[tuple[str, list[Figure]]], path: Path) -> None:
+    """Print the page, and write it unless asked not to."""
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {platform.system()}"
     page = (
-        f"# Benchmarks\n\nMeasured {today} on {machine}, by `make bench`. Ratios are what to read: every limit was measured in the same"
+        f"# {title}\n\nMeasured {today} on {machine}, by `make bench`. Ratios are what to read: every limit was measured in the same"
         " run, on the same two cores that carry the whole house and the load generator.\n\n"
-        + "\n".join(table(title, figures) for title, figures in sections)
+        + "\n".join(table(heading, figures) for heading, figures in sections)
     )
     print(page)
     if "--print" not in sys.argv:
-        PAGE.write_text(page)
+        path.write_text(page)
 
 
 if __name__ == "__main__":

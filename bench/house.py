@@ -154,7 +154,7 @@ def _signed(kind: str, payload: msgspec.Struct, signer: signing.Signer, prev: st
     )
 
 
-async def _introduced(machine: machines.Machine, bus: Bus, count: int) -> list[_Author]:
+async def introduced(machine: machines.Machine, bus: Bus, count: int) -> list[_Author]:
     """Authors that the knowledge service's own key introduces, after the introductions that are there."""
     store = keys.Keystore.open(
         machine.data / "keystore", keys.passphrase_from(f"file:{machine.data / 'keys' / 'passphrase'}")
@@ -177,7 +177,7 @@ async def _appends(machine: machines.Machine, sign_s: float, verify_s: float, lo
     bus = await ledger.connect(machine.data, "knowledge")
     found = []
     try:
-        authors = await _introduced(machine, bus, 100)
+        authors = await introduced(machine, bus, 100)
         for waiters in (1, 25, 100):
             done, waits = await _storm(long_s, [_one(bus, author, 1) for author in authors[:waiters]])
             bare, bare_wait = await limits.group_commit(machine.data, waiters, long_s / 2)

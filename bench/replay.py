@@ -102,7 +102,7 @@ class _Parts:
 
     def signatures(self) -> _Spent:
         """The bare checks, with nothing between them."""
-        seen = [record.check_placed(vouch.LINE.decode(line)) for line in self.lines]
+        seen = [record.check_placed(vouch.read(line)) for line in self.lines]
         machine = replay.Replay()
         machine.absorb(vouch.Voucher().vouch(0, self.lines), self.lines)
         signed = [
@@ -134,7 +134,7 @@ class _Parts:
 
     def _read(self) -> None:
         for run in self.runs:
-            _ = [record.check_placed(vouch.LINE.decode(line)) for line in run]
+            _ = [record.check_placed(vouch.read(line)) for line in run]
 
     def _vouch(self) -> None:
         voucher, first = vouch.Voucher(), 0

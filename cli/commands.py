@@ -34,6 +34,9 @@ def call(
         list[str] | None,
         typer.Argument(metavar="PARAMETERS", help="one JSON object, or --key value pairs; --help lists them"),
     ] = None,
+    approval: Annotated[
+        str | None, typer.Option("--approval", help="REVIEW.SALT of a call that a mentor approved, its very parameters")
+    ] = None,
     key: MaybeKey = None,
     passphrase: Passphrase = PROMPT,
 ) -> None:
@@ -56,7 +59,7 @@ def call(
 
     async def work() -> Any:
         async with caller.calling(state, owner=owner) as client:
-            return await client.ask(name, parameters)
+            return await client.ask(name, parameters, approval=approval)
 
     seam.say(json.dumps(seam.wait(work()), indent=2, ensure_ascii=False))
 

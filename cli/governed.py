@@ -102,30 +102,32 @@ async def decisions(
     client: http.Client, found: governance.Governance, links: Iterable[str]
 ) -> dict[str, model_update.Judged]:
     """The numbers of scored decisions by their links, each from a record that its proof puts into this log, by a gatekeeper."""
-    records: dict[str, audit.DecisionBatch] = {}
+    records: dict[str, tuple[decision.FrozenChain, ...]] = {}
     judged: dict[str, model_update.Judged] = {}
     for link in links:
         ref = decision.parse_ref(link)
         if ref is None:
             raise Refusal(f"{link!r} is no decision's link")
         if ref.record not in records:
-            records[ref.record] = await _batch(client, found, ref.record)
-        chains = records[ref.record].decisions
+            records[ref.record] = await decisions_at(client, found.genesis_hash, ref.record)
+        chains = records[ref.record]
         scored = chains[ref.index].chain.trust if ref.index < len(chains) else None
         if scored is not None:
             judged[link] = model_update.Judged(features=scored.features, logit=scored.logit)
     return judged
 
 
-async def _batch(client: http.Client, found: governance.Governance, record_id: str) -> audit.DecisionBatch:
+async def decisions_at(client: http.Client, genesis_hash: str, record_id: str) -> tuple[decision.FrozenChain, ...]:
+    """The decisions of a record that its proof puts into the log of this genesis, by a gatekeeper."""
     bundle = await client.call(canon.PROOF, canon.Prove(id=record_id))
-    failed = [step for step in verify.verify(bundle, found.genesis_hash) if not step.ok]
+    failed = [step for step in verify.verify(bundle, genesis_hash) if not step.ok]
     if failed:
         raise Unverified(f"record {record_id}: {failed[0].name}: {failed[0].detail}")
     checked = record.check(verify.signed(bundle.record))
-    if not isinstance(checked.payload, audit.DecisionBatch) or checked.core.id != record_id:
+    decisions = audit.decisions_in(checked.payload)
+    if not decisions or checked.core.id != record_id:
         raise Refusal(f"record {record_id} holds no decisions")
-    return checked.payload
+    return decisions
 
 
 class Read:

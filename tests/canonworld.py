@@ -30,10 +30,11 @@ class World(simulator.House):
         self,
         deployed: settings.DeploymentFile | None = None,
         keystore: keys.Keystore | None = None,
+        now_ms: int = simulator.NOW_MS,
     ) -> None:
         self._given = deployed, keystore
         self._placed: dict[int, record.SignedRecord] = {}
-        super().__init__()
+        super().__init__(now_ms=now_ms)
         self.sent = 0
         self.receipts: list[canon.Appended] = []
 

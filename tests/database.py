@@ -51,6 +51,10 @@ class Server:
     def starts(self) -> int:
         return self._running.starts("postgres")
 
+    @property
+    def pid(self) -> int:
+        return self._running.pids()["postgres"]
+
 
 class Database:
     """One database of the server."""
@@ -102,15 +106,15 @@ class Database:
 
 
 @contextlib.asynccontextmanager
-async def server(place: Path) -> AsyncIterator[Server]:
-    """A server in an empty folder, ended at the end."""
-    for part in ("postgres", "logs"):
-        (place / part).mkdir(mode=0o700, parents=True)
+async def server(place: Path, *, data: Path | None = None) -> AsyncIterator[Server]:
+    """A server in an empty folder, ended at the end; with its data in another one, if that is named."""
+    for folder in (data or place / "postgres", place / "logs"):
+        folder.mkdir(mode=0o700, parents=True)
     for role in ROLES:
         private_files.write_new(place / f"password-of-{role}", f"password-of-{role}\n".encode())
     options = postgres.Settings(
         binaries=binaries.postgres(),
-        folder=place / "postgres",
+        folder=data or place / "postgres",
         port=ports.free_port(),
         superuser_password=secrets.token_urlsafe(16),
         as_root=os.geteuid() == 0,

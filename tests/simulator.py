@@ -14,6 +14,7 @@ import msgspec
 from services.gatekeeper import rates
 from sigilcore import (
     admission,
+    antecedents,
     checkpoint,
     clock,
     decision,
@@ -67,8 +68,8 @@ class House:
     rate_limit = 1_000_000
     """Of genesis: in tests all calls fall into one minute, and by this nobody calls too often unless a test asks for the real one."""
 
-    def __init__(self, *, rate_limit: int = rate_limit) -> None:
-        self.clock = clock.FixedClock(NOW_MS)
+    def __init__(self, *, rate_limit: int = rate_limit, now_ms: int = NOW_MS) -> None:
+        self.clock = clock.FixedClock(now_ms)
         self.rate_limit = rate_limit
         self.state = Governance()
         self.log: list[record.SignedRecord] = []
@@ -80,6 +81,7 @@ class House:
         self.services = {name: signing.Ed25519Signer.generate() for name in house.SERVICE_KEYS}
         self.instances = {name: signing.Ed25519Signer.generate() for name in house.SERVICE_KEYS}
         self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
+        self.named: dict[str, antecedents.Decided] = {}
         self.calls = rates.LastMinute(callers=1_000_000)
         self.standings = standing.Standings()
         self.root = Person("root")
@@ -145,6 +147,7 @@ class House:
                     decided=row,
                     thing_head=self.heads.get(self._thing(checked)),
                 )
+                antecedents.check(self.state, checked, self.named.get)
             self._commit(signed, checked)
             if place is not None and checked.kind.effect:
                 used.setdefault(place, checked.core.id)
@@ -159,11 +162,11 @@ class House:
         self.by_id[checked.core.id] = checked
         if checked.core.space == "user":
             self.heads[self._thing(checked)] = checked.header.hash
+        self.named.update(antecedents.brought(checked))
         for row in admission.decisions_of(checked, seq):
             self.rows[row.record, row.index] = row
-        if isinstance(checked.payload, audit.DecisionBatch):
-            for frozen in checked.payload.decisions:
-                self.standings.fold_chain(seq, frozen.chain)
+        for frozen in audit.decisions_in(checked.payload):
+            self.standings.fold_chain(seq, frozen.chain)
 
     @staticmethod
     def _thing(checked: record.Checked) -> tuple[str, str, str]:
@@ -429,6 +432,7 @@ class House:
             "owner_id": person.owner_id,
             "licence_id": person.licence_id,
             "session_id": chain.audit.session,
+            "session_ends_ms": self.now_ms + DAY_MS,
             "loa": person.table.loa,
             "proof": chain.proof,
             "command": command,

@@ -22,8 +22,21 @@ from typing import Generic, TypeVar
 import msgspec
 import structlog
 
-from services.canon_writer import rules, tree
-from services.canon_writer.laws import Batch, Broken, Fenced, Head, Lost, Moved, Ref, Row, Store, StoreError, thing_of
+from services.canon_writer import room, rules, tree
+from services.canon_writer.laws import (
+    Batch,
+    Broken,
+    Fenced,
+    Full,
+    Head,
+    Lost,
+    Moved,
+    Ref,
+    Row,
+    Store,
+    StoreError,
+    thing_of,
+)
 from sigilcore import admission, checkpoint, clock, faults, note, record, refusals, signing
 from sigilcore.contracts import canon, house
 from sigilcore.governance import Governance
@@ -88,8 +101,10 @@ class Committer:
         on_commit: Callable[[Committed], None] = lambda _: None,
         successor: Successor = lambda _: None,
         on_read_only: Callable[[str], None] = lambda _: None,
+        disk_low: Callable[[], bool] = lambda: False,
     ) -> None:
         """Nothing is loaded yet; call `load`, then `run`. `signer` is the log's key since genesis; `successor` finds later ones."""
+        self._disk_low = disk_low
         self.state = Governance()
         self.head = Head(size=0, note=b"")
         self.read_only: str | None = None
@@ -124,7 +139,7 @@ class Committer:
             raise Refused(Code.BODY_TOO_LARGE, f"one call holds at most {self._bounds.call_bytes} bytes")
         # Only what fits at least the reserve is looked at any closer.
         self._refuse_full(len(request.records), size_bytes, reserved=True)
-        return await self._enqueue(rules.open_call(request), size_bytes)
+        return await self._enqueue(rules.proven(rules.open_call(request), self.state), size_bytes)
 
     async def bootstrap(self, request: canon.BootstrapAppend) -> canon.Appended:
         """Commit record 0; the same bytes again are answered with the same place."""
@@ -182,6 +197,11 @@ class Committer:
                 await self._commit(batch)
             except Fenced as error:
                 self.stop_for_good(str(error), batch)
+            except Full as error:
+                _log.critical("disk_full", error=str(error), calls=len(batch))
+                for one in batch:
+                    _fail(one.answer, Refused(Code.DISK_LOW, "the database's disk is full; nothing was written"))
+                await self._recover()
             except (Lost, Moved) as error:
                 _log.warning("commit_unknown", error=str(error), calls=len(batch))
                 self._put_back(batch)
@@ -196,7 +216,15 @@ class Committer:
     async def _commit(self, batch: Sequence[_Waiting]) -> None:
         found = await self._look_up([one.call for one in batch])
         now_ms = self._clock.now_ms()
-        draft = rules.Draft(self.state, self.head.size, found, now_ms, self._deployment, log_signer=self._log_signer)
+        draft = rules.Draft(
+            self.state,
+            self.head.size,
+            found,
+            now_ms,
+            self._deployment,
+            log_signer=self._log_signer,
+            disk_low=self._disk_low(),
+        )
         results = [draft.take(one.call) for one in batch]
         growth = self._edge.grow(draft.leaves)
         if draft.rows:
@@ -206,7 +234,6 @@ class Committer:
                 Batch(
                     size=self.head.size,
                     rows=tuple(draft.rows),
-                    decisions=tuple(draft.decisions),
                     uses=tuple(draft.uses),
                     tiles=growth.tiles,
                     note=signed,
@@ -253,19 +280,22 @@ class Committer:
     async def _look_up(self, calls: Sequence[rules.Call]) -> rules.Found:
         """What the store knows of these calls; what is in memory isn't asked again."""
         checked = [(call, one) for call in calls for one in call.checked]
-        rows = await self._store.by_ids({one.core.id for _, one in checked})
+        effects = [(call, one) for call, one in checked if one.kind.effect]
+        named = [(one, thing) for _, one in effects if (thing := thing_of(one)) is not None]
+        heads = self._heads.known({thing for _, thing in named})
+        absent = {thing for _, thing in named if thing not in heads}
+        stand = await self._store.standing({one.core.id for _, one in checked} | rules.named_ids(checked), absent)
+        heads |= stand.heads
+        rows = await self._store.by_ids(stand.ids) if stand.ids else []
         known = {row.id: rules.Known(seq=row.seq, checked=_recheck(row)) for row in rows}
-        effects = [(call, one) for call, one in checked if one.kind.effect and one.core.id not in known]
-        refs = {ref for call, one in effects if (ref := rules.ref_of(call, one)) is not None}
-        things = {thing for _, one in effects if (thing := thing_of(one)) is not None}
+        refs = {
+            ref for call, one in effects if one.core.id not in known and (ref := rules.ref_of(call, one)) is not None
+        }
         decisions = self._decisions.known(refs)
         if missing := refs - decisions.keys():
             read = await self._store.decisions(missing)
             decisions |= {(row.record, row.index): row for row in read}
-        heads = self._heads.known(things)
-        if absent := things - heads.keys():
-            heads |= await self._store.thing_heads(absent)
-        ending = {thing for _, one in effects if one.kind.erases and (thing := thing_of(one)) is not None}
+        ending = {thing for one, thing in named if one.kind.erases and one.core.id not in known}
         versions = await self._store.live(ending) if ending else {}
         return rules.Found(known=known, decisions=decisions, thing_heads=heads, versions=versions)
 
@@ -467,7 +497,7 @@ def _recheck(row: Row) -> record.Checked:
 
 def _reserved(call: rules.Call) -> bool:
     """True for a call that carries anything with room of its own: an author sends what waited together, and it must not be held up."""
-    return any(one.core.space == "system" or one.core.kind in house.RESERVED_KINDS for one in call.checked)
+    return any(room.is_reserved(one) for one in call.checked)
 
 
 def _first_refusal(results: Sequence[canon.AppendResult]) -> Refused:

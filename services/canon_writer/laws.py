@@ -3,10 +3,10 @@
 A store holds one tenant's log. The laws, tested on memory and on Postgres alike:
 
 1. *One writer.* `open` returns only to the writer that may commit. Whoever opens later ends the earlier one's right: its next commit
-   raises `Fenced` and writes nothing.
-2. *Whole or not at all.* After `commit` returned, all of the batch is durable: rows, decisions, marks of use, tiles, checkpoint. After
-   it raised anything but `Lost`, nothing of it is.
-3. *Unknown is said.* `Lost` means that nobody knows. The writer opens again and looks.
+   raises `Fenced` and writes nothing, and so does its next `open`.
+2. *Whole or not at all.* After `commit` returned, all of the batch is durable: rows, marks of use, tiles, checkpoint. After it
+   raised anything but `Lost`, nothing of it is.
+3. *Unknown is said.* `Lost` means that nobody knows. The writer opens again and looks. Of a commit, `Full` says more: nothing of it is.
 4. *Gap-free.* A batch begins at the head or is refused with `Moved`.
 5. *Ids are unique, decisions are used once.* Else `Moved`: the writer's memory was wrong, not the caller.
 6. *Nothing changes* but by an erasure: with its commit the payloads of the thing's rows so far are gone, from this store and from whatever
@@ -21,12 +21,15 @@ from typing import Protocol
 
 import msgspec
 
-from sigilcore import clock, digest, record, records
+from sigilcore import admission, clock, digest, ids, record, records
 from sigilcore.admission import DecisionRow
 from sigilcore.records import audit
 
 Ref = tuple[str, int]
 """A decision: its batch record's id and its index there."""
+
+DECISIONS = frozenset({"decision_batch", "erasure_order"})
+"""The kinds that carry decisions, which `003_commit.sql` knows too."""
 
 TileKey = tuple[int, int]
 """A hash tile's level and index."""
@@ -46,6 +49,10 @@ class Moved(StoreError):  # noqa: N818 - names what happened
 
 class Lost(StoreError):  # noqa: N818 - names what happened
     """The connection was lost; whether the batch was committed is unknown."""
+
+
+class Full(Lost):
+    """There was no room on the disk: nothing was written, and nothing can be for now."""
 
 
 class Broken(StoreError):  # noqa: N818 - names what is found
@@ -95,9 +102,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Use(msgspec.Struct, frozen=True, kw_only=True):
-    """That a decision admitted this record's call."""
+    """That a decision, whose batch stands at `seq`, admitted this record's call."""
 
     ref: Ref
+    seq: int
     by: str
 
 
@@ -121,10 +129,16 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
 
     size: int
     rows: tuple[Row, ...]
-    decisions: tuple[DecisionRow, ...]
     uses: tuple[Use, ...]
     tiles: tuple[Tile, ...]
     note: bytes
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands of what is about to be written."""
+
+    ids: frozenset[str]
+    heads: dict[bytes, str]
 
 
 class Erased(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,10 +221,10 @@ class Store(Shelf, Protocol):
         """The hash of each key's newest audit record."""
 
     async def decisions(self, refs: Collection[Ref]) -> Sequence[DecisionRow]:
-        """The rows of these decisions."""
+        """These decisions, as their batches' own records tell them, and what used them."""
 
-    async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
-        """The hash of each thing's newest version."""
+    async def standing(self, ids: Collection[str], things: Collection[bytes]) -> Standing:
+        """Which of these ids stand, and the hash of each thing's newest version; asked before each commit, and answered at once."""
 
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased, in order; without those that have none."""
@@ -263,6 +277,18 @@ def thing_of(checked: record.Checked) -> bytes | None:
 def thing_named(tenant: str, owner: str, kind: str, key: str) -> bytes:
     """The name of an owner's thing of this kind and key."""
     return bytes.fromhex(digest.sha256_hex(f"{tenant}\x00{owner}\x00{kind}\x00{key}".encode()))[:16]
+
+
+def decisions_of(row: Row) -> list[DecisionRow]:
+    """The decisions that a row brings: its payload is the one place where they are kept. Raises `Refused` for one that was changed."""
+    if row.kind not in DECISIONS:
+        return []
+    return [storable(made) for made in admission.decisions_of(record.check(row.signed()), row.seq)]
+
+
+def storable(row: DecisionRow) -> DecisionRow:
+    """An effect that no record's id can be names no record."""
+    return row if row.effect is None or ids.is_id(row.effect) else msgspec.structs.replace(row, effect=None)
 
 
 def erases(row: Row) -> bool:

@@ -26,7 +26,9 @@ from services.canon_writer.laws import (
     Query,
     Ref,
     Row,
+    Standing,
     TileKey,
+    decisions_of,
     erases,
     without_payload,
 )
@@ -126,7 +128,9 @@ class MemoryStore:
     # Writing.
 
     async def open(self) -> None:
-        """Become the only writer; the one before is fenced."""
+        """Become the only writer; the one before is fenced, and stays it however often it opens."""
+        if self._epoch and self._epoch != self.disk.epoch:
+            raise Fenced(f"epoch {self._epoch} is over")
         self.disk.epoch += 1
         self._epoch = self.disk.epoch
 
@@ -144,9 +148,10 @@ class MemoryStore:
         """The rows of these decisions."""
         return [self.disk.decisions[ref] for ref in refs if ref in self.disk.decisions]
 
-    async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
-        """The hash of each thing's newest version."""
-        return {row.thing: row.hash.hex() for row in self.disk.rows if row.thing is not None and row.thing in things}
+    async def standing(self, ids: Collection[str], things: Collection[bytes]) -> Standing:
+        """By a look at all rows."""
+        heads = {row.thing: row.hash.hex() for row in self.disk.rows if row.thing is not None and row.thing in things}
+        return Standing(ids=frozenset(name for name in ids if name in self.disk.ids), heads=heads)
 
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased."""
@@ -174,12 +179,14 @@ class MemoryStore:
         unused = all(ref in disk.decisions and disk.decisions[ref].used_by is None for ref in refs)
         if len(set(refs)) != len(refs) or not unused:
             raise Moved("a decision was used already")
+        if not {use.by for use in batch.uses} <= set(ids):
+            raise Moved("a decision is used by a record of its commit")
         disk.rows.extend(batch.rows)
         disk.ids.update((row.id, row) for row in batch.rows)
         for row in batch.rows:
             if erases(row):
                 self._erase(row)
-        disk.decisions.update(((row.record, row.index), row) for row in batch.decisions)
+        disk.decisions.update(((made.record, made.index), made) for row in batch.rows for made in decisions_of(row))
         for use in batch.uses:
             disk.decisions[use.ref] = msgspec.structs.replace(disk.decisions[use.ref], used_by=use.by)
         disk.tiles.update(((tile.level, tile.index), tile.hashes) for tile in batch.tiles)
@@ -210,8 +217,8 @@ class MemoryStore:
         for added in batch.rows[len(standing) :]:
             if erases(added):
                 self._erase(added)
-        for row in batch.decisions:
-            disk.decisions.setdefault((row.record, row.index), row)
+        for made in (made for row in batch.rows for made in decisions_of(row)):
+            disk.decisions.setdefault((made.record, made.index), made)
         for use in batch.uses:
             disk.decisions[use.ref] = msgspec.structs.replace(disk.decisions[use.ref], used_by=use.by)
         disk.tiles.update(tiles)

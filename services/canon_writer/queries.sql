@@ -29,7 +29,7 @@ update canon.writer_epoch set seen_at = clock_timestamp() where tenant = $1 and 
 -- name: commit
 -- The one commit.
 select canon.commit_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
-                          $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $34, $35, $36, $37, $38);
+                          $24, $25, $26, $27, $28);
 
 -- name: head
 -- The newest checkpoint; its size is the head.
@@ -41,7 +41,7 @@ select max(seq) from canon.record where tenant = $1;
 
 -- name: governing
 -- Every row that moves the fold, in order.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
 from canon.record where tenant = $1 and governs and seq > $2 order by seq limit $3;
 
 -- name: chain_heads
@@ -59,27 +59,28 @@ cross join lateral (
 
 -- name: by_ids
 -- The rows that these ids name.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
 from canon.record where tenant = $1 and id = any($2::uuid[]);
 
 -- name: by_hash
 -- The row of this record hash.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
 from canon.record where hash = $2 and tenant = $1;
 
--- name: decisions
--- These decisions.
+-- name: used
+-- Which of these decisions were used, and by which record first.
 select found.*
-from unnest($2::uuid[], $3::smallint[]) as wanted (record, index)
+from unnest($2::bigint[]) as wanted (decision)
 cross join lateral (
-    select seq, ts, record, licence, effect, used_by, index, command, owner, digest
-    from canon.decision where tenant = $1 and record = wanted.record and index = wanted.index limit 1
+    select decision, id from canon.record where decision = wanted.decision and tenant = $1 limit 1
 ) as found;
 
--- name: thing_heads
--- The newest version of each thing.
+-- name: look_up
+-- Which of these ids stand, and the newest version of each of these things: one question before each commit.
+select id as name, null::bytea as hash from canon.record where tenant = $1 and id = any($2::uuid[])
+union all
 select wanted.thing, newest.hash
-from unnest($2::uuid[]) as wanted (thing)
+from unnest($3::uuid[]) as wanted (thing)
 cross join lateral (
     select hash from canon.record where thing = wanted.thing and tenant = $1 order by seq desc limit 1
 ) as newest;
@@ -116,8 +117,8 @@ cross join lateral (
 select id, purpose, erasable, wrapped, erased_seq from canon.data_key where tenant = $1 and id = any($2::bigint[]);
 
 -- name: headers
--- The sealed headers of a run.
-select header from canon.record where tenant = $1 and seq >= $2 and seq < $3 order by seq;
+-- What the sealed headers of a run are put together from.
+select ts, id, author, space, kind, hash, header from canon.record where tenant = $1 and seq >= $2 and seq < $3 order by seq;
 
 -- name: tiles
 -- Those of these full tiles that there are.
@@ -155,13 +156,13 @@ on conflict do nothing;
 
 -- name: rows
 -- Rows in order of seq. Bytes are counted where they lie, so large payloads beyond the bound are never read; 44 of them are the seal's.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
+           coalesce(sum(header_bytes + octet_length(payload) - 44)
                     over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
         from canon.record
         where tenant = $1 and seq >= $2 and seq < $3
           and (cardinality($6::text[]) = 0 or kind = any($6))
@@ -175,16 +176,16 @@ where bytes_before < $5 order by seq;
 
 -- name: rows_of_kinds
 -- The same for a few kinds, each by its index, which holds seq >> 12.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
+           coalesce(sum(header_bytes + octet_length(payload) - 44)
                     over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
         select found.*
         from unnest($6::text[]) as wanted (kind)
         cross join lateral (
-            select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+            select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
             from canon.record
             where tenant = $1 and kind = wanted.kind and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
               and (cardinality($7::text[]) = 0 or space = any($7))
@@ -199,13 +200,13 @@ where bytes_before < $5 order by seq;
 
 -- name: rows_of_subject
 -- The same for one subject, by its index.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
+           coalesce(sum(header_bytes + octet_length(payload) - 44)
                     over (order by seq rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
         from canon.record
         where tenant = $1 and subject = $11 and subject <> '' and seq >> 12 >= $2 >> 12 and seq >= $2 and seq < $3
           and (cardinality($6::text[]) = 0 or kind = any($6))
@@ -239,50 +240,21 @@ select $1, new.* from unnest($2::bigint[], $3::uuid[], $4::boolean[], $5::bytea[
 -- name: put_records
 -- The rows that are missing of a commit of the past, each at its own seq.
 insert into canon.record
-    (tenant, seq, ts, id, author, thing, governs, space, kind, subject, hash, header, payload, data_key)
+    (tenant, seq, ts, id, author, thing, governs, space, kind, subject, hash, header, header_bytes, decision, payload, data_key)
 select $1, new.* from unnest($2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::boolean[], $8::text[], $9::text[],
-                             $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::bigint[]) as new
+                             $10::text[], $11::bytea[], $12::bytea[], $13::smallint[], $14::bigint[], $15::bytea[], $16::bigint[]) as new
 on conflict do nothing;
 
 -- name: same_records
 -- How many of them stand exactly so. Payloads are sealed anew each time; that what stands opens to its header's was asked before.
 select count(*)
 from unnest($2::bigint[], $3::bigint[], $4::uuid[], $5::uuid[], $6::uuid[], $7::boolean[], $8::text[], $9::text[], $10::text[],
-            $11::bytea[], $12::bytea[])
-     as new (seq, ts, id, author, thing, governs, space, kind, subject, hash, header)
+            $11::bytea[], $12::bytea[], $13::smallint[], $14::bigint[])
+     as new (seq, ts, id, author, thing, governs, space, kind, subject, hash, header, header_bytes, decision)
 join canon.record as old on old.tenant = $1 and old.seq = new.seq
-where (old.ts, old.id, old.author, old.governs, old.space, old.kind, old.subject, old.hash, old.header)
-    = (new.ts, new.id, new.author, new.governs, new.space, new.kind, new.subject, new.hash, new.header)
-  and old.thing is not distinct from new.thing;
-
--- name: put_decisions
--- Decisions of a commit of the past.
-insert into canon.decision (tenant, record, "index", seq, ts, licence, effect, command, owner, digest)
-select $1, new.* from unnest($2::uuid[], $3::smallint[], $4::bigint[], $5::bigint[], $6::uuid[], $7::uuid[], $8::text[], $9::text[],
-                             $10::bytea[]) as new
-on conflict do nothing;
-
--- name: same_decisions
--- How many of them stand exactly so, whatever used them.
-select count(*)
-from unnest($2::uuid[], $3::smallint[], $4::bigint[], $5::bigint[], $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bytea[])
-     as new (record, index, seq, ts, licence, effect, command, owner, digest)
-join canon.decision as old on old.tenant = $1 and old.record = new.record and old.index = new.index
-where (old.seq, old.ts, old.licence, old.command, old.owner, old.digest) = (new.seq, new.ts, new.licence, new.command, new.owner, new.digest)
-  and old.effect is not distinct from new.effect;
-
--- name: put_uses
--- Marks of use of a commit of the past.
-update canon.decision as old set used_by = new.used_by
-from unnest($2::uuid[], $3::smallint[], $4::uuid[]) as new (record, index, used_by)
-where old.tenant = $1 and old.record = new.record and old.index = new.index and old.used_by is null;
-
--- name: same_uses
--- How many of them stand exactly so.
-select count(*)
-from unnest($2::uuid[], $3::smallint[], $4::uuid[]) as new (record, index, used_by)
-join canon.decision as old
-  on old.tenant = $1 and old.record = new.record and old.index = new.index and old.used_by = new.used_by;
+where (old.ts, old.id, old.author, old.governs, old.space, old.kind, old.subject, old.hash, old.header, old.header_bytes)
+    = (new.ts, new.id, new.author, new.governs, new.space, new.kind, new.subject, new.hash, new.header, new.header_bytes)
+  and (old.thing, old.decision) is not distinct from (new.thing, new.decision);
 
 -- name: put_tiles
 -- Tiles that a commit of the past filled.
@@ -310,13 +282,13 @@ join canon.checkpoint as old on old.tenant = $1 and old.size = new.size and old.
 
 -- name: versions
 -- Versions of one thing, newest first, below a seq.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
+           coalesce(sum(header_bytes + octet_length(payload) - 44)
                     over (order by seq desc rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
         from canon.record
         where tenant = $1 and thing = $2 and seq < $3
         order by seq desc limit $4
@@ -326,13 +298,13 @@ where bytes_before < $5 order by seq desc;
 
 -- name: versions_of_kind
 -- System records of one kind, newest first, below a seq; the index holds seq >> 12.
-select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
 from (
     select chosen.*,
-           coalesce(sum(octet_length(header) + octet_length(payload) - 44)
+           coalesce(sum(header_bytes + octet_length(payload) - 44)
                     over (order by seq desc rows between unbounded preceding and 1 preceding), 0) as bytes_before
     from (
-        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header, payload
+        select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
         from canon.record
         where tenant = $1 and kind = $2 and space = 'system' and seq >> 12 <= $3 >> 12 and seq < $3
         order by seq >> 12 desc, seq desc limit $4

@@ -89,14 +89,17 @@ class Reading:
 
     async def _decision(self, viewer: Viewer, row: Row, index: int) -> canon.RecordView:
         """One decision, under its batch's header; without salt, since it isn't the whole payload."""
-        batch = msgspec.json.decode(row.payload, type=audit.DecisionBatch) if row.kind == "decision_batch" else None
-        if batch is None or index >= len(batch.decisions):
+        if row.kind not in audit.OF_DECISIONS:
             raise _NOWHERE
-        frozen = batch.decisions[index]
+        decisions = audit.decisions_in(msgspec.json.decode(row.payload, type=REGISTRY[row.kind].payload))
+        if index >= len(decisions):
+            raise _NOWHERE
+        frozen = decisions[index]
         if not (viewer.loa.includes(Loa.MENTOR) or frozen.chain.audit.owner == viewer.owner):
             raise _NOWHERE
         shown = await self._shown(row)
-        return msgspec.structs.replace(shown, payload=shown.payload["decisions"][index], salt=None)
+        payload = shown.payload["decisions"][index] if "decisions" in shown.payload else shown.payload["decision"]
+        return msgspec.structs.replace(shown, payload=payload, salt=None)
 
     async def proof(self, viewer: Viewer, request: canon.Prove) -> canon.Bundle:
         """`canon/proof`: all that an offline verifier needs, under the newest witnessed checkpoint if that covers the record."""

@@ -89,7 +89,7 @@ class Restoring:
         self._replay = replay.Replay()
         self._edge = tree.Edge()
         self._open = _Commit()
-        self._used: dict[Ref, bool] = {}
+        self._unused: dict[Ref, int] = {}  # decision → where it stands
         self._by_effect: dict[str, Ref] = {}
         self._restored = 0
 
@@ -143,8 +143,7 @@ class Restoring:
         self._open.rows.append(made)
         self._open.missing += row is None
         for decided in admission.decisions_of(checked, seq):
-            self._open.decisions.append(rules.storable(decided))
-            self._used[decided.record, decided.index] = False
+            self._unused[decided.record, decided.index] = seq
             if decided.effect is not None:
                 self._by_effect[decided.effect] = decided.record, decided.index
         self._use(checked)
@@ -153,9 +152,8 @@ class Restoring:
         """The first effect of a decision marks it as used."""
         linked = admission.decision_ref(checked) if checked.kind.effect else None
         ref = self._by_effect.get(checked.core.id) if linked is None else (linked.record, linked.index)
-        if checked.kind.effect and ref is not None and self._used.get(ref) is False:
-            self._used[ref] = True
-            self._open.uses.append(Use(ref=ref, by=checked.core.id))
+        if checked.kind.effect and ref is not None and (at := self._unused.pop(ref, None)) is not None:
+            self._open.uses.append(Use(ref=ref, seq=at, by=checked.core.id))
 
     async def _close(self, seq: int, signed: bytes, *, stands: bool) -> None:
         """The open commit ends here: the checkpoint must sign the tree, then what is missing of it is put back."""
@@ -176,7 +174,6 @@ class Restoring:
                 Batch(
                     size=self._edge.size,
                     rows=tuple(commit.rows),
-                    decisions=tuple(commit.decisions),
                     uses=tuple(commit.uses),
                     tiles=growth.tiles,
                     note=signed,
@@ -191,7 +188,6 @@ class _Commit:
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
-        self.decisions: list[admission.DecisionRow] = []
         self.uses: list[Use] = []
         self.missing = 0
 

@@ -8,12 +8,14 @@ Decided here, for each call:
 1. A record's own form (`open_call`), before anything is known of the log.
 2. Idempotency. An id that stands in the log is answered with its first place if it asks for the same again, else `ID_TAKEN`. This
    comes before admission, because what was admitted once would not be admitted twice: its decision is used and its `prev` is old.
-3. Admission against the state of the log (`admission.admit`), with the decision that its link or its call names.
+3. Admission against the state of the log (`admission.admit`), with the decision that its link or its call names, and with the earlier
+   decisions that the record itself names (`antecedents`).
 4. A call with `audit` or `system` records stands or falls whole: the record at fault is refused by its reason, the others by
    `BATCH_REFUSED`, which names it. In a call of `user` records only, a bad one is refused alone.
 5. A decision admits one call: its effects, one after the other without anything between, once. So who replays the log can tell.
 6. A new key of the log only if this writer can sign with it.
-7. Time: a record's `ts` stands for the writer's clock when the log is judged again, so it may not lie ahead of it, and a decision batch
+7. While the disk is nearly full, only records that are reserved room (`room`).
+8. Time: a record's `ts` stands for the writer's clock when the log is judged again, so it may not lie ahead of it, and a decision batch
    bears the time of its decisions.
 """
 
@@ -22,8 +24,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from services.canon_writer.laws import Ref, Row, Use, erases, row_of, thing_of
-from sigilcore import admission, clock, digest, ids, merkle, note, record
+from services.canon_writer import room
+from services.canon_writer.laws import Ref, Row, Use, erases, row_of, storable, thing_of
+from sigilcore import admission, antecedents, clock, digest, ids, merkle, note, record
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import canon
 from sigilcore.decision import DecisionRef
@@ -32,6 +35,7 @@ from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 
 MAX_SUBJECT_BYTES = 512
+_NAMING = frozenset({"approval_decided", *audit.OF_DECISIONS})
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,6 +91,32 @@ def open_call(request: canon.Append, *, genesis: bool = False) -> Call:
     return Call(records=records, ids=ids, decision=request.decision, genesis=genesis)
 
 
+def proven(call: Call, state: Governance) -> Call:
+    """The call with its authors' signatures checked, by the keys that speak now. It is what costs most, and it needs no turn: while one
+    commit is under way the next one's signatures are checked. A bad one is left to admission, which says so in its place."""
+    return msgspec.structs.replace(call, records=tuple(_proven(one, state) for one in call.records))
+
+
+def _proven(one: record.Checked | Refused, state: Governance) -> record.Checked | Refused:
+    entry = state.key(one.header.key_id) if isinstance(one, record.Checked) else None
+    if entry is None or not entry.active or isinstance(one, Refused):
+        return one
+    try:
+        return record.prove_author(one, entry.public)
+    except Refused:
+        return one
+
+
+def _unproven(one: record.Checked) -> record.AuthorCheck:
+    """Checks a signature, unless it was found good by this very key before."""
+
+    def check(header: record.Header, core_bytes: bytes, public: bytes) -> None:
+        if not public or one.proven != public:
+            record.verify_author(header, core_bytes, public)
+
+    return check
+
+
 def ref_of(call: Call, checked: record.Checked) -> Ref | None:
     """The decision that a record stands on: the one it links, else the one its call names."""
     links_one = checked.core.link("decision") is not None
@@ -94,6 +124,12 @@ def ref_of(call: Call, checked: record.Checked) -> Ref | None:
     if linked is None or not ids.is_id(linked.record):
         return None
     return linked.record, linked.index
+
+
+def named_ids(calls: Sequence[tuple[Call, record.Checked]]) -> set[str]:
+    """The records whose decisions these name."""
+    links = (link for _, one in calls if one.kind.tag in _NAMING for link in antecedents.named(one))
+    return {name for link in links if (name := antecedents.record_of(link)) is not None and ids.is_id(name)}
 
 
 def check_token(token: str, payload: object, token_hash: str) -> None:
@@ -129,8 +165,10 @@ class Draft:
         deployment: Deployment,
         *,
         log_signer: Callable[[bytes], object | None] = lambda _: None,
+        disk_low: bool = False,
     ) -> None:
         """`log_signer`: whom this writer would sign checkpoints with; a key of the log that it doesn't hold would stop the log."""
+        self._disk_low = disk_low
         self.rows: list[Row] = []
         self.uses: list[Use] = []
         self.decisions: list[DecisionRow] = []
@@ -228,19 +266,23 @@ class Draft:
             return
         ref = ref_of(call, one) if one.kind.effect else None
         decided = None if ref is None else self._decided(ref, uses)
+        if self._disk_low and not room.is_reserved(one):
+            raise Refused(Code.DISK_LOW, "the disk is nearly full; what is left is for revocations and the quorum")
         _check_columns(one)
         _check_time(one, self._now_ms)
         head = None if thing is None else self._heads.get(thing) or self._found.thing_heads.get(thing)
         if isinstance(one.payload, user.Erasure) and thing is not None:
             self._check_erasure(one.payload, thing)
-        admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head)
+        author = _unproven(one)
+        admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head, author=author)
+        antecedents.check(self._state, one, self._antecedent)
         if isinstance(one.payload, system.LogKey):
             self._check_held(one.payload)
         if ref is None or decided is None or decided.used_by is not None:
             return
         if ref not in uses:
             self._used[ref] = one.core.id
-            self.uses.append(Use(ref=ref, by=one.core.id))
+            self.uses.append(Use(ref=ref, seq=decided.seq, by=one.core.id))
         uses[ref] = self.size
 
     def _check_held(self, payload: system.LogKey) -> None:
@@ -266,6 +308,12 @@ class Draft:
             return msgspec.structs.replace(row, used_by=self._used[ref])
         return row
 
+    def _antecedent(self, link: str) -> antecedents.Decided | None:
+        """An earlier decision, from the record that carries it."""
+        name = antecedents.record_of(link) or ""
+        known = self._known.get(name) or self._found.known.get(name)
+        return None if known is None else dict(antecedents.brought(known.checked)).get(link)
+
     def _admit_genesis(self, one: record.Checked) -> None:
         if self._state.bootstrapped or self._base != 0 or self.rows:
             raise Refused(Code.ALREADY_BOOTSTRAPPED, "the canon has its genesis")
@@ -277,11 +325,10 @@ def _check_time(one: record.Checked, now_ms: int) -> None:
     ts_ms = clock.parse_ms(one.core.ts)
     if ts_ms - now_ms > admission.DECISION_SKEW_MS:
         raise Refused(Code.RECORD_INVALID, "ts lies ahead of the writer's clock", field="$.header.core.ts")
-    if isinstance(one.payload, audit.DecisionBatch):
-        for index, frozen in enumerate(one.payload.decisions):
-            if abs(ts_ms - _moment(frozen.chain.audit.ts)) > admission.DECISION_SKEW_MS:
-                field = f"$.payload.decisions[{index}].chain.audit.ts"
-                raise Refused(Code.STALE_DECISION, "judged at another time than its batch says", field=field)
+    for index, frozen in enumerate(audit.decisions_in(one.payload)):
+        if abs(ts_ms - _moment(frozen.chain.audit.ts)) > admission.DECISION_SKEW_MS:
+            field = f"$.payload.decisions[{index}].chain.audit.ts"
+            raise Refused(Code.STALE_DECISION, "judged at another time than its batch says", field=field)
 
 
 def _check_columns(one: record.Checked) -> None:
@@ -291,11 +338,6 @@ def _check_columns(one: record.Checked) -> None:
         raise Refused(Code.RECORD_INVALID, f"a subject has at most {MAX_SUBJECT_BYTES} bytes, none of them zero")
     if isinstance(one.payload, audit.LicenceIssued) and not ids.is_id(one.payload.license.id):
         raise Refused(Code.RECORD_INVALID, "a licence's id is a UUIDv7", field="$.payload.license.id")
-
-
-def storable(row: DecisionRow) -> DecisionRow:
-    """An effect that no record's id can be names no record."""
-    return row if row.effect is None or ids.is_id(row.effect) else msgspec.structs.replace(row, effect=None)
 
 
 def _moment(text: str) -> int:

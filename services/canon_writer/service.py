@@ -14,7 +14,18 @@ from typing import Any
 
 import structlog
 
-from services.canon_writer import committer, cosigning, high_water, publisher, restore, rules, store, vault
+from services.canon_writer import (
+    committer,
+    cosigning,
+    high_water,
+    publisher,
+    remembered,
+    restore,
+    room,
+    rules,
+    store,
+    vault,
+)
 from services.canon_writer.laws import Broken, Fenced, Lost, Moved, StoreError
 from sigilcore import note, signing
 from sigilcore.contracts import canon, house
@@ -37,6 +48,7 @@ class Writer:
         publishing: publisher.Publisher,
         keeping: store.PostgresStore,
         high: high_water.HighWater | None,
+        memory: remembered.Remembered,
         *,
         restoring: Callable[[], restore.Restoring],
         failing: asyncio.Event,
@@ -45,6 +57,7 @@ class Writer:
         self.publisher = publishing
         self.store = keeping
         self.high_water = high
+        self.remembered = memory
         self._restoring = restoring
         self._failing = failing
         self._turn = asyncio.Lock()
@@ -127,6 +140,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
         floors=[] if high is None else [high.floor],
         on_commit=committed,
         on_read_only=lambda reason: setattr(parts.presence, "trouble", f"read-only: {reason}"),
+        disk_low=_disk_low(options),
     )
     publishing = publisher.Publisher(
         parts.bus,
@@ -139,12 +153,20 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
     )
     committing.never_below(publishing.floor)
 
+    memory = remembered.Remembered(
+        parts.bus,
+        lambda: committing.state,
+        held=log_keys.publics,
+        reached=high.reached if high is not None else lambda _: None,
+    )
+    committing.never_below(memory.floor)
+
     def restoring() -> restore.Restoring:
         return restore.Restoring(
             keeping, restore.StreamSurvivors(parts.bus, deployed.tenant), _deployment(deployed, options)
         )
 
-    writer = Writer(committing, publishing, keeping, high, restoring=restoring, failing=parts.failing)
+    writer = Writer(committing, publishing, keeping, high, memory, restoring=restoring, failing=parts.failing)
     try:
         await writer.load()
     except BaseException:
@@ -166,6 +188,13 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await writer.finish()
+
+
+def _disk_low(options: settings.Canon) -> Callable[[], bool]:
+    """Whether the database's disk is nearly full, where it is ours to watch."""
+    if options.data_dir is None or options.reserve_mb == 0:
+        return lambda: False
+    return room.Room(options.data_dir, options.reserve_mb * 1024 * 1024).low
 
 
 def _held(log_keys: keys.RoleSigner, public: bytes) -> signing.Signer | None:
@@ -241,10 +270,22 @@ async def cosign(self: Writer, request: canon.Cosign, _: service.Call) -> canon.
         ) from error
 
 
+async def beyond(self: Writer, request: canon.Beyond, _: service.Call) -> canon.Judged:
+    """`canon/beyond`."""
+    try:
+        reason = self.remembered.judge(self.committer.head, request.note.encode())
+    except note.NoteError as error:
+        raise Refused(Code.SIGNATURE_INVALID, str(error), field="$.note") from error
+    if reason is not None:
+        self.committer.turn_read_only(reason)
+    return canon.Judged(size=self.committer.head.size, read_only=self.committer.read_only)
+
+
 HANDLERS: service.Handlers[Writer] = {
     canon.APPEND: append,
     canon.BOOTSTRAP: bootstrap,
     canon.REFILL: refill,
     canon.RESTORE: bring_back,
     canon.COSIGN: cosign,
+    canon.BEYOND: beyond,
 }

@@ -12,26 +12,31 @@ from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
-from services.canon_writer import vault
+from services.canon_writer import packing, vault
 from services.canon_writer.laws import (
     Batch,
     Broken,
     Cosignature,
     Erased,
     Fenced,
+    Full,
     Head,
     Lost,
     Moved,
     Query,
     Ref,
     Row,
+    Standing,
     StoreError,
     TileKey,
+    decisions_of,
 )
 from sigilcore import ids as uuids
 from sigilcore.admission import DecisionRow
+from sigilcore.refusals import Refused
 from sigilrun import postgres, settings, sql
 
 _log = structlog.get_logger("canon_writer")
@@ -45,6 +50,7 @@ _NO_BOUND = 2**62
 _REFUSED = {"SG001": Fenced, "SG002": Moved, "SG003": Moved, "SG004": Moved}
 # Out of disk, memory or connections; an I/O error: the statement failed, and later it may not.
 _FOR_NOW = ("53", "58")
+_DISK_FULL = "53100"  # before the commit record; where that finds no room, the server stops, and nobody knows
 
 
 class PostgresShelf:
@@ -89,7 +95,8 @@ class PostgresShelf:
 
     async def headers(self, first: int, end: int) -> Sequence[bytes]:
         """The sealed headers of a run."""
-        return [one["header"] for one in await self._read("headers", first, end)]
+        rows = await self._read("headers", first, end)
+        return [packing.unpack(one["header"], _columns_of(one, self._tenant)) for one in rows]
 
     async def by_ids(self, ids: Collection[str]) -> Sequence[Row]:
         """The rows that these ids name."""
@@ -128,7 +135,9 @@ class PostgresShelf:
         """Rows in the clear. Keys are read after rows: what was erased meanwhile is shown erased."""
         unseen = self._vault.unseen({one["data_key"] for one in found})
         stored = {one["id"]: _key(one) for one in await self._read("data_keys", list(unseen))} if unseen else {}
-        return [self._vault.open(_row(one), one["data_key"], stored.get(one["data_key"])) for one in found]
+        return [
+            self._vault.open(_row(one, self._tenant), one["data_key"], stored.get(one["data_key"])) for one in found
+        ]
 
     async def close(self) -> None:
         """Give the connections back."""
@@ -229,18 +238,28 @@ class PostgresStore(PostgresShelf):
         return {one["author"].hex: one["hash"].hex() for one in await self._read("chain_heads", list(authors))}
 
     async def decisions(self, refs: Collection[Ref]) -> Sequence[DecisionRow]:
-        """The rows of these decisions."""
+        """These decisions, read from their batches. Raises `Broken` for a batch that doesn't verify."""
         if not refs:
             return []
-        rows = await self._read("decisions", [name for name, _ in refs], [index for _, index in refs])
-        return [_decision(one) for one in rows]
+        try:
+            rows = [made for row in await self.by_ids({name for name, _ in refs}) for made in decisions_of(row)]
+        except Refused as refused:
+            raise Broken(f"a decision can't be read: {refused}") from refused
+        found = {_number(row.seq, row.index): row for row in rows if (row.record, row.index) in refs}
+        used = {one["decision"]: str(one["id"]) for one in await self._read("used", list(found))}
+        return [msgspec.structs.replace(row, used_by=used.get(number)) for number, row in found.items()]
 
-    async def thing_heads(self, things: Collection[bytes]) -> dict[bytes, str]:
-        """The hash of each thing's newest version."""
-        if not things:
-            return {}
-        rows = await self._read("thing_heads", [uuid.UUID(bytes=thing) for thing in things])
-        return {one["thing"].bytes: one["hash"].hex() for one in rows}
+    async def standing(self, ids: Collection[str], things: Collection[bytes]) -> Standing:
+        """By the writing connection, which is idle then."""
+        if self._connection is None:
+            raise Lost("not open")
+        names = [uuid.UUID(bytes=thing) for thing in things]
+        with _named():
+            rows = await self._connection.fetch(self._sql["look_up"], self._tenant, list(ids), names)
+        return Standing(
+            ids=frozenset(str(one["name"]) for one in rows if one["hash"] is None),
+            heads={one["name"].bytes: one["hash"].hex() for one in rows if one["hash"] is not None},
+        )
 
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased."""
@@ -254,8 +273,8 @@ class PostgresStore(PostgresShelf):
         if self._connection is None:
             raise Lost("not open")
         sealing = await self._seal(batch.rows)
-        keys = sealing.made
-        rows, made, uses, tiles = batch.rows, batch.decisions, batch.uses, batch.tiles
+        rows, keys, tiles = batch.rows, sealing.made, batch.tiles
+        uses = _uses(batch)
         with _named():
             await self._connection.execute(
                 self._sql["commit"],
@@ -271,21 +290,11 @@ class PostgresStore(PostgresShelf):
                 [row.governs for row in rows],
                 [row.ts_ms for row in rows],
                 [row.hash for row in rows],
-                [row.header for row in rows],
+                [_packed(row, self._tenant) for row in rows],
+                [len(row.header) for row in rows],
                 sealing.payloads,
                 sealing.keys,
-                [row.record for row in made],
-                [row.index for row in made],
-                [row.seq for row in made],
-                [row.ts_ms for row in made],
-                [row.command for row in made],
-                [row.owner for row in made],
-                [row.licence_id for row in made],
-                [bytes.fromhex(row.digest) for row in made],
-                [row.effect for row in made],
-                [use.ref[0] for use in uses],
-                [use.ref[1] for use in uses],
-                [use.by for use in uses],
+                [uses.get(row.id) for row in rows],
                 [tile.level for tile in tiles],
                 [tile.index for tile in tiles],
                 [tile.hashes for tile in tiles],
@@ -316,15 +325,16 @@ class PostgresStore(PostgresShelf):
             async with self._connection.transaction():
                 if await self._connection.fetchval(self._sql["hold_epoch"], self._tenant, self._epoch) is None:
                     raise Fenced(f"epoch {self._epoch} is over")
-                await self._put_rows(batch)
-                for name, arguments in _parts(batch):
+                records = _columns(batch, self._tenant)
+                await self._put_rows(batch, records)
+                for name, arguments in (("records", records), *_parts(batch)):
                     if name != "records":
                         await self._connection.execute(self._sql[f"put_{name}"], self._tenant, *arguments)
                     same = await self._connection.fetchval(self._sql[f"same_{name}"], self._tenant, *arguments)
                     if same != len(arguments[0]):
                         raise Moved(f"other {name} stand where {len(arguments[0])} of seq {batch.size} on belong")
 
-    async def _put_rows(self, batch: Batch) -> None:
+    async def _put_rows(self, batch: Batch, records: Sequence[Sequence[Any]]) -> None:
         """Add the rows that are missing, sealed as `commit` seals them."""
         end = batch.size + len(batch.rows)
         found = await self._connection.fetch(self._sql["standing"], self._tenant, batch.size, end)
@@ -347,9 +357,11 @@ class PostgresStore(PostgresShelf):
             [key.wrapped for key in keys],
             [key.erased_seq for key in keys],
         )
-        await self._connection.execute(
-            self._sql["put_records"], self._tenant, *_columns(missing), sealing.payloads, sealing.keys
-        )
+        columns = [
+            [value for row, value in zip(batch.rows, column, strict=True) if row.seq not in standing]
+            for column in records
+        ]
+        await self._connection.execute(self._sql["put_records"], self._tenant, *columns, sealing.payloads, sealing.keys)
         self._vault.forget()
 
     async def cosign(self, size: int, lines: Sequence[Cosignature]) -> None:
@@ -381,8 +393,29 @@ class PostgresStore(PostgresShelf):
                 await connection.close(timeout=CLOSE_S)
 
 
-def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
+def _number(seq: int, index: int) -> int:
+    """How a row names the decision that it used."""
+    return seq << 8 | index
+
+
+def _uses(batch: Batch) -> dict[str, int]:
+    """Which decision each of these rows is the first to use, if it is. Raises `Moved` for a use by none of them, or of two by one."""
+    uses = {use.by: _number(use.seq, use.ref[1]) for use in batch.uses}
+    if len(uses) != len(batch.uses) or not uses.keys() <= {row.id for row in batch.rows}:
+        raise Moved("a decision is used by one record of its commit, and a record uses one")
+    return uses
+
+
+def _packed(row: Row, tenant: str) -> bytes:
+    return packing.pack(
+        row.header, packing.Columns(tenant, row.ts_ms, row.id, row.author, row.space, row.kind, row.hash)
+    )
+
+
+def _columns(batch: Batch, tenant: str) -> tuple[list[Any], ...]:
     """All of these rows but their payloads."""
+    rows = batch.rows
+    uses = _uses(batch)
     return (
         [row.seq for row in rows],
         [row.ts_ms for row in rows],
@@ -394,35 +427,21 @@ def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
         [row.kind for row in rows],
         [row.subject for row in rows],
         [row.hash for row in rows],
-        [row.header for row in rows],
+        [_packed(row, tenant) for row in rows],
+        [len(row.header) for row in rows],
+        [uses.get(row.id) for row in rows],
     )
 
 
 def _parts(batch: Batch) -> list[tuple[str, tuple[list[Any], ...]]]:
-    """A commit of the past, table by table, as columns."""
-    rows, made, uses, tiles = batch.rows, batch.decisions, batch.uses, batch.tiles
+    """The rest of a commit of the past, table by table, as columns."""
+    tiles = batch.tiles
     return [
-        ("records", _columns(rows)),
-        (
-            "decisions",
-            (
-                [row.record for row in made],
-                [row.index for row in made],
-                [row.seq for row in made],
-                [row.ts_ms for row in made],
-                [row.licence_id for row in made],
-                [row.effect for row in made],
-                [row.command for row in made],
-                [row.owner for row in made],
-                [bytes.fromhex(row.digest) for row in made],
-            ),
-        ),
-        ("uses", ([use.ref[0] for use in uses], [use.ref[1] for use in uses], [use.by for use in uses])),
         (
             "tiles",
             ([tile.level for tile in tiles], [tile.index for tile in tiles], [tile.hashes for tile in tiles]),
         ),
-        ("checkpoints", ([batch.size + len(rows)], [batch.note])),
+        ("checkpoints", ([batch.size + len(batch.rows)], [batch.note])),
     ]
 
 
@@ -445,6 +464,8 @@ def _named() -> Iterator[None]:
         raise Lost(f"{type(error).__name__}: {error}") from error
     except postgres.PostgresError as error:
         code = error.sqlstate or ""
+        if code == _DISK_FULL:
+            raise Full(str(error)) from error
         if code.startswith(_FOR_NOW):
             raise Lost(f"{type(error).__name__}: {error}") from error
         raise _REFUSED.get(code, StoreError)(str(error)) from error
@@ -460,37 +481,26 @@ def _key(one: postgres.Record) -> vault.StoredKey:
     )
 
 
-def _row(one: postgres.Record) -> Row:
+def _columns_of(one: postgres.Record, tenant: str) -> packing.Columns:
+    """What a stored header is put together with."""
+    return packing.Columns(tenant, one["ts"], str(one["id"]), one["author"].hex, one["space"], one["kind"], one["hash"])
+
+
+def _row(one: postgres.Record, tenant: str) -> Row:
     """The row as it lies there, its payload sealed."""
-    thing = one["thing"]
+    thing, columns = one["thing"], _columns_of(one, tenant)
     return Row(
         seq=one["seq"],
-        ts_ms=one["ts"],
-        id=str(one["id"]),
-        author=one["author"].hex,
+        ts_ms=columns.ts_ms,
+        id=columns.id,
+        author=columns.author,
         thing=None if thing is None else thing.bytes,
         governs=one["governs"],
-        space=one["space"],
-        kind=one["kind"],
+        space=columns.space,
+        kind=columns.kind,
         subject=one["subject"],
-        hash=one["hash"],
+        hash=columns.hash,
         salt=b"",
-        header=one["header"],
+        header=packing.unpack(one["header"], columns),
         payload=one["payload"],
-    )
-
-
-def _decision(one: postgres.Record) -> DecisionRow:
-    effect, used_by = one["effect"], one["used_by"]
-    return DecisionRow(
-        record=str(one["record"]),
-        index=one["index"],
-        seq=one["seq"],
-        ts_ms=one["ts"],
-        command=one["command"],
-        owner=one["owner"],
-        licence_id=str(one["licence"]),
-        digest=one["digest"].hex(),
-        effect=None if effect is None else str(effect),
-        used_by=None if used_by is None else str(used_by),
     )

@@ -7,6 +7,7 @@ that fails leaves the old one as it was.
 from the sealed headers, a higher level from the full tiles below it.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
@@ -158,7 +159,12 @@ class Tiles:
 
 def range_proof(first: int, count: int, size: int, path: Sequence[bytes]) -> canon.RangeProof:
     """A range proof as it crosses the bus."""
-    return canon.RangeProof(first=first, count=count, size=size, hashes=tuple(map(encode_base64, path)))
+    return canon.RangeProof(first=first, count=count, size=size, hashes=tuple(map(_text, path)))
+
+
+@functools.lru_cache(maxsize=1024)  # the proofs of one commit share most of their hashes
+def _text(one: bytes) -> str:
+    return encode_base64(one)
 
 
 def runs(seqs: Iterable[int]) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ Invariants:
   still there, so who reads doesn't read on after an erasure.
 """
 
+import functools
 import os
 import secrets
 from collections import OrderedDict
@@ -31,6 +32,7 @@ TAG_BYTES = 16
 NUMBER_BITS = 62
 OVERHEAD_BYTES = NONCE_BYTES + digest.SALT_BYTES + TAG_BYTES  # `queries.sql` knows this number
 OPENED = 20_000  # keys in memory, of about 300 bytes
+_DAY_MS = 24 * 60 * 60 * 1000
 _DAMAGED = (bytes(digest.SALT_BYTES), b"null")  # agrees with no payload hash, so whoever checks it says corrupt
 
 K = TypeVar("K", bound=Hashable)
@@ -134,9 +136,7 @@ class Vault:
         """What the row's key is for, and whether it may be destroyed."""
         if row.thing is not None and not erases(row):
             return row.thing, True
-        # Three parts, where a thing's digest has four: no key is for both.
-        parts = (self._tenant, row.space, clock.format_ms(row.ts_ms)[:10])
-        return bytes.fromhex(digest.sha256_hex("\x00".join(parts).encode()))[:16], False
+        return _lasting(self._tenant, row.space, row.ts_ms // _DAY_MS), False
 
     def _end(
         self,
@@ -202,6 +202,13 @@ class Vault:
     def _bound(self, number: int, purpose: bytes, *, erasable: bool) -> bytes:
         """What a wrapped key is bound to, so that none can stand for another."""
         return b"\x00".join((b"sigil data key", self._tenant.encode(), b"%d%d" % (number, erasable), purpose))
+
+
+@functools.lru_cache(maxsize=256)
+def _lasting(tenant: str, space: str, day: int) -> bytes:
+    """The purpose of the key of a space and a day. Three parts, where a thing's digest has four: no key is for both."""
+    parts = (tenant, space, clock.format_ms(day * _DAY_MS)[:10])
+    return bytes.fromhex(digest.sha256_hex("\x00".join(parts).encode()))[:16]
 
 
 class _Recent(Generic[K, V]):

@@ -7,20 +7,19 @@ Invariants:
 2. A call is judged when its batch is made up, by the newest state, so what waited in the queue isn't judged by old law.
 3. If the writer says that the law moved meanwhile (`STALE_DECISION`), wait for it to be seen here and judge again, a bounded number of
    times. Whatever else fails: nothing is issued.
-4. One batch in flight; the next takes what has queued meanwhile. No timer.
+4. One batch in flight; the next takes what has queued meanwhile. No timer. A call that stands `alone` shares its record with none.
 5. Calls that brake or carry a quorum (`reserved`) wait before all others, and have room that others can't take.
 """
 
 import asyncio
 import collections
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 
 from sigilcore import decision
-from sigilcore.decision import ReasoningChain, Verdict
-from sigilcore.records import audit
+from sigilcore.decision import FrozenChain, ReasoningChain, Verdict
 from sigilcore.refusals import Code, Refused
 
 MAX_BYTES = 900_000  # of the kind's 1 MiB
@@ -68,10 +67,11 @@ class Batches(Generic[T]):
         self,
         *,
         judge: Callable[[T], ReasoningChain],
-        commit: Callable[[audit.DecisionBatch], Awaitable[str]],
+        commit: Callable[[Sequence[FrozenChain]], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         worth_recording: Callable[[ReasoningChain], bool],
         fault: Callable[[Exception], None],
+        alone: Callable[[T], bool],
         most: int,
         most_waiting: int,
         most_reserved: int,
@@ -82,6 +82,7 @@ class Batches(Generic[T]):
         self._catch_up = catch_up
         self._worth_recording = worth_recording
         self._fault = fault
+        self._alone = alone
         self._most = most
         self._most_waiting = most_waiting
         self._most_reserved = most_reserved
@@ -117,6 +118,8 @@ class Batches(Generic[T]):
         room = MAX_BYTES
         for queue in (self._reserved, self._waiting):
             while queue and len(batch) < self._most and (not batch or queue[0].bytes <= room):
+                if self._alone(queue[0].call):
+                    return batch or [queue.popleft()]
                 batch.append(queue.popleft())
                 room -= batch[-1].bytes
         return batch
@@ -129,12 +132,15 @@ class Batches(Generic[T]):
                 left = await self._try(left)
                 if not left:
                     break
-        except Exception as error:
-            if isinstance(error, Refused) and error.code is Code.BUSY:
-                # Said before anything was signed or sent: no decision, and no fault either.
+        except Refused as refusal:
+            if refusal.code is Code.DISK_LOW:  # not the gate's fault, and its own words help
+                why = refusal
+            elif refusal.code is Code.BUSY:  # said before anything was signed or sent: no decision, and no fault either
                 why = Refused(Code.BUSY, "there is no room to record the decision; nothing was issued")
             else:
-                self._fault(error)
+                self._fault(refusal)
+        except Exception as error:
+            self._fault(error)
         finally:
             for waiting in left:
                 waiting.refuse(why)
@@ -146,7 +152,7 @@ class Batches(Generic[T]):
             return []
         frozen = tuple(decision.freeze(chain) for _, chain in judged)
         try:
-            record_id = await self._commit(audit.DecisionBatch(decisions=frozen))
+            record_id = await self._commit(frozen)
         except Refused as refusal:
             if refusal.code is not Code.STALE_DECISION:
                 raise

@@ -1,28 +1,34 @@
 """The desk: every call of a caller comes here once, and leaves with a permit or a reason.
 
-The order of one call: who calls (`callers`) → is there such a command → too many calls → spend the proof → what the parameters are → a
-read decision to share, or a judgement and its record (`batches`) → permit.
+The order of one call: who calls (`callers`) → what grant it shows → is there such a command → too many calls → spend the proof → what the
+parameters are → a read decision to share, or the grant's mark (`marks`), a judgement and its record (`batches`) → permit, or a place among
+the calls that wait for a mentor (`reviews`).
 
-Commit point: the writer's commit of the `decision_batch`. Before it nothing was decided; after it a crash loses a permit, never a decision.
+A call that shows an approval is judged alone, since its decision is a record of its own. A call on somebody's behalf comes with the permit
+of the call that it is made for, in place of session and proof.
+
+Commit point: the writer's commit of the decision's record. Before it nothing was decided; after it a crash loses a permit, never a
+decision.
 """
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
-from services.gatekeeper import rules
-from services.gatekeeper.batches import Batches
+from services.gatekeeper import rules, sessions
+from services.gatekeeper.batches import Batches, Decided
 from services.gatekeeper.callers import Callers
 from services.gatekeeper.limits import Limits
+from services.gatekeeper.marks import Marks
 from services.gatekeeper.rates import MINUTE_MS, LastMinute
+from services.gatekeeper.reviews import Reviews
 from services.gatekeeper.shares import Shares
 from sigilcore import clock, decision, gate, ids, permit, session, signing
 from sigilcore.contracts import gatekeeper
 from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
-from sigilcore.licence import Reason
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 from sigilcore.standing import Standings
@@ -39,12 +45,15 @@ class Desk:
         signer: signing.Signer,
         state: Callable[[], Governance],
         callers: Callers,
+        reviews: Reviews,
         standings: Standings,
-        commit: Callable[[audit.DecisionBatch], Awaitable[str]],
+        commit: Callable[[Sequence[decision.FrozenChain]], Awaitable[str]],
+        mark: Callable[[audit.GrantMark], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         fault: Callable[[Exception], None],
     ) -> None:
-        """`state` gives the newest state, `standings` what callers did; `signer` is the gatekeeper's service key; the rest: `Batches`."""
+        """`state` gives the newest state, `standings` what callers did; `signer` is the gatekeeper's service key; `mark` appends one mark;
+        the rest: `Batches`."""
         self._limits = limits
         self._clock = clock
         self._started_ms = clock.now_ms()
@@ -52,17 +61,20 @@ class Desk:
         self._state = state
         self._callers = callers
         self._standings = standings
+        self._reviews = reviews
         self._fault = fault
         self._calls = LastMinute(callers=limits.callers)
         self._judged = LastMinute(callers=limits.callers)  # by the time that the record will say
         self._denials = LastMinute(callers=limits.callers)
         self._shares = Shares(limit=limits.sessions, longest_ms=limits.share_ms)
+        self._marks = Marks(state=state, record=mark, catch_up=catch_up, fault=fault, longest_s=limits.mark_s)
         self._batches: Batches[rules.Call] = Batches(
             judge=self._judge,
             commit=commit,
             catch_up=catch_up,
             worth_recording=self._worth_recording,
             fault=fault,
+            alone=lambda call: call.approval is not None,
             most=limits.batch,
             most_waiting=limits.waiting,
             most_reserved=limits.waiting_reserve,
@@ -70,9 +82,16 @@ class Desk:
 
     async def authorize(self, request: gatekeeper.Authorize) -> gatekeeper.Authorized:
         """A permit; or the first reason why not, and a reason of the gate's own making is GATE_FAULT (law 5)."""
+        return await self._answered(self._authorize(request))
+
+    async def authorize_child(self, service: str, request: gatekeeper.AuthorizeChild) -> gatekeeper.Authorized:
+        """A permit for a call that `service` makes on behalf of a caller whom it is answering."""
+        return await self._answered(self._authorize_child(service, request))
+
+    async def _answered(self, work: Awaitable[gatekeeper.Authorized]) -> gatekeeper.Authorized:
         try:
             async with asyncio.timeout(self._limits.answer_s):
-                return await self._authorize(request)
+                return await work
         except Refused:
             raise
         except Exception as error:
@@ -102,12 +121,15 @@ class Desk:
         await self._batches.stop()
 
     async def _authorize(self, request: gatekeeper.Authorize) -> gatekeeper.Authorized:
-        state, now_ms, salt = self._state(), self._clock.now_ms(), secrets.token_bytes(16)
+        state, now_ms = self._state(), self._clock.now_ms()
+        review, approved_salt = rules.shown_approval(request.approval)
+        salt = approved_salt or secrets.token_bytes(16)
         parameters = rules.parameter_bytes(request.parameters)
         said = self._callers.open_session(state, request.session, now_ms)
         proven = self._callers.prove(
             state, said, proof=request.proof, command=request.command, parameters=parameters, now_ms=now_ms
         )
+        shown = rules.shown_grant(state, said, request.grant)
         command = rules.command_named(request.command)
         calls = self._counted(said, command.reserved, now_ms)
         self._callers.spend(said, proven, now_ms)
@@ -117,17 +139,62 @@ class Desk:
             command=command,
             observed=gate.observe(command, parameters, salt),
             calls_last_minute=calls,
+            approval=review,
+            grant=shown,
         )
-        shared = self._shares.find(state, said, command, proven.kind, now_ms)
+        shared = None
+        if review is None:
+            shared = self._shares.find(state, said, command, proven.kind, now_ms, module=call.observed.module)
         if shared is not None:
             return self._permit(call, shared.chain, shared.ref, salt)
+        if shown is not None:
+            await self._marks.keep(said.licence_id, shown, now_ms)
         # Room of its own is for who may at all: a flood of calls above one's level waits with everyone else.
         reserved = command.reserved and said.loa.includes(command.rung)
         decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id), reserved=reserved)
+        if decided.chain.verdict is Verdict.MANUAL_REVIEW:
+            raise self._waits(call, decided, request.parameters, salt)
         if decided.chain.verdict is not Verdict.ALLOW or decided.ref is None:
             raise gate.refusal_of(decided.chain, decided.ref)
         self._shares.keep(self._state(), command, decided.chain, decided.ref)
         return self._permit(call, decided.chain, decided.ref, salt)
+
+    async def _authorize_child(self, service: str, request: gatekeeper.AuthorizeChild) -> gatekeeper.Authorized:
+        """The caller is the parent's, and judged anew: session, licence, level, scope, score. What the parent was given lends nothing."""
+        state, now_ms, salt = self._state(), self._clock.now_ms(), secrets.token_bytes(16)
+        parameters = rules.parameter_bytes(request.parameters)
+        key = sessions.gate_key(state)
+        parent = rules.parent_of(state, key, request, service, now_ms)
+        said = rules.session_of(parent)
+        sessions.check_deployment(state, said, now_ms)
+        self._callers.check_open(state, said)
+        command = rules.command_named(request.command)
+        call = rules.Call(
+            said=said,
+            proven=sessions.Proven(kind=parent.proof, proof=None),
+            command=command,
+            observed=gate.observe(command, parameters, salt),
+            calls_last_minute=self._counted(said, command.reserved, now_ms),
+            parent=parent.decision,
+        )
+        decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id))
+        if decided.chain.verdict is not Verdict.ALLOW or decided.ref is None:
+            raise gate.refusal_of(decided.chain, decided.ref)
+        return self._permit(call, decided.chain, decided.ref, salt)
+
+    def _waits(self, call: rules.Call, decided: Decided, text: str, salt: bytes) -> Refused:
+        """Keep a call for a mentor to see, and tell its caller how to come back."""
+        now_ms = self._clock.now_ms()
+        if decided.ref is None:
+            wait_s = -(-self._denials.wait_ms(call.said.licence_id, now_ms) // 1000)
+            raise Refused(Code.RATE_LIMITED, "too many reviews in a minute", detail={"retry_after_s": wait_s})
+        one = rules.waiting(self._state(), decided.chain, decided.ref.link(), text, salt)
+        self._reviews.keep(one, now_ms)
+        refusal = gate.refusal_of(decided.chain, decided.ref)
+        until = clock.format_ms(one.until_ms)
+        return Refused(
+            refusal.code, refusal.message, detail={**(refusal.detail or {}), "salt": one.salt, "until": until}
+        )
 
     def _counted(self, said: session.SessionToken, reserved: bool, now_ms: int) -> int:
         """Count the call; braking and quorum commands have room of their own beyond the limit."""
@@ -157,12 +224,10 @@ class Desk:
     def _permit(
         self, call: rules.Call, chain: decision.ReasoningChain, ref: decision.DecisionRef, salt: bytes
     ) -> gatekeeper.Authorized:
-        """Nothing is issued to a session that was closed, or under a licence that was revoked, while its decision was committed."""
+        """Nothing is issued to a session that was closed, or a caller who was revoked, while its decision was committed."""
         state = self._state()
         self._callers.check_open(state, call.said)
-        entry = state.issued(call.said.licence_id)
-        if entry is None or entry.revoked_seq is not None:
-            raise Refused(Code.LICENSE_INVALID, "the licence was revoked", detail={"reasons": [Reason.REVOKED]})
+        rules.check_counts(state, call.said.licence_id, self._clock.now_ms())
         issued = rules.permit_for(
             call, chain, ref, salt=salt, permit_id=secrets.token_hex(16), now_ms=self._clock.now_ms()
         )

@@ -8,7 +8,7 @@ Invariants:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from sigilcore import clock, decision, faults, record, standing
 from sigilcore.contracts import canon, gatekeeper
@@ -46,11 +46,11 @@ class History:
         """A batch was sent and its fate isn't known."""
         self._sure = False
 
-    def add(self, seq: int, batch: audit.DecisionBatch) -> None:
-        """A batch of this gate's own, committed at `seq`."""
+    def add(self, seq: int, decisions: Sequence[decision.FrozenChain]) -> None:
+        """Decisions of this gate's own, committed at `seq`."""
         if self._next is None or seq < self._next:
             return
-        for frozen in batch.decisions:
+        for frozen in decisions:
             self.standings.fold_chain(seq, frozen.chain)
         self._next = seq + 1
 
@@ -67,7 +67,7 @@ class History:
                 for placed in page.items:
                     batch = self._checked(placed)
                     self.add(placed.seq, batch)
-                    for frozen in batch.decisions:
+                    for frozen in batch:
                         self._seen(frozen.chain)
                 self._next = max(self._next, page.next)
                 if page.next >= page.head:
@@ -87,13 +87,14 @@ class History:
                 high = middle
         return low
 
-    def _checked(self, placed: record.PlacedRecord) -> audit.DecisionBatch:
-        """A batch by one of this log's gatekeepers, now or earlier."""
+    def _checked(self, placed: record.PlacedRecord) -> Sequence[decision.FrozenChain]:
+        """Decisions of one of this log's gatekeepers, now or earlier."""
         checked = record.check(placed.signed())
         entry = self._state().key(checked.header.key_id)
         if entry is None or (entry.role, entry.name) != ("instance", gatekeeper.SERVICE):
             raise faults.Corrupt(f"seq {placed.seq} isn't a gatekeeper's")
         record.verify_author(checked.header, checked.core_bytes, entry.public)
-        if not isinstance(checked.payload, audit.DecisionBatch):
+        decisions = audit.decisions_in(checked.payload)
+        if not decisions:
             raise faults.Corrupt(f"seq {placed.seq} holds no decisions")
-        return checked.payload
+        return decisions

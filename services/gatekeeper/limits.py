@@ -24,9 +24,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nonces: int = 65_536  # nonces of opened sessions, held likewise
     sessions: int = 100_000  # tokens that needn't be verified anew, some 1 KiB each; and shared read decisions
     closed: int = 65_536  # sessions closed here whose record wasn't seen yet; full means no
+    reviews: int = 1_024  # calls that wait for a mentor
+    reviews_of_caller: int = 16  # of one licence, so that nobody fills the table for others
+    review_bytes: int = 2 * 1024 * 1024  # parameters that wait, all together: one answer of approval/list holds them
+    review_caller_bytes: int = 512 * 1024  # of one licence, and so of one call
     share_ms: int = 60_000  # reads share one decision for so long
     answer_s: float = 5.0  # a call that isn't decided by then is a fault: as long as a permit's own start window
     catch_up_s: float = 1.0  # a revocation is felt at every gate within a second
+    mark_s: float = 2.0  # a grant's mark that isn't kept by then denies, while there is time left to record the denial
     summary_s: float = 60.0  # counts of refusals become a record this often
 
     @classmethod

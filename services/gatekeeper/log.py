@@ -4,7 +4,9 @@ import msgspec
 
 from sigilcore.contracts import canon, common
 from sigilcore.contracts.common import Empty
+from sigilcore.decision import DecisionRef
 from sigilcore.governance import Governance
+from sigilcore.records import audit
 from sigilrun import service
 
 
@@ -20,14 +22,14 @@ class FollowedLog:
         """The newest state that was followed and verified."""
         return self._parts.following.state
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> common.Placed:
+    async def record(self, kind: str, payload: msgspec.Struct, decided: DecisionRef | None = None) -> common.Placed:
         """Append one audit record; its place once it is committed and its receipt verified."""
-        return await self._parts.authoring.audit(kind, payload)
+        return await self._parts.authoring.audit(kind, payload, decision=decided)
 
     async def history(self, first: int, limit: int) -> canon.EventPage:
         """At most so many records of decisions from a seq on."""
         return await self._parts.bus.call(
-            canon.EVENTS, canon.Events(first=first, limit=limit, kinds=("decision_batch",))
+            canon.EVENTS, canon.Events(first=first, limit=limit, kinds=audit.OF_DECISIONS)
         )
 
     async def reach_head(self) -> None:

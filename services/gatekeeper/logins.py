@@ -57,16 +57,28 @@ class Logins:
         state, now_ms = self._state(), self._clock.now_ms()
         nonce = sessions.read_nonce(state, request.nonce, now_ms)
         said, table = await self._admit(request, now_ms)
+        return await self._begin(nonce, said, table.owner.name, now_ms)
+
+    async def open_peer(self, request: gatekeeper.OpenPeerSession) -> gatekeeper.SessionView:
+        """Open a session as another node."""
+        now_ms = self._clock.now_ms()
+        said, peer, nonce = sessions.admit_peer(self._state(), request.opening, ids.new(), now_ms)
+        return await self._begin(nonce, said, peer.name, now_ms)
+
+    async def _begin(
+        self, nonce: session.Nonce, said: session.SessionToken, owner_name: str, now_ms: int
+    ) -> gatekeeper.SessionView:
+        """Spend the nonce, record the session, and answer with its token."""
         if self._nonces.use(nonce.nonce, nonce.issued_ms, now_ms) is not Use.FRESH:
             raise Refused(
                 Code.NONCE_INVALID, "the nonce was used, or is older than this gate's memory", field="$.nonce"
             )
-        if self._opened.take(table.id, now_ms, self._limits.sessions_per_minute) is None:
-            raise Refused(Code.RATE_LIMITED, "too many sessions of this licence in a minute")
+        if self._opened.take(said.licence_id, now_ms, self._limits.sessions_per_minute) is None:
+            raise Refused(Code.RATE_LIMITED, "too many sessions of this caller in a minute")
         payload = audit.SessionOpened(
             session_id=said.session_id,
-            licence_id=table.id,
-            owner_id=table.owner.id,
+            licence_id=said.licence_id,
+            owner_id=said.owner_id,
             key=said.session_key,
             expires_at=clock.format_ms(said.not_after_ms),
         )
@@ -74,9 +86,9 @@ class Logins:
         return gatekeeper.SessionView(
             token=envelope.seal(self._signer, signing.SESSION, said),
             session_id=said.session_id,
-            owner_id=table.owner.id,
-            owner_name=table.owner.name,
-            loa=table.loa,
+            owner_id=said.owner_id,
+            owner_name=owner_name,
+            loa=said.loa,
             bearer=said.session_key is None,
             not_after_ms=said.not_after_ms,
         )

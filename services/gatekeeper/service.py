@@ -1,7 +1,8 @@
 """The gatekeeper as a service: thin handlers over the desk, the logins and the state of the log, then the table."""
 
 import asyncio
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -12,7 +13,9 @@ from services.gatekeeper.desk import Desk
 from services.gatekeeper.history import History
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.logins import Logins
+from services.gatekeeper.reviews import Reviews
 from sigilcore import clock, decision, permit, signing
+from sigilcore.access import Loa
 from sigilcore.contracts import canon, common
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.common import Empty
@@ -29,8 +32,11 @@ class Log(Protocol):
     def state(self) -> Governance:
         """The newest state that was followed and verified."""
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> common.Placed:
-        """Append one audit record; its place once it is committed and its receipt verified. Raises `Refused`."""
+    async def record(
+        self, kind: str, payload: msgspec.Struct, decided: decision.DecisionRef | None = None
+    ) -> common.Placed:
+        """Append one audit record, an effect with the decision that admits it; its place once it is committed and its receipt verified.
+        Raises `Refused`."""
 
     async def history(self, first: int, limit: int) -> canon.EventPage:
         """At most so many records of decisions from a seq on."""
@@ -45,6 +51,10 @@ class Call(Protocol):
     @property
     def bound(self) -> permit.Bound:
         """The checked permit."""
+
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """What the subject said, where the bus lets only one service ask."""
 
 
 class Gatekeeper:
@@ -61,6 +71,7 @@ class Gatekeeper:
         self._reading: asyncio.Task[None] | None = None
         callers = Callers(limits, started_ms)
         self.history = History(read=log.history, state=lambda: log.state, clock=clock, seen=self._remember)
+        self.reviews = Reviews(limits)
         self.desk = Desk(
             limits=limits,
             clock=clock,
@@ -68,8 +79,10 @@ class Gatekeeper:
             state=lambda: log.state,
             callers=callers,
             standings=self.history.standings,
+            reviews=self.reviews,
             commit=self._commit,
-            catch_up=self._catch_up,
+            mark=self._mark,
+            catch_up=self.catch_up,
             fault=_log_fault,
         )
         self.logins = Logins(
@@ -79,7 +92,7 @@ class Gatekeeper:
             state=lambda: log.state,
             callers=callers,
             record=log.record,
-            catch_up=self._catch_up,
+            catch_up=self.catch_up,
             started_ms=started_ms,
         )
 
@@ -121,19 +134,24 @@ class Gatekeeper:
     def _remember(self, chain: decision.ReasoningChain) -> None:
         self.desk.remember(chain)
 
-    async def _commit(self, batch: audit.DecisionBatch) -> str:
+    async def _commit(self, frozen: Sequence[decision.FrozenChain]) -> str:
         if await self.history.catch_up():
             raise Refused(Code.STALE_DECISION, "more was decided than this gate knew of")
+        kind, payload = rules.record_of(frozen)
         try:
-            placed = await self.log.record("decision_batch", batch)
+            placed = await self.log.record(kind, payload)
         except BaseException:
             # It may stand in the log all the same: the writer's answer could have been lost.
             self.history.doubt()
             raise
-        self.history.add(placed.seq, batch)
+        self.history.add(placed.seq, frozen)
         return placed.id
 
-    async def _catch_up(self) -> None:
+    async def _mark(self, mark: audit.GrantMark) -> str:
+        return (await self.log.record("grant_mark", mark)).id
+
+    async def catch_up(self) -> None:
+        """Follow the log to its head, for a bounded time."""
         try:
             async with asyncio.timeout(self._limits.catch_up_s):
                 await self.log.reach_head()
@@ -174,6 +192,16 @@ async def open_session(service: Gatekeeper, request: contract.OpenSession, call:
         raise
 
 
+async def open_peer(service: Gatekeeper, request: contract.OpenPeerSession, call: Call) -> contract.SessionView:
+    """Open a session as another node."""
+    del call
+    try:
+        return await service.logins.open_peer(request)
+    except Refused as refusal:
+        service.count(refusal)
+        raise
+
+
 async def close_session(service: Gatekeeper, request: contract.SessionCall, call: Call) -> Empty:
     """Close a session."""
     del call
@@ -192,6 +220,52 @@ async def authorize(service: Gatekeeper, request: contract.Authorize, call: Call
     except Refused as refusal:
         service.count(refusal)
         raise
+
+
+async def authorize_child(service: Gatekeeper, request: contract.AuthorizeChild, call: Call) -> contract.Authorized:
+    """Ask the gate on a caller's behalf; which service asks is what the bus let it say."""
+    try:
+        return await service.desk.authorize_child(call.scope[0], request)
+    except Refused as refusal:
+        service.count(refusal)
+        raise
+
+
+async def approval_list(service: Gatekeeper, request: contract.ListReviews, call: Call) -> contract.ReviewList:
+    """What waits: one's own, for a mentor everybody's."""
+    del request
+    caller = call.bound.permit
+    everyone = caller.loa.includes(Loa.MENTOR)
+    return service.reviews.shown(None if everyone else caller.owner_id, service.clock.now_ms())
+
+
+async def approve(service: Gatekeeper, request: contract.DecideReview, call: Call) -> contract.ReviewDecided:
+    """Approve one call."""
+    return await _decide(service, request, call, "approved")
+
+
+async def refuse(service: Gatekeeper, request: contract.DecideReview, call: Call) -> contract.ReviewDecided:
+    """Refuse one call."""
+    return await _decide(service, request, call, "refused")
+
+
+async def _decide(
+    service: Gatekeeper, request: contract.DecideReview, call: Call, verdict: Literal["approved", "refused"]
+) -> contract.ReviewDecided:
+    """The word becomes a record, then the call waits no more. A word that the writer refused leaves it waiting."""
+    one = service.reviews.find(request.review, service.clock.now_ms())
+    payload = rules.decided(one, request, call.bound, verdict)
+    placed = await service.log.record("approval_decided", payload, call.bound.permit.decision)
+    service.reviews.drop(one.review)
+    await service.catch_up()  # who hears of the word may use it at once
+    return contract.ReviewDecided(
+        review=one.review,
+        verdict=verdict,
+        owner=one.owner,
+        command=one.command,
+        until=payload.not_after,
+        id=placed.id,
+    )
 
 
 async def trust_check(service: Gatekeeper, request: contract.TrustCheck, call: Call) -> contract.TrustAnswer:
@@ -266,8 +340,13 @@ async def report(service: Gatekeeper, request: contract.RefusalCounts, call: Cal
 HANDLERS: dict[Any, Any] = {
     contract.CHALLENGE: challenge,
     contract.OPEN: open_session,
+    contract.PEER: open_peer,
     contract.CLOSE: close_session,
     contract.AUTHORIZE: authorize,
+    contract.CHILD: authorize_child,
+    contract.APPROVAL_LIST: approval_list,
+    contract.APPROVE: approve,
+    contract.REFUSE: refuse,
     contract.TRUST_CHECK: trust_check,
     contract.TRUST_EXPLAIN: trust_explain,
     contract.TRUST_STATUS: trust_status,

@@ -9,7 +9,9 @@ Invariants:
 2. A session that has a key speaks by a signature over {command, parameters, time, nonce}, by that key or its owner's, and by nothing
    else. A session without a key never presents a proof.
 3. A root or mentor licence without a key opens nothing.
-4. Clocks may differ by the proof window: an end that lies too far by no more than that is cut to the limit, not refused.
+4. A peer opens a session by its node's key over this nonce, this deployment and a session key of its own; it names no licence, and gets no
+   mutations.
+5. Clocks may differ by the proof window: an end that lies too far by no more than that is cut to the limit, not refused.
 """
 
 import collections
@@ -17,11 +19,11 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import clock, digest, envelope, licence, session, signing
+from sigilcore import clock, digest, envelope, licence, peers, session, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.decision import ProofKind
-from sigilcore.governance import Governance
+from sigilcore.governance import Governance, PeerEntry
 from sigilcore.refusals import Code, Refused
 
 SKEW_MS = session.PROOF_WINDOW_MS
@@ -98,6 +100,49 @@ def admit(
         mutations_not_after_ms=min(certificate.mutations_not_after_ms, now_ms + session.CERTIFICATE_MS),
         not_after_ms=min(end_ms, certificate.not_after_ms),
     ), table
+
+
+def admit_peer(
+    state: Governance, opening: str, session_id: str, now_ms: int
+) -> tuple[session.SessionToken, PeerEntry, session.Nonce]:
+    """What the token of a peer's new session says, or the first reason why there is none."""
+    said, peer = _opening(state, opening)
+    if (said.runtime_id, said.tenant) != (state.runtime_id, state.tenant):
+        raise Refused(Code.PEER_INVALID, "the opening is for another deployment or tenant", field="$.opening")
+    nonce = read_nonce(state, said.nonce, now_ms)
+    rung = peer.tier_at(now_ms).rung
+    if rung is None:
+        raise Refused(Code.PEER_INVALID, "the peer is blocked", detail={"reasons": ["BLOCKED"]})
+    _strong(said.session_key)
+    token = session.SessionToken(
+        session_id=session_id,
+        runtime_id=state.runtime_id,
+        tenant=state.tenant,
+        licence_id=peer.enrolment,
+        owner_id=peer.owner_id,
+        loa=rung,
+        session_key=said.session_key,
+        mutations=(),
+        mutations_not_after_ms=0,
+        not_after_ms=_end(said.not_after_ms, now_ms),
+    )
+    return token, peer, nonce
+
+
+def _opening(state: Governance, opening: str) -> tuple[peers.PeerSession, PeerEntry]:
+    """What a peer's node key signed; the key is the enrolled one, never only the one that the opening names."""
+    try:
+        named = envelope.peek_unverified(opening, peers.PeerSession)
+    except envelope.BadToken as error:
+        raise Refused(Code.SIGNATURE_INVALID, f"opening: {error.reason}", field="$.opening") from error
+    peer = state.peer_with(named.node_key) if state.bootstrapped else None
+    if peer is None:
+        raise Refused(Code.PEER_INVALID, "no peer with this key is enrolled here", detail={"reasons": ["UNKNOWN"]})
+    try:
+        said = envelope.unseal(opening, signing.PEER_SESSION, peers.PeerSession, bytes.fromhex(peer.key))
+    except envelope.BadToken as error:
+        raise Refused(Code.SIGNATURE_INVALID, f"opening: {error.reason}", field="$.opening") from error
+    return said, peer
 
 
 def _strong(key: str) -> None:

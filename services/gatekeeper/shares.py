@@ -1,4 +1,4 @@
-"""Reads share: one Allow decision a session, command, target and way of proving, for a bounded time.
+"""Reads share: one Allow decision a session, command, target, module and way of proving, for a bounded time.
 
 It ends at once when anything that it stands on moves: the licence, the policy, the model, or the session.
 """
@@ -25,7 +25,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     marks: tuple[int, int, int]
 
 
-Key = tuple[str, str, str, str]
+Key = tuple[str, str, str, str, str | None]
 
 
 class Shares:
@@ -44,9 +44,11 @@ class Shares:
         command: Command[Any, Any],
         proof: ProofKind,
         now_ms: int,
+        *,
+        module: str | None = None,
     ) -> Share | None:
         """A decision that still holds for this call."""
-        key = (said.session_id, command.name, command.target.value, proof)
+        key = (said.session_id, command.name, command.target.value, proof, module)
         share = self._held.get(key)
         if share is None:
             return None
@@ -57,16 +59,19 @@ class Shares:
         return None
 
     def keep(self, state: Governance, command: Command[Any, Any], chain: ReasoningChain, ref: DecisionRef) -> None:
-        """Keep a committed Allow of a read, if what it stands on hasn't moved meanwhile."""
+        """Keep a committed Allow of a read, if what it stands on hasn't moved meanwhile. One that was approved is for its own parameters,
+        one that was made on somebody's behalf for that call."""
         audit = chain.audit
         entry = state.issued(audit.licence)
         if not shareable(command) or chain.verdict is not Verdict.ALLOW or entry is None:
+            return
+        if chain.approval is not None or chain.parent is not None:
             return
         marks = _marks(state, audit.licence)
         if max(marks) >= chain.as_of:
             return
         since_ms = clock.parse_ms(audit.ts)
-        self._held[audit.session, command.name, command.target.value, chain.proof] = Share(
+        self._held[audit.session, command.name, command.target.value, chain.proof, chain.module] = Share(
             chain=chain,
             ref=ref,
             since_ms=since_ms,

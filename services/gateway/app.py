@@ -164,6 +164,8 @@ class Gateway:
             timeout_s=min(timeout_s, SPARE_BODY_S) if spare else timeout_s,
         )
         if found.route.page:
+            if _grant_of(request) is not None:
+                raise Refused(Code.GRANT_INVALID, f"{found.route.path} takes no grant", field=calls.GRANT_HEADER)
             return await self._pages.answer(pages.Asked(request=request, found=found, caller=caller, body=body))
         asked = calls.Asked(
             route=found.route,
@@ -172,6 +174,7 @@ class Gateway:
             body=body,
             key=request.headers.get(parameters.KEY_HEADER),
             caller=caller,
+            grant=_grant_of(request),
         )
         bound = calls.bind(asked)
         tried = logins.attempt(bound.command, bound.body, address)
@@ -202,6 +205,7 @@ class Gateway:
             request.cookies.get(self._cookies.called) if hdrs.COOKIE in request.headers else None,
             request.headers.get(calls.PROOF_HEADER),
             self._cookies,
+            request.headers.get(calls.APPROVAL_HEADER),
         )
         token = None if isinstance(read, Refused) else read.token
         if token is not None:
@@ -259,3 +263,9 @@ class Gateway:
         while True:
             await asyncio.sleep(kept.SETTLED_S)
             self._kept.settle()
+
+
+def _grant_of(request: web.BaseRequest) -> str | None:
+    """The grant that a peer shows; several make one text that is none."""
+    shown = request.headers.getall(calls.GRANT_HEADER, ())
+    return ",".join(shown) if shown else None

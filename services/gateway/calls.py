@@ -7,6 +7,7 @@ Two commands touch the cookies: after `session/open` the answer carries a new on
 gone. A session that the gate says is over, or whose licence is, loses its cookie too.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -22,11 +23,24 @@ from sigilrun.bus import Bus
 from sigilrun.faces.routes import JSON, Route
 
 PROOF_HEADER = "Sigil-Proof"
+APPROVAL_HEADER = "Sigil-Approval"
+GRANT_HEADER = "Sigil-Grant"
 MAX_TOKEN = 16_384  # as the contract's `Token`
+_APPROVAL = re.compile(r"[0-9a-f-]{36}\.[0-9]{1,3}\.[0-9a-f]{32}")
 _BEARER = "bearer "
 _OVER = frozenset({Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOSED, Code.LICENSE_INVALID})
 # What the gate says only to somebody whose session it took: a flood of these is that session's, not its neighbours'.
-_TAKEN = frozenset({Code.LOA_TOO_LOW, Code.OUT_OF_SCOPE, Code.OWNER_PROOF_NEEDED, Code.DENIED_BY_TRUST})
+_TAKEN = frozenset(
+    {
+        Code.PEER_INVALID,
+        Code.LOA_TOO_LOW,
+        Code.GRANT_REFUSED,
+        Code.OUT_OF_SCOPE,
+        Code.OWNER_PROOF_NEEDED,
+        Code.DENIED_BY_TRUST,
+        Code.REVIEW_NEEDED,
+    }
+)
 
 
 class Told(Refused):
@@ -40,6 +54,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     cookie: str | None  # only one that stands for a session
     by_cookie: bool  # the token came with the cookie, which browsers send by themselves
     proof: str | None
+    approval: str | None = None
 
 
 NOBODY = Caller(token=None, cookie=None, by_cookie=False, proof=None)
@@ -54,6 +69,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     key: str | None
     caller: Caller
+    grant: str | None = None
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,20 +79,25 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     caller: Caller
     session: str | None  # the token to show the gate; None where no permit is needed
+    grant: str | None = None  # what a peer was lent, for the gate to judge
 
 
 def read_caller(
-    authorization: str | None, cookie: str | None, proof: str | None, cookies: sessions.Cookies
+    authorization: str | None,
+    cookie: str | None,
+    proof: str | None,
+    cookies: sessions.Cookies,
+    approval: str | None = None,
 ) -> Caller | Refused:
     """Who calls, or the refusal of an Authorization that is no bearer token; of a caller nobody knows the cookie is no cookie."""
     token = cookies.find(cookie, time.time_ns() // 1_000_000)
     known = None if token is None else cookie
     if authorization is None:
-        return Caller(token=token, cookie=known, by_cookie=token is not None, proof=proof)
+        return Caller(token=token, cookie=known, by_cookie=token is not None, proof=proof, approval=approval)
     shown = authorization[len(_BEARER) :].strip()
     if not authorization.lower().startswith(_BEARER) or not _may_be_token(shown):
         return Refused(Code.SESSION_INVALID, "Authorization is `Bearer <session token>`", field="Authorization")
-    return Caller(token=shown, cookie=known, by_cookie=False, proof=proof)
+    return Caller(token=shown, cookie=known, by_cookie=False, proof=proof, approval=approval)
 
 
 def bind(asked: Asked) -> Bound:
@@ -89,7 +110,7 @@ def bind(asked: Asked) -> Bound:
         body = _closing(caller)
     else:
         body = parameters.of_body(command, asked.body, asked.path, asked.key)
-    return _bound(command, body, caller)
+    return _with_grant(_bound(command, body, caller), asked.grant)
 
 
 def bind_value(command: Command[Any, Any], given: dict[str, Any], caller: Caller) -> Bound:
@@ -103,7 +124,19 @@ def _bound(command: Command[Any, Any], body: bytes, caller: Caller) -> Bound:
     if caller.token is None:
         raise Refused(Code.SESSION_MISSING, f"{command.name} needs a session")
     _check_proof(caller)
+    _check_approval(caller)
     return Bound(command=command, body=body, caller=caller, session=caller.token)
+
+
+def _with_grant(bound: Bound, grant: str | None) -> Bound:
+    """The call with its grant; one that can't be read, or that nobody would look at, is an error and never left aside."""
+    if grant is None:
+        return bound
+    if bound.session is None:
+        raise Refused(Code.GRANT_INVALID, f"{bound.command.name} takes no grant", field=GRANT_HEADER)
+    if not _may_be_token(grant):
+        raise Refused(Code.GRANT_INVALID, "no grant looks like this", field=GRANT_HEADER)
+    return msgspec.structs.replace(bound, grant=grant)
 
 
 def _closing(caller: Caller) -> bytes:
@@ -117,6 +150,11 @@ def _closing(caller: Caller) -> bytes:
 def _check_proof(caller: Caller) -> None:
     if caller.proof is not None and not _may_be_token(caller.proof):
         raise Refused(Code.PROOF_INVALID, "no proof looks like this", field=PROOF_HEADER)
+
+
+def _check_approval(caller: Caller) -> None:
+    if caller.approval is not None and not _APPROVAL.fullmatch(caller.approval):
+        raise Refused(Code.BAD_INPUT, "an approval is <review>.<salt>", field=APPROVAL_HEADER)
 
 
 def _may_be_token(text: str) -> bool:
@@ -154,7 +192,12 @@ class Calls:
 
     async def _authorize(self, bound: Bound, token: str) -> str:
         request = gatekeeper.Authorize(
-            session=token, proof=bound.caller.proof, command=bound.command.name, parameters=bound.body.decode()
+            session=token,
+            proof=bound.caller.proof,
+            command=bound.command.name,
+            parameters=bound.body.decode(),
+            approval=bound.caller.approval,
+            grant=bound.grant,
         )
         wait_s = gatekeeper.AUTHORIZE.longest_run_s + 1
         try:

@@ -24,8 +24,10 @@ SETTLED_S = 1.0
 FILE = "counts.sqlite"
 _SCHEMA = """
 create table if not exists secret_1 (only_row integer primary key check (only_row = 1), key blob not null) strict;
-create table if not exists kept_1 (kind text not null, name text not null, at integer not null, now integer not null, before integer not null,
-                   primary key (kind, name)) strict, without rowid;
+create table if not exists kept_1 (
+    kind text not null, name text not null, at integer not null, now integer not null, before integer not null,
+    primary key (kind, name)
+) strict, without rowid;
 """
 
 Count = tuple[int, int, int]

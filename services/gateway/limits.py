@@ -111,9 +111,7 @@ class Known:
         """The gate took it."""
         name = self._name(token)
         if name not in self._licences:
-            self._licences[name] = envelope.peek_unverified(
-                token, session.SessionToken
-            ).licence_id  # the gate has verified it
+            self._licences[name] = _licence_of(token)
         self._licences.move_to_end(name)
         if len(self._licences) > self._limit:
             self._licences.popitem(last=False)
@@ -126,6 +124,14 @@ class Known:
         """A licence was revoked: none of its sessions is good."""
         for name in [name for name, of in self._licences.items() if of == licence_id]:
             del self._licences[name]
+
+
+def _licence_of(token: str) -> str:
+    """Whose session it is, by what the gate has verified; none for what isn't a licence's."""
+    try:
+        return envelope.peek_unverified(token, session.SessionToken).licence_id
+    except envelope.BadToken:
+        return ""
 
 
 def networks(texts: Sequence[str]) -> tuple[Network, ...]:

@@ -23,7 +23,7 @@ from sigilcore.contracts.command import Command
 from sigilcore.refusals import Code, Refused
 
 MOST_S = 60
-FORGET_S = 30
+FORGET_S = 120
 _FAILED = frozenset({Code.LICENSE_INVALID, Code.CERTIFICATE_INVALID, Code.BOOTSTRAP_REFUSED})
 _ADDRESS, _LICENCE, _PAIR = "login address", "login licence", "login pair"
 

@@ -8,7 +8,7 @@ from services.knowledge.orders import Orders
 from services.knowledge.service import HANDLERS, Knowledge
 from services.knowledge.store import Store
 from sigilcore.contracts import knowledge as contract
-from sigilrun import live, service
+from sigilrun import behalf, live, service
 
 
 @contextlib.asynccontextmanager
@@ -19,7 +19,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Knowledge]:
     view = live.LiveView(contract.SERVICE, store, live.head_of(parts.bus, opens))
     try:
         async with live.feeding(parts.bus, view, tenant=parts.deployment.tenant, opens=opens):
-            knowledge = Knowledge(store, view, parts.authoring)
+            knowledge = Knowledge(store, view, parts.authoring, behalf.Behalf(parts.bus, parts.resident))
             orders = Orders(store, view, parts.authoring, knowledge.heads, parts.clock)
             carrying_out = asyncio.create_task(orders.run(), name="orders")
             try:

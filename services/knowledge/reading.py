@@ -11,8 +11,9 @@ from collections.abc import Iterable
 import msgspec
 
 from services.knowledge.things import DOCUMENT, FIRST_TIME, LAST_TIME, Order, Version
-from sigilcore import clock, permit
+from sigilcore import canonical, clock, decision, faults, permit, record
 from sigilcore.access import Loa
+from sigilcore.contracts import canon
 from sigilcore.contracts import knowledge as contract
 from sigilcore.records import user
 from sigilcore.refusals import Code, Refused
@@ -33,6 +34,22 @@ def readable(caller: permit.Permit, found: Version | None) -> Version:
     if found is None or readable_owner(caller, found.owner) is None:
         raise _ABSENT
     return found
+
+
+def origin(shown: canon.RecordView, memory: contract.MemoryView) -> tuple[record.Header, str | None]:
+    """The header of a memory's record as the canon shows it, and the link of the decision that admitted it."""
+    header = canonical.typed(shown.header, record.Header)
+    if header.hash != memory.hash:
+        raise faults.Corrupt(f"the canon shows another record for {memory.id}")
+    return header, header.core.link("decision")
+
+
+def reasoning(shown: canon.RecordView) -> decision.FrozenChain:
+    """A decision as the canon shows it, whole."""
+    frozen = canonical.typed(shown.payload, decision.FrozenChain)
+    if not decision.intact(frozen):
+        raise faults.Corrupt("a decision isn't what was frozen")
+    return frozen
 
 
 def memory_order(request: contract.MemoryList) -> Order:

@@ -1,7 +1,9 @@
 """Knowledge as a service: thin handlers over the rules, the store and the writer's pen, then the table."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import msgspec
 
 from services.knowledge import reading, rules
 from services.knowledge.heads import Heads
@@ -11,9 +13,13 @@ from services.knowledge.things import Thing
 from sigilcore import canonical, decision, permit, record
 from sigilcore.contracts import canon
 from sigilcore.contracts import knowledge as contract
+from sigilcore.contracts.command import Command
 from sigilcore.refusals import raised
 from sigilrun.author import Receipt, UserDraft
 from sigilrun.live import LiveView
+
+Req = TypeVar("Req", bound=msgspec.Struct)
+Rep = TypeVar("Rep", bound=msgspec.Struct)
 
 TRIES = 3  # of one call whose thing another instance is writing too
 
@@ -36,6 +42,13 @@ class Pen(Protocol):
         """Append finished records."""
 
 
+class Behalf(Protocol):
+    """What knowledge needs of `sigilrun.behalf.Behalf`."""
+
+    async def call(self, bound: permit.Bound, command: Command[Req, Rep], request: Req) -> Rep:
+        """Ask a command for the caller of the call that `bound` admitted."""
+
+
 class Call(Protocol):
     """What the seam knows of a call that a permit admitted."""
 
@@ -47,11 +60,12 @@ class Call(Protocol):
 class Knowledge:
     """What the handlers share."""
 
-    def __init__(self, store: Store, view: LiveView, pen: Pen) -> None:
+    def __init__(self, store: Store, view: LiveView, pen: Pen, behalf: Behalf) -> None:
         """`view` feeds `store`."""
         self.store = store
         self.view = view
         self.pen = pen
+        self.behalf = behalf
         self.heads = Heads(store, view.reach_head)
 
     async def write(self, effects: Sequence[Effect], ref: decision.DecisionRef) -> Receipt:
@@ -220,6 +234,22 @@ async def memory_read(service: Knowledge, request: contract.MemoryRead, call: Ca
     return reading.memory_view(reading.readable(call.bound.permit, service.store.version(thing, request.version)))
 
 
+async def memory_explain(service: Knowledge, request: contract.MemoryExplain, call: Call) -> contract.MemoryReason:
+    """Why a memory is there. What the canon says of it is asked on the caller's behalf, so it shows what the caller may see."""
+    named = contract.MemoryRead(
+        key=request.key, user_id=request.user_id, version=request.version, wait_for=request.wait_for
+    )
+    memory = await memory_read(service, named, call)
+    shown = await service.behalf.call(call.bound, canon.GET, canon.Get(id=memory.id))
+    header, link = reading.origin(shown, memory)
+    if link is None:
+        return contract.MemoryReason(memory=memory, signed_by=header.key_id, decision=None, reasoning=None)
+    said = await service.behalf.call(call.bound, canon.AUDIT_GET, canon.AuditGet(id=link))
+    return contract.MemoryReason(
+        memory=memory, signed_by=header.key_id, decision=link, reasoning=reading.reasoning(said)
+    )
+
+
 async def user_list(service: Knowledge, request: contract.UserList, call: Call) -> contract.UserPage:
     """One's own things."""
     order = reading.user_order(request)
@@ -241,6 +271,7 @@ HANDLERS: dict[Any, Any] = {
     contract.MEMORY_WRITE: memory_write,
     contract.MEMORY_LIST: memory_list,
     contract.MEMORY_READ: memory_read,
+    contract.MEMORY_EXPLAIN: memory_explain,
     contract.USER_WRITE: user_write,
     contract.USER_BATCH: user_batch,
     contract.USER_ERASE: user_erase,

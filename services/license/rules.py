@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import clock, decision, ids, licence, signing
+from sigilcore import clock, decision, ids, licence, peers, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
@@ -86,6 +86,8 @@ def renewal(state: Governance, request: wire.RenewLicense, *, licence_id: str, n
 
 
 def _check_owner(state: Governance, request: wire.CreateLicense) -> None:
+    if peers.is_peer(request.owner_id):
+        raise Refused(Code.BAD_INPUT, f"names with {peers.OWNER_PREFIX} are peers'", field="$.owner_id")
     if request.owner_key is not None:
         strong_key(request.owner_key, "$.owner_key")
     if request.loa is not Loa.MENTOR:

@@ -6,6 +6,9 @@ a new one is taken only when the last has enough, or nobody is being asked any m
 Where safety happens: nowhere here. The writer verifies each line again, readers verify what they show, and who checks a proof verifies the
 lines. A notary that lies or sleeps leaves records *not yet witnessed*, which everybody sees.
 
+When the writer starts it asks here what the cosigners remember, before it writes; and whatever shows that the log went back is shown to
+the writer, which judges it and writes no more.
+
 It keeps nothing: where a cosigner stands, the cosigner tells. What it finds against the log it logs as critical, counts, and writes
 into the log, once for each piece of evidence.
 """
@@ -19,6 +22,7 @@ import msgspec
 from services.notary import rules
 from sigilcore import faults, ids, note, witnessed
 from sigilcore.contracts import canon
+from sigilcore.contracts import notary as contract
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
@@ -27,6 +31,7 @@ from sigilrun import service, telemetry, witness_client
 TICK_S = 1.0  # records are witnessed within about two ticks
 RETRY_MOST_S = 10.0  # between two tries of a cosigner that fails; it is told of nothing it missed, only of the head
 TRIES = 3  # of one question: the first may only learn the size
+REMEMBERED_S = 3.0  # that cosigners have to show what they remember, while the writer waits with its first word
 CONVICTIONS = 16  # recorded by one process; whoever holds our key could make more without end
 
 
@@ -112,6 +117,8 @@ class Notary:
 
     async def _ask_all(self, head: rules.Target) -> None:
         """Everybody who is free, and hasn't signed it."""
+        if self._target is not None and head.size < self._target.size:
+            await self._beyond(self._target.note, "the notary")
         if self._target is None or head.size != self._target.size:
             self._target, self._have = head, 0
         now = asyncio.get_running_loop().time()
@@ -181,8 +188,43 @@ class Notary:
         if one.stands <= head.size:
             return "moving"
         claimed, one.stands = one.stands, 0
-        await self._tell(rules.beyond(one.key, head, claimed, other))
+        if other is None or not await self._beyond(other.note, one.key.name):
+            await self._tell(rules.beyond(one.key, head, claimed, other))
         return "contradicts"
+
+    async def _beyond(self, data: bytes, known_to: str) -> bool:
+        """Show the writer a note that is beyond its log; it judges for itself. True if it writes no more: then nothing is recorded, since a
+        log that went back is brought back, and one more record would make two histories of it."""
+        try:
+            judged = await self._parts.bus.call(canon.BEYOND, canon.Beyond(note=data.decode()))
+        except UnicodeDecodeError:
+            return False
+        except Refused as refused:
+            if refused.code is not Code.SIGNATURE_INVALID:
+                raise
+            return False
+        if judged.read_only is None:
+            return False
+        telemetry.log.critical("log_went_back", size=judged.size, known_to=known_to, note=data.decode())
+        self._parts.metrics.contradictions.inc()
+        return True
+
+    async def remembered(self, asked: contract.Remember) -> contract.Remembered:
+        """What cosigners show of a log, each asked for a bounded time."""
+        notes: list[str] = []
+        silent: list[str] = []
+
+        async def ask(url: str) -> None:
+            try:
+                async with asyncio.timeout(REMEMBERED_S):
+                    data = await self._client.newest(url, asked.origin)
+                if data is not None:
+                    notes.append(data.decode())
+            except (witness_client.NoAnswer, TimeoutError, UnicodeDecodeError):
+                silent.append(url)
+
+        await asyncio.gather(*(ask(url) for url in asked.urls))
+        return contract.Remembered(notes=tuple(notes), silent=tuple(silent))
 
     async def _unproven(self, one: Cosigner) -> str:
         """Our proof holds here and not there: what it cosigned isn't what our log had then."""
@@ -191,7 +233,8 @@ class Notary:
             await self._tell(rules.refused(one.key, head))
             return "contradicts"
         if other.size > head.size:
-            await self._tell(rules.beyond(one.key, head, other.size, other))
+            if not await self._beyond(other.note, one.key.name):
+                await self._tell(rules.beyond(one.key, head, other.size, other))
             return "contradicts"
         our_root, _ = await self._proof(other.size, head)
         found = rules.forked(one.key, head, other, our_root)
@@ -256,4 +299,9 @@ async def build(parts: service.Parts) -> AsyncIterator[Notary]:
             await asyncio.gather(running, return_exceptions=True)
 
 
-HANDLERS: service.Handlers[Notary] = {}
+async def remembered(self: Notary, request: contract.Remember, _: service.Call) -> contract.Remembered:
+    """`log/remembered`."""
+    return await self.remembered(request)
+
+
+HANDLERS: service.Handlers[Notary] = {contract.REMEMBER: remembered}

@@ -64,6 +64,8 @@ TYPES = (
     signing.PERMIT,
     signing.NONCE,
     signing.GRANT,
+    signing.PEER_SESSION,
+    signing.MEMBERSHIP,
     signing.SEED,
 )
 

@@ -300,6 +300,7 @@ async def test_a_proof_of_something_else(house, way):
     [
         ("Authorization", Code.SESSION_INVALID),
         ("Sigil-Proof", Code.PROOF_INVALID),
+        ("Sigil-Approval", Code.BAD_INPUT),
         ("Idempotency-Key", Code.BAD_INPUT),
         ("Cookie", None),
         ("Content-Type", Code.UNSUPPORTED_MEDIA_TYPE),

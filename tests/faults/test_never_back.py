@@ -72,12 +72,12 @@ async def writes_again(place):
 
 
 async def emptied(place):
-    for table in ("record", "checkpoint", "cosignature", "tile", "decision"):
+    for table in ("record", "checkpoint", "cosignature", "tile", "data_key"):
         await place.database.tamper(f"delete from canon.{table}")
 
 
 async def rows_alone(place, size):
-    """Only rows are removed: checkpoints, decisions and their marks stay behind."""
+    """Only rows are removed: checkpoints and tiles stay behind."""
     await place.database.tamper("delete from canon.record where seq >= $1", size)
 
 
@@ -86,11 +86,6 @@ async def as_backup(place, size):
     async with place.shelf() as shelf:
         size = max(await shelf.notes(0, size))
     await place.set_back(size)
-    await place.database.tamper("delete from canon.decision where seq >= $1", size)
-    await place.database.tamper(
-        "update canon.decision as made set used_by = null where used_by is not null "
-        "and not exists (select from canon.record as effect where effect.id = made.used_by)"
-    )
 
 
 async def a_hole(place, size):
@@ -342,7 +337,9 @@ async def test_what_stands_is_never_written_over(lost):
     refused = await _refused(place, empty, kept)
     assert refused.code is Code.READ_ONLY
     await place.database.tamper("update canon.checkpoint set note = $1 where size = $2", kept_note, len(before))
-    await place.database.tamper("update canon.decision set used_by = $1 where used_by is not null", ids.new())
+    await place.database.tamper(
+        "update canon.record set decision = decision - 1 where seq = (select max(seq) from canon.record where decision is not null)"
+    )
     with pytest.raises(Moved):
         await restore.Restoring(empty, kept, place.world.deployment).run()
     assert len(await place.records()) == len(before) - 1

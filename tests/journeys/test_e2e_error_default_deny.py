@@ -1,13 +1,14 @@
 """Journey e2e_error_default_deny: whatever breaks on the way, the answer is a denial and nothing is half done."""
 
+import asyncio
 import signal
 
 import pytest
 
 from sigilcore import ids
 from sigilcore.access import Loa
-from sigilcore.contracts import knowledge
-from sigilcore.refusals import Refused
+from sigilcore.contracts import knowledge, license
+from sigilcore.refusals import Code, Refused
 from sigilrun import http
 
 
@@ -39,3 +40,45 @@ async def test_servers_killed_under_a_call(machine, broken):
     await machine.replaced(broken, pid)
     records = await machine.audit()
     assert before.id.encode() in bytes(records[before.seq].header)
+
+
+async def test_a_disk_that_is_nearly_full_takes_revocations_only(machine):
+    """A write is refused by its own name at the front door, and nothing of it stands; a revocation is done; with room all goes on."""
+    ada, eve = [await machine.person(f"{name}-low", Loa.OPERATOR) for name in ("ada", "eve")]
+    config = machine.data / "config.toml"
+    before = config.read_text()
+    asked = knowledge.MemoryWrite(key="low", text="while there is no room", id=ids.new())
+    try:
+        config.write_text(before + "\n[canon]\nreserve_mb = 1048576\n")
+        await _writer_anew(machine)
+        with pytest.raises(Refused) as caught:
+            await _until_known(lambda: ada.client.call(knowledge.MEMORY_WRITE, asked))
+        assert (caught.value.code, caught.value.code.status) == (Code.DISK_LOW, 507)
+        revoke = license.RevokeLicense(license_id=eve.licence_id, reason="braking must always work")
+        await http.persistently(lambda: machine.root.client.call(license.REVOKE, revoke), give_up_s=30)
+        assert not any(asked.id.encode() in bytes(placed.header) for placed in await machine.audit())
+    finally:
+        config.write_text(before)
+        await _writer_anew(machine)
+    await http.persistently(lambda: ada.client.call(knowledge.MEMORY_WRITE, asked), give_up_s=30)
+    with pytest.raises(Refused) as caught:
+        await eve.client.call(knowledge.MEMORY_WRITE, knowledge.MemoryWrite(key="x", text="y"))
+    assert caught.value.code in {Code.LICENSE_INVALID, Code.SESSION_CLOSED}
+    await machine.audit()
+
+
+async def _writer_anew(machine):
+    pid = machine.kill("canon_writer", signal.SIGTERM)
+    await machine.replaced("canon_writer", pid)
+
+
+async def _until_known(call):
+    """The answer, once the new writer gives one."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await call()
+            except Refused as why:
+                if why.code not in {Code.UNAVAILABLE, Code.GATE_FAULT, Code.BUSY}:
+                    raise
+                await asyncio.sleep(0.1)

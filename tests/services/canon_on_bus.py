@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from sigilcore import admission, checkpoint, clock, merkle, note, record, signing
+from sigilcore import admission, antecedents, checkpoint, clock, merkle, note, record, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, common
 from sigilcore.contracts import house as contract
@@ -41,6 +41,7 @@ class Founded(simulator.House):
         self.services = {name: keystore.signer(name) for name in contract.SERVICE_KEYS}  # type: ignore[misc]
         self.instances = {name: signing.Ed25519Signer.generate() for name in contract.SERVICE_KEYS}
         self.rows: dict[tuple[str, int], admission.DecisionRow] = {}
+        self.named: dict[str, antecedents.Decided] = {}
         self.calls = simulator.rates.LastMinute(callers=1_000_000)
         self.standings = simulator.standing.Standings()
         self.root = simulator.Person("root")

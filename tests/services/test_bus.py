@@ -280,16 +280,30 @@ async def test_stopping_ends_what_was_taken_and_takes_nothing_new(served: testin
 
 @pytest.mark.parametrize("name", [*house.RESIDENTS, "subscriber", "operator"])
 async def test_an_arrow_that_is_not_drawn_cannot_be_sent(served: testing.BusHouse, name: str) -> None:
-    """Every identity, tried on every command's subject: it may ask exactly what the house says it asks."""
+    """Every identity, tried on every command's subject: it may ask exactly what the house says it asks, and what its commands call."""
     resident = next(one for one in identities.EVERYONE if one.name == name)
+    called = {wanted for command in catalogue.of_service(name) for wanted in command.calls}
     bus = await served.bus(name)
     for command in catalogue.COMMANDS.values():
-        if command.name in resident.asks:
+        if command.name in resident.asks or command.name in called:
             with pytest.raises(Refused):
                 await bus.call(command, b"{}", timeout_s=2, scope=("x",) * command.scopes)
         else:
             with pytest.raises(wire.Forbidden):
                 await bus.call(command, b"{}", timeout_s=2, scope=("x",) * command.scopes)
+
+
+@pytest.mark.parametrize("name", [*house.RESIDENTS, "operator"])
+async def test_a_door_at_the_gate_for_each_service_that_calls_for_its_callers(
+    served: testing.BusHouse, name: str
+) -> None:
+    """Who asks on somebody's behalf is who the bus says: each such service has one door, its own; nobody else has any."""
+    bus = await served.bus(name)
+    calls = any(command.calls for command in catalogue.of_service(name))
+    for door in house.RESIDENTS:
+        own = calls and door == name
+        with pytest.raises(Refused if own else wire.Forbidden):
+            await bus.call(gatekeeper.CHILD, b"{}", timeout_s=2, scope=(door,))
 
 
 @pytest.mark.parametrize(

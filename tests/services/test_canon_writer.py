@@ -9,7 +9,20 @@ import pytest_asyncio
 
 from services.canon_writer import committer, laws, memory, rules
 from services.canon_writer.reading import Viewer
-from sigilcore import checkpoint, clock, decision, digest, ids, merkle, note, record, tiles, verify
+from sigilcore import (
+    canonical,
+    checkpoint,
+    clock,
+    decision,
+    digest,
+    ids,
+    merkle,
+    note,
+    record,
+    signing,
+    tiles,
+    verify,
+)
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, knowledge
 from sigilcore.records import audit, user
@@ -288,6 +301,47 @@ async def test_the_same_record_twice_in_one_batch_is_one_record(house):
     signed = house.world.memory(await house.granted(), "second")
     answer = await house.call(signed, signed)
     assert [result.existing for result in answer.results] == [False, True]
+
+
+# Signatures, checked as calls come
+
+
+async def test_a_key_that_ends_between_arrival_and_turn_speaks_no_more(house):
+    """The signature was found good when the call came; the key was revoked before its turn: KEY_NOT_ALLOWED."""
+    call = rules.open_call(canon.Append(records=(session(house.world),)))
+    proven = rules.proven(call, house.canon.writer.state)
+    assert proven.checked[0].proven == house.world.instances["gatekeeper"].public_key
+    house.world.revoke_key(house.world.instances["gatekeeper"])
+    await house.world.send(house.canon)
+    assert _drafted(house, proven) is Code.KEY_NOT_ALLOWED
+
+
+def _drafted(house, call):
+    """Why the next commit refuses this call's one record; a refused call moves nothing."""
+    writer = house.canon.writer
+    draft = rules.Draft(writer.state, writer.head.size, rules.Found(), house.world.now_ms, house.world.deployment)
+    (result,) = draft.take(call)
+    return result.refusal.code
+
+
+async def test_a_proof_by_one_key_says_nothing_for_another(house):
+    """A record that bears another key's proof has its signature checked anew, and fails."""
+    call = rules.open_call(canon.Append(records=(session(house.world),)))
+    (good,) = call.checked
+    header = msgspec.structs.replace(good.header, sig=signing.signature_text(bytes(64)))
+    forged = msgspec.structs.replace(good, header=header, proven=house.world.instances["license"].public_key)
+    assert _drafted(house, msgspec.structs.replace(call, records=(forged,))) is Code.SIGNATURE_INVALID
+
+
+async def test_a_bad_signature_is_told_in_its_place(house):
+    """It is found when the call comes, and refused when its turn comes, after what is asked first."""
+    good = session(house.world)
+    header = record.open_header(bytes(good.header))[0]
+    bad = msgspec.structs.replace(header, sig=signing.signature_text(bytes(64)))
+    forged = msgspec.structs.replace(good, header=msgspec.Raw(canonical.of(bad)))
+    call = rules.proven(rules.open_call(canon.Append(records=(forged,))), house.canon.writer.state)
+    assert call.checked[0].proven == b""
+    assert code_of(await house.canon.append(canon.Append(records=(forged,)))) == "SIGNATURE_INVALID"
 
 
 # Decisions

@@ -21,7 +21,7 @@ from sigilcore.contracts.command import Admission
 from sigilcore.contracts.common import Empty
 from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
-from sigilcore.records import system
+from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
 from sigilrun import service as run
 from tests import oracle, simulator
@@ -54,19 +54,22 @@ class MemoryLog:
             self.seen.apply(self.position, checked)
             self.position += 1
 
-    async def record(self, kind: str, payload: msgspec.Struct) -> common.Placed:
+    async def record(
+        self, kind: str, payload: msgspec.Struct, decided: decision.DecisionRef | None = None
+    ) -> common.Placed:
         if self.gate is not None:
             await self.gate.wait()
         if self.broken is not None:
             raise self.broken
-        checked = self.world.append(kind, payload, self.world.instances["gatekeeper"])
+        links = () if decided is None else (record.Link(label="decision", target=decided.link()),)
+        checked = self.world.append(kind, payload, self.world.instances["gatekeeper"], links=links)
         return common.Placed(id=checked.core.id, hash=checked.header.hash, seq=len(self.world.log) - 1)
 
     async def history(self, first: int, limit: int) -> canon.EventPage:
         found = [
             placed
             for placed in self.world.placed()[first:]
-            if msgspec.json.decode(placed.header)["core"]["kind"] == "decision_batch"
+            if msgspec.json.decode(placed.header)["core"]["kind"] in audit.OF_DECISIONS
         ][:limit]
         head = len(self.world.log)
         return canon.EventPage(items=tuple(found), head=head, next=found[-1].seq + 1 if len(found) == limit else head)

@@ -222,7 +222,7 @@ async def test_a_cookie_whose_session_the_gate_ended_is_forgotten(
 def test_the_cookie_map_is_bounded_and_forgets_in_time() -> None:
     """The oldest gives way, and an id is worth nothing once its session is over."""
     cookies = sessions.Cookies(limit=2, secure=True)
-    tokens = [token_of(str(n), "licence") for n in (1, 2, 3)]
+    tokens = [token_of(ids.new(), ids.new()) for n in (1, 2, 3)]
     first, second, third = (cookies.open(token, not_after_ms=1000 * n) for n, token in enumerate(tokens, 1))
     assert [cookies.find(one, 0) for one in (first, second, third)] == [None, *tokens[1:]]
     assert cookies.find(second, 2000) is None
@@ -236,7 +236,7 @@ def token_of(session_id: str, licence_id: str) -> str:
     """What a gatekeeper would seal."""
     said = session.SessionToken(
         session_id=session_id,
-        runtime_id="r",
+        runtime_id=ids.new(),
         tenant="default",
         licence_id=licence_id,
         owner_id="bob",
@@ -330,13 +330,14 @@ async def test_the_catalogue_is_offered_and_nothing_else(face: Face, command) ->
     """Every public command has its route; those that need a permit ask for a session; internal ones don't exist."""
     answer = await face.call(command.name, _example(command))
     if command.internal:
-        assert answer.code == "NOT_FOUND"
+        assert answer.code == "UNKNOWN_COMMAND"
     elif command.admission is Admission.PERMIT:
         assert answer.code == "SESSION_MISSING", answer.body
     else:
-        assert answer.code not in {"NOT_FOUND", "BAD_INPUT"} or command.name in {"quorum/attest", "log/tile"}, (
-            answer.body
-        )
+        assert answer.code not in {"UNKNOWN_COMMAND", "NOT_FOUND", "BAD_INPUT"} or command.name in {
+            "quorum/attest",
+            "log/tile",
+        }, answer.body
 
 
 def _example(command) -> object:
@@ -511,7 +512,8 @@ def test_no_bytes_break_the_reading_of_a_body(data: bytes) -> None:
 async def test_an_unknown_path_is_a_problem_too(face: Face, path: str) -> None:
     """One spelling a route; nothing is normalised into one."""
     answer = await face.send("POST", path, {})
-    assert (answer.status, answer.code) == (404, "NOT_FOUND")
+    meant = "UNKNOWN_COMMAND" if path.startswith("/api/commands/") else "NOT_FOUND"
+    assert (answer.status, answer.code) == (404, meant)
 
 
 @pytest.mark.parametrize(
@@ -1028,3 +1030,26 @@ def test_people_are_who_the_tests_say(home: World) -> None:
         assert issued is not None
         assert (issued.table.loa, issued.table.key_bound) == (loa, person.keyed)
     assert msgspec.json.encode(home.running.deployment)
+
+
+# What a peer was lent
+
+
+@pytest.mark.parametrize("grant", ["nothing", "a.b", "a b", "x" * 7_000, "\u00ff", "\u0416"])
+async def test_a_grant_that_cannot_be_read_is_an_error(home: World, face: Face, grant: str) -> None:
+    """By bytes, by form, by length: a call with a broken grant is never made as if it had none."""
+    token, _ = await face.login(home.bob)
+    sent = {"authorization": bearer(token), "Sigil_Grant": grant}
+    assert (await face.call("ping", {}, **sent)).code == "GRANT_INVALID"
+    assert (await face.call("ping", {}, authorization=bearer(token))).code == "OK"
+
+
+async def test_a_grant_where_nobody_looks_is_an_error_too(face: Face) -> None:
+    """On what needs no permit, on pages, and twice in one request."""
+    assert (await face.call("session/challenge", {}, Sigil_Grant="a.b")).code == "GRANT_INVALID"
+    assert (await face.send("GET", "/openapi.json", Sigil_Grant="a.b")).code == "GRANT_INVALID"
+    request = b"POST /api/commands/ping HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a.b\r\nContent-Type: application/json\r\n"
+    twice = await raw(
+        face, request + b"Sigil-Grant: a.b\r\nSigil-Grant: \r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+    )
+    assert b"SESSION_INVALID" in twice

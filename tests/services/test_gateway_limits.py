@@ -41,9 +41,9 @@ async def _face(home: World) -> AsyncIterator[Face]:
 
 
 @contextlib.contextmanager
-def refused(code: Code) -> Iterator[Refused]:
+def refused(code: Code) -> Iterator[pytest.ExceptionInfo[Refused]]:
     with pytest.raises(Refused) as caught:
-        yield caught.value
+        yield caught
     assert caught.value.code is code
 
 
@@ -301,7 +301,7 @@ def test_each_failed_login_waits_longer(tmp_path: Path) -> None:
                 wait_s = told.detail["retry_after_s"] if told.detail else 0
         waits.append(wait_s)
         now_s += wait_s
-    assert waits == [0, 0, 1, 2, 4, 8, 16, 32, 59, 59] or waits[:8] == [0, 0, 1, 2, 4, 8, 16, 32]
+    assert waits == [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]
     guard.check(attempt("a"), now_s)
     guard.check(attempt("a"), now_s + 20 * logins.FORGET_S)
     assert guard._failures("login address", "a", now_s + 20 * logins.FORGET_S) == 0
@@ -317,7 +317,7 @@ def test_many_addresses_gain_one_try_each(tmp_path: Path) -> None:
         guard.failed(attempt(f"192.0.2.{n}"), Code.CERTIFICATE_INVALID, 1000.0)
     with refused(Code.RATE_LIMITED) as told:
         guard.check(attempt("192.0.2.0"), 1000.0)
-    assert told.detail == {"retry_after_s": 8}
+    assert told.value.detail == {"retry_after_s": 8}
     counts.close()
 
 
@@ -344,19 +344,18 @@ def test_what_is_no_failed_login_is_not_counted(tmp_path: Path) -> None:
 
 
 async def test_guessing_at_the_login_waits_across_a_restart(home: World, tmp_path: Path) -> None:
-    """A licence whose seal was changed, three times: then 429 with the seconds to wait, in the next process too."""
+    """A licence whose seal was changed, tried too often: then 429 with the seconds to wait, in the next process too."""
     eve = await newcomer(home, "guessed-eve")
-    forged = eve.toml.replace('owner_name', 'owner_name').replace("revoked", "revoked")
-    at = forged.index('sig = "') + 7
-    forged = forged[:at] + ("A" if forged[at] != "A" else "B") + forged[at + 1 :]
-    async with home.gateway(folder=tmp_path, login_tries=3) as face:
+    seal = eve.toml.index("sig = ") + 10
+    forged = eve.toml[:seal] + ("A" if eve.toml[seal] != "A" else "B") + eve.toml[seal + 1 :]
+    async with home.gateway(folder=tmp_path, login_tries=6) as face:
         nonce = (await face.call("session/challenge")).json["nonce"]
-        codes = [(await face.call("session/open", {"license": forged, "nonce": nonce})).code for _ in range(3)]
-        assert codes == ["LICENSE_INVALID"] * 3
-    async with home.gateway(folder=tmp_path, login_tries=3) as face:
+        codes = [(await face.call("session/open", {"license": forged, "nonce": nonce})).code for _ in range(6)]
+        assert codes == ["LICENSE_INVALID"] * 6
+    async with home.gateway(folder=tmp_path, login_tries=1) as face:
         waits = await face.call("session/open", {"license": forged, "nonce": nonce})
         assert (waits.status, waits.code) == (429, "RATE_LIMITED")
-        assert int(waits.headers["Retry-After"]) == waits.json["info"]["retry_after_s"] == 1
+        assert int(waits.headers["Retry-After"]) == waits.json["info"]["retry_after_s"] > 1
         assert (await face.send("GET", "/openapi.json")).status == 200
 
 
@@ -371,7 +370,7 @@ def test_what_attempts_a_login() -> None:
 # Time and connections
 
 
-@pytest.mark.parametrize("start", [b"P", b"POST /api/commands/ping HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+@pytest.mark.parametrize("start", [b"GET /", b"POST /api/commands/ping HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 async def test_a_slow_loris_ends_by_time(home: World, start: bytes) -> None:
     """A head whose bytes drip is closed when its time is over, however steadily they come."""
     async with home.gateway(head_timeout_s=1) as face:

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from services.canon_writer import laws, memory
+from services.canon_writer import laws, memory, remembered
 from services.canon_writer.reading import Viewer
 from services.notary import rules, service
 from sigilcore import checkpoint, clock, merkle, note, record, signing, tlog_proof
@@ -105,8 +105,20 @@ class Study:
             canon.GROWN: self.canon.reading.grown,
             canon.COSIGN: self.canon.cosign,
             canon.EVENTS: self.canon.reading.events,
+            canon.BEYOND: self.beyond,
         }
         return await answers[command](request)
+
+    async def beyond(self, shown):
+        """What the writer's service makes of a note."""
+        memory = remembered.Remembered(None, lambda: self.state)
+        try:
+            reason = memory.judge(self.canon.writer.head, shown.note.encode())
+        except note.NoteError as error:
+            raise Refused(Code.SIGNATURE_INVALID, str(error)) from error
+        if reason is not None:
+            self.canon.writer.turn_read_only(reason)
+        return canon.Judged(size=self.size, read_only=self.canon.writer.read_only)
 
     async def audit(self, kind, payload, *, id):  # noqa: A002 - the field's name
         signer = self.world.instances["notary"]
@@ -363,11 +375,15 @@ async def test_a_redirection_is_not_followed(study):
     assert asked == []
 
 
-@pytest.mark.parametrize("size", [5, 5000], ids=["another root", "a larger tree"])
-async def test_another_history_by_our_own_key_is_recorded_once(study, tmp_path, size):
-    """A cosigner holds a note by our key that can't stand beside our log: proven, alarmed, recorded once, also by the next notary."""
+def forked(study, size):
+    """What our key signed of another history."""
     leaves = [merkle.leaf_hash(b"fork %d" % n) for n in range(size)]
-    fork = checkpoint.sign(checkpoint.Checkpoint(study.world.origin, size, merkle.root(leaves)), study.world.writer)
+    return checkpoint.sign(checkpoint.Checkpoint(study.world.origin, size, merkle.root(leaves)), study.world.writer)
+
+
+async def test_another_history_by_our_own_key_is_recorded_once(study, tmp_path):
+    """A cosigner holds a note by our key that can't stand beside our log: proven, alarmed, recorded once, also by the next notary."""
+    fork = forked(study, 5)
     async with serving(study, 0, tmp_path / "a") as url, witness_client.Client() as client:
         assert (await client.add_checkpoint(url, checkpoint.AddCheckpoint(0, (), fork))).status == 200
         for _ in range(2):
@@ -382,6 +398,20 @@ async def test_another_history_by_our_own_key_is_recorded_once(study, tmp_path, 
     ours = checkpoint.open_signed(found.note.encode(), study.log_key)
     assert ours.size <= study.size
     assert await study.witnessed() == 0
+
+
+async def test_a_larger_tree_by_our_own_key_ends_the_writing_and_is_not_recorded(study, tmp_path):
+    """A cosigner holds more than our log has: the writer is shown the note, and nothing is added to a log that went back."""
+    async with serving(study, 0, tmp_path / "a") as url, witness_client.Client() as client:
+        asked = checkpoint.AddCheckpoint(0, (), forked(study, 5000))
+        assert (await client.add_checkpoint(url, asked)).status == 200
+        async with notary(study):
+            await study.name(1, (KEYS[0], url))
+            size = study.size
+            await until(lambda: _told(study, 1))
+    assert "signed 5000" in study.canon.writer.read_only
+    assert study.size == size
+    assert await study.contradictions() == []
 
 
 async def _told(study, wanted):

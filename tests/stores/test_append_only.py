@@ -31,14 +31,10 @@ CHANGES = [
     "update canon.witnessed set size = 0",
     "delete from canon.witnessed",
     "truncate canon.witnessed",
-    "delete from canon.decision",
-    "truncate canon.decision",
     "delete from canon.writer_epoch",
     "truncate canon.writer_epoch",
     "update canon.writer_epoch set epoch = epoch - 1",
-    "update canon.decision set owner = 'mallory'",
-    "update canon.decision set used_by = null where used_by is not null",
-    "update canon.decision set used_by = record where used_by is not null",
+    "update canon.record set decision = null where decision is not null",
     "delete from canon.data_key",
     "delete from canon.data_key where erased_seq is null",
     "truncate canon.data_key",
@@ -173,12 +169,14 @@ async def test_services_own_nothing(written):
 
 
 async def test_a_used_decision_stays_used(written):
-    """Unused to used works once, by the writer; never back, never to another record."""
+    """Who may insert still can't use a decision again: it stands in the record that used it, once."""
     async with written.connection("canon_writer") as connection:
-        done = await connection.execute("update canon.decision set used_by = record where used_by is null")
-        assert done == "UPDATE 1"
-        with pytest.raises(asyncpg.PostgresError, match="used once"):
-            await connection.execute("update canon.decision set used_by = licence")
+        columns = "ts, author, thing, decision, data_key, header_bytes, governs, tenant, space, kind, subject, hash, header, payload"
+        with pytest.raises(asyncpg.UniqueViolationError, match="record_decision"):
+            await connection.execute(
+                f"insert into canon.record (seq, id, {columns}) select seq + 1000000, gen_random_uuid(), {columns}"
+                " from canon.record where decision is not null limit 1"
+            )
 
 
 async def test_migrations_are_safe_to_run_again(written):
@@ -200,9 +198,10 @@ async def test_a_record_costs_few_bytes_in_indexes(database):
     async with database.connection() as connection:
         await connection.execute(
             """insert into canon.record
-               select n, n, uuidv7(), md5((n % 5)::text)::uuid, case when n % 2 = 0 then gen_random_uuid() end, n % 100 = 0,
-                      'default', case when n % 2 = 0 then 'user' else 'audit' end, 'kind_' || n % 4, 'subject_' || n % 50,
-                      sha256(n::text::bytea), '', '', n
+               select n, n, uuidv7(), md5((n % 5)::text)::uuid, case when n % 2 = 0 then gen_random_uuid() end,
+                      case when n % 2 = 0 then n << 8 end, 1, 600, n % 100 = 0, 'default',
+                      case when n % 2 = 0 then 'user' else 'audit' end, 'kind_' || n % 4, 'subject_' || n % 50,
+                      sha256(n::text::bytea), '', ''
                from generate_series(0, 19999) as n"""
         )
         size = await connection.fetchval("select pg_indexes_size('canon.record')")

@@ -43,11 +43,9 @@ class Bench:
         rows = self.rows(count)
         growth = self.edge.grow([merkle.leaf_hash(row.header) for row in rows])
         self.grown = growth.edge
-        decisions = [made for row in rows for made in admission.decisions_of(record.check(row.signed()), row.seq)]
         fields = {
             "size": self.size,
             "rows": rows,
-            "decisions": tuple(decisions),
             "uses": (),
             "tiles": growth.tiles,
             "note": NOTE + b"%d" % (self.size + count),
@@ -108,6 +106,10 @@ async def bench(request, postgres_server):
         yield Bench(make)
 
 
+def decisions(batch):
+    return [made for row in batch.rows for made in admission.decisions_of(record.check(row.signed()), row.seq)]
+
+
 async def everything(one, bench):
     return await one.rows(Query(first=0, end=10_000, limit=10_000))
 
@@ -158,19 +160,28 @@ async def test_a_decision_is_used_once(bench):
     one = await bench.make()
     await one.open()
     batch = await bench.write(one, 40)
-    ref = (batch.decisions[0].record, batch.decisions[0].index)
-    use = Use(ref=ref, by=batch.rows[0].id)
+    made = decisions(batch)[0]
+    ref = (made.record, made.index)
+
+    def use(row):
+        return Use(ref=ref, seq=made.seq, by=row.id)
+
+    both = bench.rows(2)
     with pytest.raises(Moved):
-        await one.commit(bench.batch(1, uses=(use, msgspec.structs.replace(use, by=batch.rows[1].id))))
-    await one.commit(bench.batch(1, uses=(use,)))
+        await one.commit(bench.batch(2, uses=(use(both[0]), use(both[1]))))
+    await one.commit(bench.batch(1, uses=(use(both[0]),)))
     bench.edge, bench.size = bench.grown, bench.size + 1
     (row,) = await one.decisions([ref])
-    assert row == msgspec.structs.replace(batch.decisions[0], used_by=use.by)
+    assert row == msgspec.structs.replace(made, used_by=both[0].id)
+    (late,) = bench.rows(1)
     with pytest.raises(Moved):
-        await one.commit(bench.batch(1, uses=(use,)))
-    unknown = Use(ref=(batch.rows[0].id, 0), by=batch.rows[0].id)
+        await one.commit(bench.batch(1, uses=(use(late),)))
+    unknown = Use(ref=(batch.rows[0].id, 0), seq=batch.rows[0].seq, by=late.id)
     with pytest.raises(Moved):
         await one.commit(bench.batch(1, uses=(unknown,)))
+    stranger = Use(ref=(decisions(batch)[1].record, 0), seq=decisions(batch)[1].seq, by=batch.rows[0].id)
+    with pytest.raises(Moved):
+        await one.commit(bench.batch(1, uses=(stranger,)))
     assert (await one.head()).size == 41
 
 
@@ -183,6 +194,8 @@ async def test_whoever_opens_later_fences_the_one_before(bench):
     with pytest.raises(laws.StoreError) as caught:
         await old.commit(bench.batch(1))
     assert isinstance(caught.value, Fenced | laws.Lost)
+    with pytest.raises(Fenced):
+        await old.open()
     assert (await new.head()).size == 5
     await bench.write(new, 1)
     assert (await new.head()).size == 6
@@ -199,10 +212,10 @@ async def test_what_the_start_needs_is_found(bench):
     assert await one.chain_heads([*heads, "0" * 32]) == heads
     things = {row.thing: row.hash.hex() for row in batch.rows if row.thing is not None}
     assert len(things) == 5
-    assert await one.thing_heads([*things, bytes(16)]) == things
-    wanted = [(row.record, row.index) for row in batch.decisions]
+    assert (await one.standing([], [*things, bytes(16)])).heads == things
+    wanted = [(row.record, row.index) for row in decisions(batch)]
     found = await one.decisions([*wanted, (batch.rows[0].id, 3)])
-    assert sorted(found, key=lambda row: row.seq) == list(batch.decisions)
+    assert sorted(found, key=lambda row: row.seq) == decisions(batch)
 
 
 async def test_rows_are_chosen_by_kind_space_subject_owner_and_time(bench):
@@ -292,7 +305,7 @@ async def test_an_erasure_takes_the_payloads_of_one_thing_and_nothing_else(bench
     assert await one.live([thing]) == {}
     assert [(erased.seq, erased.by) for erased in await one.erased(0)] == [(seq, len(rows) - 1) for seq in gone]
     assert await one.erased(len(rows)) == []
-    assert await one.thing_heads([thing]) == {thing: rows[-1].hash.hex()}
+    assert (await one.standing([], [thing])).heads == {thing: rows[-1].hash.hex()}
 
 
 async def test_a_thing_is_written_and_erased_again(bench):
@@ -340,7 +353,7 @@ async def test_a_refused_commit_erases_nothing(bench):
     thing = bench.erase("key-2")
     batch = bench.batch(len(bench.house.log) - bench.size)
     with pytest.raises(Moved):
-        await one.commit(msgspec.structs.replace(batch, uses=(Use(ref=(rows[0].id, 0), by=rows[0].id),)))
+        await one.commit(msgspec.structs.replace(batch, uses=(Use(ref=(rows[0].id, 0), seq=0, by=batch.rows[0].id),)))
     assert await everything(one, bench) == list(rows)
     await bench.write(one)
     assert await one.live([thing]) == {}

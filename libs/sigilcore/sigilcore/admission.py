@@ -17,13 +17,15 @@ There is no other path: canon_writer, followers, verifiers and the simulator cal
 """
 
 from collections.abc import Collection
+from typing import Any
 
 import msgspec
 
-from sigilcore import clock, decision, licence, note, signing
+from sigilcore import approvals, clock, decision, enrolling, gate, licence, note, peers, policy, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, knowledge
 from sigilcore.contracts import license as licensing
+from sigilcore.contracts.command import Command
 from sigilcore.governance import Governance, KeyEntry, WitnessEntry
 from sigilcore.record import AuthorCheck, Checked, verify_author, verify_witness
 from sigilcore.records import REGISTRY, audit, system, user
@@ -55,13 +57,11 @@ class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decisions_of(checked: Checked, seq: int) -> list[DecisionRow]:
-    """The rows that a record at `seq` brings: of a decision batch each Allow of a command that writes, of an order the one that it is."""
+    """The rows that a record at `seq` brings: of decisions each Allow of a command that writes, of an order the one that it is."""
     if isinstance(checked.payload, system.ErasureOrder):
         return [_order_row(checked, checked.payload, seq)]
-    if not isinstance(checked.payload, audit.DecisionBatch):
-        return []
     rows = []
-    for index, frozen in enumerate(checked.payload.decisions):
+    for index, frozen in enumerate(audit.decisions_in(checked.payload)):
         chain = frozen.chain
         command = catalogue.COMMANDS.get(chain.command)
         if chain.verdict is decision.Verdict.ALLOW and command is not None and command.writes:
@@ -420,9 +420,7 @@ def _check_threshold(quorum: system.QuorumPolicy, witnesses: Collection[WitnessE
 
 def _check_access_policy(payload: system.AccessPolicyChange) -> None:
     for name, rung in payload.policy.rungs.items():
-        command = catalogue.COMMANDS.get(name)
-        if command is None:
-            raise Refused(Code.RECORD_INVALID, f"no command {name!r}", field=f"$.payload.policy.rungs.{name}")
+        command = _policed(name, f"$.payload.policy.rungs.{name}")
         if not rung.includes(command.rung):
             raise Refused(
                 Code.RECORD_INVALID,
@@ -430,8 +428,26 @@ def _check_access_policy(payload: system.AccessPolicyChange) -> None:
                 field=f"$.payload.policy.rungs.{name}",
             )
     for name in payload.policy.thresholds:
-        if name not in catalogue.COMMANDS:
-            raise Refused(Code.RECORD_INVALID, f"no command {name!r}", field=f"$.payload.policy.thresholds.{name}")
+        _policed(name, f"$.payload.policy.thresholds.{name}")
+    for name in payload.policy.reviews:
+        command = _policed(name, f"$.payload.policy.reviews.{name}")
+        if not command.scored or command.name.startswith(approvals.FAMILY):
+            raise Refused(
+                Code.RECORD_INVALID,
+                f"{name} brakes, or approves: it is never reviewed",
+                field=f"$.payload.policy.reviews.{name}",
+            )
+
+
+def _policed(name: str, field: str) -> Command[Any, Any]:
+    """The command that a policy's entry speaks of."""
+    named, module = policy.command_of(name)
+    command = catalogue.COMMANDS.get(named)
+    if command is None:
+        raise Refused(Code.RECORD_INVALID, f"no command {named!r}", field=field)
+    if module is not None and command.module_field is None:
+        raise Refused(Code.RECORD_INVALID, f"{named} runs no modules", field=field)
+    return command
 
 
 # Audit
@@ -449,6 +465,8 @@ def _admit_audit(
         service = catalogue.COMMANDS[row.command].service
         if checked.payload.request is None or state.keys[checked.header.key_id].name != service:
             raise Refused(Code.DECISION_MISMATCH, f"{service} owns {row.command} and says for which call")
+        if isinstance(checked.payload, audit.ApprovalDecided):
+            _check_approver(checked.payload, row)
     _check_audit_payload(state, checked, now_ms)
 
 
@@ -472,7 +490,17 @@ def _check_audit_payload(state: Governance, checked: Checked, now_ms: int | None
             _fresh_key(state, payload.key)
         case audit.DecisionBatch() as payload:
             for index, frozen in enumerate(payload.decisions):
-                _check_chain(state, frozen, now_ms, f"$.payload.decisions[{index}]")
+                field = f"$.payload.decisions[{index}]"
+                _check_chain(state, frozen, now_ms, field)
+                if frozen.chain.approval is not None and frozen.chain.verdict is decision.Verdict.ALLOW:
+                    raise Refused(
+                        Code.RECORD_INVALID, "an Allow by approval stands in a record of its own", field=field
+                    )
+        case audit.ApprovedDecision() as payload:
+            _check_chain(state, payload.decision, now_ms, "$.payload.decision")
+            approvals.check(state, payload.decision.chain, "$.payload.decision")
+        case audit.ApprovalDecided() as payload:
+            _check_approval(state, payload, now_ms)
         case audit.LicenceIssued() as payload:
             _check_issued(state, checked, payload)
         case audit.LicenceRevoked() as payload:
@@ -488,7 +516,28 @@ def _check_audit_payload(state: Governance, checked: Checked, now_ms: int | None
             if role != payload.role:
                 raise Refused(Code.RECORD_INVALID, f"it is the key of a {role}", field="$.payload.role")
         case _:
-            pass
+            enrolling.check(state, checked)
+
+
+def _check_approver(payload: audit.ApprovalDecided, row: DecisionRow) -> None:
+    """The word is the caller's of the command that says it."""
+    command = approvals.APPROVE if payload.verdict == "approved" else approvals.REFUSE
+    if (row.command, row.owner, row.licence_id) != (command, payload.approver, payload.licence):
+        raise Refused(Code.DECISION_MISMATCH, "the decision is for another approver, or another word")
+
+
+def _check_approval(state: Governance, payload: audit.ApprovalDecided, now_ms: int | None) -> None:
+    """One word a review, by a mentor who is somebody else, in time."""
+    if payload.review in state.approvals:
+        raise Refused(Code.REVIEW_UNKNOWN, "this review was decided already", field="$.payload.review")
+    reason = approvals.approver_fault(state, payload.licence, payload.approver, payload.owner, now_ms)
+    if reason is not None:
+        raise Refused(reason, f"{payload.approver} has no say in this", field="$.payload.approver")
+    if now_ms is not None and now_ms >= _time(payload.not_after):
+        raise Refused(
+            Code.APPROVAL_EXPIRED, f"the review was open until {payload.not_after}", field="$.payload.not_after"
+        )
+    _time(payload.not_after)
 
 
 def revocable(state: Governance, key_id: str) -> KeyEntry:
@@ -520,6 +569,9 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
     entry = state.issued(chain.audit.licence)
     if command is None or not all(step.passed for step in chain.steps):
         raise Refused(Code.RECORD_INVALID, "an Allow whose own steps don't allow", field=field)
+    if entry is None and state.peer_of(chain.audit.licence) is not None:
+        _check_peer_chain(state, chain, now_ms, field)
+        return
     if entry is None or entry.table.owner.id != chain.audit.owner or entry.table.loa is not chain.audit.loa:
         raise Refused(Code.RECORD_INVALID, "an Allow for a licence that the log doesn't know so", field=field)
     if not chain.audit.loa.includes(command.rung):
@@ -539,13 +591,26 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
         raise Refused(Code.STALE_DECISION, "the licence expired", field=field)
 
 
+def _check_peer_chain(state: Governance, chain: decision.ReasoningChain, now_ms: int | None, field: str) -> None:
+    """A peer's Allow stands on its tier and its grant, and both are in the log: it is judged again, whole."""
+    if gate.overtaken(state, chain) or state.session_closed(chain.audit.session):
+        raise Refused(Code.STALE_DECISION, "peer, mark, session, policy or model moved since as_of", field=field)
+    if now_ms is not None and abs(now_ms - _time(chain.audit.ts)) > DECISION_SKEW_MS:
+        raise Refused(Code.STALE_DECISION, "judged too long ago, or by another clock", field=field)
+    differences = gate.recompute(state, chain, catalogue.COMMANDS.get(chain.command))
+    if differences:
+        raise Refused(Code.RECORD_INVALID, f"an Allow that the log doesn't give: {differences[0]}", field=field)
+
+
 def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIssued) -> None:
     table = payload.license
     if payload.content_hash != licence.content_hash(table):
         raise Refused(Code.RECORD_INVALID, "content_hash doesn't match", field="$.payload.content_hash")
     if table.bindings != licence.Bindings(runtime_id=state.runtime_id, canon_fingerprint=state.genesis_hash):
         raise Refused(Code.RECORD_INVALID, "bound to another deployment", field="$.payload.license.bindings")
-    if table.id in state.licences:
+    if peers.is_peer(table.owner.id):
+        raise Refused(Code.RECORD_INVALID, "a peer's name is no licensee's", field="$.payload.license.owner.id")
+    if table.id in state.licences or table.id in state.enrolments:
         raise Refused(Code.ID_TAKEN, "this licence id is taken", field="$.payload.license.id")
     for moment in (table.issued_at, table.expires_at):
         _time(moment)

@@ -19,6 +19,7 @@ _ZERO = dt.timedelta(0)
 LAST_MS = (dt.datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=dt.UTC) - _EPOCH) // _MS
 
 
+@functools.lru_cache(maxsize=4096)  # what is written together bears few moments
 def format_ms(ms: int) -> str:
     """Milliseconds since 1970 as text; raises ValueError outside the years 1970 to 9999."""
     if not 0 <= ms <= LAST_MS:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from sigilcore import canonical, digest, trust
+from sigilcore import canonical, digest, grant, trust
 from sigilcore.access import Loa
 from sigilcore.record_types import Hex32, Hex64
 
@@ -48,7 +48,7 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who, when, in which session."""
+    """Who, when, in which session. A peer has no licence: `licence` is then the id of the record that enrolled it."""
 
     ts: str
     chain_id: str
@@ -58,9 +58,20 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     loa: Loa
 
 
-class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Grant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The grant that a peer showed with a call, and what became of it. Of one that isn't valid, epoch and hash are its own word."""
+
+    hash: Hex64
+    epoch: grant.Epoch
+    outcome: grant.Outcome
+
+
+class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One judgement. `digest` is SHA-256(salt || parameters); `effect` is the record id that the caller asked for, if any;
-    `as_of` the log position (a record count) it was judged at."""
+    `as_of` the log position (a record count) it was judged at.
+
+    What most calls don't have isn't written: `approval` names the review whose approval was asked for in this judgement, `parent` the
+    decision of the call that this one was made for, `module` the module that the parameters name, `grant` what a peer was lent."""
 
     command: str
     target: str
@@ -75,6 +86,10 @@ class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     proof: ProofKind
     as_of: Count
     scope: tuple[str, ...]
+    approval: str | None = None
+    parent: str | None = None
+    module: str | None = None
+    grant: Grant | None = None
 
 
 _CHAIN = canonical.Shape(ReasoningChain)

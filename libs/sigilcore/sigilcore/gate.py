@@ -5,12 +5,17 @@ same state and facts give the same chain for ever, and the offline replay judges
 
 Invariants:
 
-1. Checks go down the page: licence, level, scope, proof, owner, trust. The first that fails is the reason and the last step.
+1. Checks go down the page: licence, level, scope, proof, owner, trust, and review where a policy asks for one. The first that fails is
+   the reason and the last step.
 2. What decides comes from the log (licence, policy, model) and the declaration (rung, action, target). From the session come only its
    names and what it proved; its level is a label that judges nothing.
 3. A policy raises a rung, never lowers it. A bearer reaches operator at most.
-4. Braking commands (`scored` is False) skip the score and nothing else.
+4. Braking commands (`scored` is False) skip the score, and with it the review, and nothing else.
 5. Every step's detail is a value (`mentor`, `REVOKED`), so a refusal is read from the chain and says what the record says.
+6. A call that is reviewed passes by a mentor's approval of its very parameters (`approvals`), or it doesn't pass. One that is made on
+   somebody's behalf is judged as theirs; it never carries the owner's word, and nobody approves it.
+7. A peer, which has no licence, passes checks of its own: its enrolment and tier, the grant that it shows, the rung that both give, its
+   session's proof, the score. It has no owner's word, so what needs one is never its.
 
 Example: an operator who asks for `license/create` fails at `loa`, detail `root`; `refusal_of` answers LOA_TOO_LOW, {"need": "root"}.
 """
@@ -20,12 +25,12 @@ from typing import Any, Final
 
 import msgspec
 
-from sigilcore import access, clock, decision, digest, ids, licence, trust
+from sigilcore import access, approvals, clock, decision, digest, grant, ids, licence, peers, policy, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import knowledge
 from sigilcore.contracts.command import Command
 from sigilcore.decision import ProofKind, ReasoningChain, Step, Verdict
-from sigilcore.governance import Governance, IssuedLicence
+from sigilcore.governance import Governance, IssuedLicence, PeerEntry
 from sigilcore.refusals import Code, Refused
 
 BEARER_CEILING: Final = Loa.OPERATOR
@@ -34,12 +39,17 @@ GO_AHEAD: Final = "Use the permit within five seconds."
 # The checks in their order, and the refusal that each gives.
 REFUSALS: Final = {
     "licence": Code.LICENSE_INVALID,
+    "peer": Code.PEER_INVALID,
+    "grant": Code.GRANT_REFUSED,
     "loa": Code.LOA_TOO_LOW,
     "scope": Code.OUT_OF_SCOPE,
     "proof": Code.PROOF_MISSING,
     "owner": Code.OWNER_PROOF_NEEDED,
     "trust": Code.DENIED_BY_TRUST,
+    "review": Code.REVIEW_NEEDED,
 }
+NEEDED: Final = "needed"
+CHILD: Final = "on behalf"
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +59,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     length: int
     entropy: int
     effect: str | None
+    module: str | None = None
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +67,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     `loa` is the session's label, used only when the log doesn't know the licence. `keyed`: the session has a key. `mandated`: the
     owner's certificate names this command and its minutes aren't over. `proof`: what was verified for this call. `as_of`: the log
-    position of the state it is judged by; `standing_as_of`: that of the decisions which the owner's `standing` comes of.
+    position of the state it is judged by; `standing_as_of`: that of the decisions which the owner's `standing` comes of. `approval`: the
+    review whose approval the caller shows. `parent`: the decision of the call that makes this one on the caller's behalf.
     """
 
     session_id: str
@@ -74,6 +86,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     as_of: int
     standing: int
     standing_as_of: int
+    approval: str | None = None
+    parent: str | None = None
+    grant: str | None = None  # the token that a peer showed; it was read before, so it is one
 
 
 class _Core(msgspec.Struct):
@@ -107,6 +122,7 @@ def observe(command: Command[Any, Any], parameters: bytes, salt: bytes) -> Obser
         length=len(parameters),
         entropy=trust.entropy(parameters) if command.scored else 0,
         effect=_effect(command, named),
+        module=_module(command, parameters),
     )
 
 
@@ -121,13 +137,21 @@ def _effect(command: Command[Any, Any], named: _Parameters) -> str | None:
     return wanted if isinstance(wanted, str) and ids.is_id(wanted) else None
 
 
+def _module(command: Command[Any, Any], parameters: bytes) -> str | None:
+    """The module that the parameters name; what its service will refuse as no module is none here."""
+    if command.module_field is None:
+        return None
+    named = msgspec.json.decode(parameters).get(command.module_field)
+    return named if isinstance(named, str) else None
+
+
 def judge(state: Governance, facts: Facts) -> ReasoningChain:
     """Judge one call."""
     return _reason(state, facts, None, clock.format_ms(facts.now_ms))
 
 
 def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -> Refused:
-    """The refusal that a denial gives; `ref` names its record if it has one."""
+    """The refusal that a denial or a review gives; `ref` names its record if it has one."""
     step = chain.steps[-1]
     detail: dict[str, Any] = {} if ref is None else {"decision": ref.link()}
     if step.check == "licence":
@@ -136,8 +160,19 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
             f"the licence doesn't count: {step.detail}",
             detail={"reasons": [step.detail], **detail},
         )
+    if step.check == "peer":
+        return Refused(
+            Code.PEER_INVALID, f"the peer doesn't count: {step.detail}", detail={"reasons": [step.detail], **detail}
+        )
+    if step.check == "grant" or (step.check == "loa" and chain.grant is not None and not _authorized(chain.grant)):
+        assert chain.grant is not None, "the step is of the grant that was shown"
+        outcome = chain.grant.outcome
+        return Refused(
+            Code.GRANT_REFUSED, f"{chain.command}: the grant is {outcome}", detail={"grant": outcome.value, **detail}
+        )
     if step.check == "loa":
-        message = f"{chain.command} needs {step.detail}, the licence says {chain.audit.loa}"
+        says = "the peer's tier gives" if peers.is_peer(chain.audit.owner) else "the licence says"
+        message = f"{chain.command} needs {step.detail}, {says} {chain.audit.loa}"
         return Refused(Code.LOA_TOO_LOW, message, detail={"need": step.detail, **detail})
     if step.check == "scope":
         return Refused(
@@ -149,6 +184,8 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
         return Refused(Code.PROOF_MISSING, f"{chain.command} needs a proof by the session's key", detail=detail)
     if step.check == "owner":
         return Refused(Code.OWNER_PROOF_NEEDED, f"{chain.command} needs the owner's own word", detail=detail)
+    if step.check == "review":
+        return _review_refusal(chain, step.detail, detail)
     assert chain.trust is not None, "the last check is the score"
     score = {
         "score": trust.score(chain.trust.logit),
@@ -162,6 +199,18 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
         f"the score of {chain.command} is below its threshold",
         detail={**score, **detail},
     )
+
+
+def _review_refusal(chain: ReasoningChain, said: str, detail: dict[str, Any]) -> Refused:
+    if said == NEEDED:
+        review = {"review": detail["decision"]} if detail else {}
+        return Refused(
+            Code.REVIEW_NEEDED, f"a mentor approves this call of {chain.command} first", detail={**detail, **review}
+        )
+    if said == CHILD:
+        message = f"{chain.command} is under review, so it can't be called on somebody's behalf"
+        return Refused(Code.REVIEW_NEEDED, message, detail=detail)
+    return Refused(Code(said), f"this approval doesn't let {chain.command} pass", detail=detail)
 
 
 def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, Any] | None) -> list[str]:
@@ -178,7 +227,7 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     if overtaken(state, chain):
         stale = chain.verdict is Verdict.ALLOW
         return [*differences, "as_of: allowed by a licence, policy or model that had changed"] if stale else differences
-    again = _reason(state, _facts_of(chain, command), chain.trust, chain.audit.ts)
+    again = _reason(state, _facts_of(chain, command), chain.trust, chain.audit.ts, chain.grant)
     if chain.trust is not None:
         differences += _declared(chain.trust.features, command, again.audit.loa)
     if chain == again:
@@ -190,13 +239,22 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     return differences
 
 
-def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None, ts: str) -> ReasoningChain:
+def _reason(
+    state: Governance, facts: Facts, recorded: decision.Trust | None, ts: str, shown: decision.Grant | None = None
+) -> ReasoningChain:
     command = facts.command
     entry = state.issued(facts.licence_id)
     loa = facts.loa if entry is None else entry.table.loa
     scope = () if entry is None else entry.table.scope
-    steps, scored = _steps(state, facts, entry, recorded)
-    passed = steps[-1].passed
+    peer = state.peer_of(facts.licence_id) if entry is None else None
+    if peer is None:
+        shown = None
+        steps, scored = _steps(state, facts, entry, recorded)
+    else:
+        shown = _shown(state, facts, peer, shown)
+        loa = _peer_loa(state, facts, peer, shown)
+        steps, scored = _peer_steps(state, facts, peer, shown, recorded)
+    last = steps[-1]
     return ReasoningChain(
         command=command.name,
         target=command.target,
@@ -204,8 +262,8 @@ def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None, ts
         length=facts.observed.length,
         effect=facts.observed.effect,
         steps=steps,
-        suggestion=GO_AHEAD if passed else REFUSALS[steps[-1].check].next_step,
-        verdict=Verdict.ALLOW if passed else Verdict.DENY,
+        suggestion=GO_AHEAD if last.passed else _code(last).next_step,
+        verdict=_verdict(last),
         audit=decision.Audit(
             ts=ts,
             chain_id=facts.chain_id,
@@ -218,7 +276,23 @@ def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None, ts
         proof=facts.proof,
         as_of=facts.as_of,
         scope=scope,
+        approval=facts.approval if last.check == "review" else None,
+        parent=facts.parent,
+        module=facts.observed.module,
+        grant=shown,
     )
+
+
+def _verdict(last: Step) -> Verdict:
+    if last.passed:
+        return Verdict.ALLOW
+    return Verdict.MANUAL_REVIEW if (last.check, last.detail) == ("review", NEEDED) else Verdict.DENY
+
+
+def _code(last: Step) -> Code:
+    if last.check == "review" and last.detail in Code.__members__:
+        return Code(last.detail)
+    return REFUSALS[last.check]
 
 
 def _steps(
@@ -233,7 +307,7 @@ def _steps(
     table = entry.table
 
     assert state.policy is not None, "genesis brings the first policy"
-    need = state.policy.rung(command.name, command.rung)
+    need = state.policy.rung(command.name, command.rung, facts.observed.module)
     enough = table.loa.includes(need)
     steps += (_step("loa", enough, need.value),)
     if not enough:
@@ -249,15 +323,154 @@ def _steps(
     if not proven:
         return steps, None
 
-    word = _owners_word(facts)
+    word = _owners_word(facts, need)
     steps += (_step("owner", word != "missing", word),)
     if word == "missing":
         return steps, None
 
-    if not command.scored:
+    return _weighed(state, facts, table.loa, steps, recorded)
+
+
+def _weighed(
+    state: Governance, facts: Facts, loa: Loa, steps: tuple[Step, ...], recorded: decision.Trust | None
+) -> tuple[tuple[Step, ...], decision.Trust | None]:
+    """The last checks, of whoever got so far: the score, and a mentor's word where the policy asks for one."""
+    if not facts.command.scored:
         return (*steps, _step("trust", True, "not scored")), None
-    scored = _score(state, facts, table.loa, recorded)
-    return (*steps, _step("trust", scored.allowed, "at or above" if scored.allowed else "below")), scored
+    scored = _score(state, facts, loa, recorded)
+    assert state.policy is not None, "genesis brings the first policy"
+    reviewed = _reviewed(state.policy, facts, scored)
+    steps += (_step("trust", scored.allowed or reviewed, "at or above" if scored.allowed else "below"),)
+    if not reviewed:
+        return steps, scored
+    return (*steps, _review(state, facts)), scored
+
+
+def _reviewed(law: policy.AccessPolicy, facts: Facts, scored: decision.Trust) -> bool:
+    """Whether the policy asks for a mentor's word on this call: on what would pass, or on a band of what just wouldn't."""
+    review = law.review(facts.command.name, facts.observed.module)
+    if review is None or review.band is None:
+        return review is not None and scored.allowed
+    return not scored.allowed and scored.logit >= (scored.threshold - review.band) * trust.ONE
+
+
+def _review(state: Governance, facts: Facts) -> Step:
+    if facts.parent is not None:
+        return _step("review", False, CHILD)
+    if facts.approval is None:
+        return _step("review", False, NEEDED)
+    fault = approvals.fault(
+        state,
+        facts.approval,
+        owner=facts.owner_id,
+        command=facts.command.name,
+        digest=facts.observed.digest,
+        now_ms=facts.now_ms,
+    )
+    return _step("review", fault is None, "approved" if fault is None else fault.value)
+
+
+# A peer
+
+
+def _peer_steps(
+    state: Governance,
+    facts: Facts,
+    peer: PeerEntry,
+    shown: decision.Grant | None,
+    recorded: decision.Trust | None,
+) -> tuple[tuple[Step, ...], decision.Trust | None]:
+    """The checks of a peer's call down the page, up to the first that fails."""
+    command = facts.command
+    reason = _peer_reason(facts, peer)
+    if reason is not None:
+        return (_step("peer", False, reason),), None
+    steps: tuple[Step, ...] = (_step("peer", True, peer.tier_at(facts.now_ms).value),)
+
+    if shown is not None:
+        # A grant that doesn't confer leaves the tier to speak; a mark that can't be kept denies.
+        kept = shown.outcome is not grant.Outcome.WATERMARK_UNAVAILABLE
+        steps += (_step("grant", kept, shown.outcome.value),)
+        if not kept:
+            return steps, None
+
+    need, loa = _need(state, facts), _peer_loa(state, facts, peer, shown)
+    enough = loa.includes(need)
+    steps += (_step("loa", enough, need.value),)
+    if not enough:
+        return steps, None
+
+    proven = facts.proof == "session"
+    steps += (_step("proof", proven, facts.proof),)
+    if not proven:
+        return steps, None
+
+    steps += (_step("owner", not command.needs_owner, "missing" if command.needs_owner else "not needed"),)
+    if command.needs_owner:
+        return steps, None
+
+    return _weighed(state, facts, loa, steps, recorded)
+
+
+def _peer_reason(facts: Facts, peer: PeerEntry) -> str | None:
+    if peer.enrolment != facts.licence_id:
+        return "ENROLLED_ANEW"
+    if peer.owner_id != facts.owner_id:
+        return "OTHER_KEY"
+    return "BLOCKED" if peer.tier_at(facts.now_ms) is peers.Tier.BLOCKED else None
+
+
+def _shown(state: Governance, facts: Facts, peer: PeerEntry, recorded: decision.Grant | None) -> decision.Grant | None:
+    """What became of the grant that a peer showed; nobody looks at that of a peer who doesn't count.
+
+    Its mark was moved before this judgement. If it wasn't, the log can't tell this grant from an older one: that denies.
+    """
+    if _peer_reason(facts, peer) is not None:
+        return None
+    token = facts.grant if recorded is None else state.marked_token(peer.key_id, recorded.hash)
+    if token is None:
+        return None if recorded is None else _unproven(state, peer, recorded)
+    found = grant.evaluate(
+        token,
+        issuer_key=state.root.key,
+        presenting_key=peer.key,
+        mesh=peer.mesh,
+        now_ms=facts.now_ms,
+        mark=state.mark_of(peer.key_id),
+        command=facts.command.name,
+    )
+    said = grant.read(token)
+    outcome = grant.Outcome.WATERMARK_UNAVAILABLE if found.moves else found.outcome
+    return decision.Grant(hash=said.grant_hash, epoch=said.grant.epoch, outcome=outcome)
+
+
+def _unproven(state: Governance, peer: PeerEntry, recorded: decision.Grant) -> decision.Grant:
+    """A grant that isn't in the log, as the gate said: it may have counted for nothing. That it conferred is never believed."""
+    mark = state.mark_of(peer.key_id)
+    past = isinstance(mark, grant.Mark) and recorded.epoch <= mark.epoch
+    honest = {
+        grant.Outcome.AUTHORIZED: False,
+        grant.Outcome.NOT_GRANTED: False,
+        grant.Outcome.SUPERSEDED: past,
+    }.get(recorded.outcome, True)
+    if honest:
+        return recorded
+    return decision.Grant(hash=recorded.hash, epoch=recorded.epoch, outcome=grant.Outcome.WATERMARK_UNAVAILABLE)
+
+
+def _peer_loa(state: Governance, facts: Facts, peer: PeerEntry, shown: decision.Grant | None) -> Loa:
+    """The rung of this one call."""
+    tier = peer.tier_at(facts.now_ms).rung or Loa.GUEST
+    return peers.lifted(tier, _need(state, facts), facts.command, None if shown is None else shown.outcome)
+
+
+def _need(state: Governance, facts: Facts) -> Loa:
+    assert state.policy is not None, "genesis brings the first policy"
+    return state.policy.rung(facts.command.name, facts.command.rung, facts.observed.module)
+
+
+def _authorized(shown: decision.Grant) -> bool:
+    return shown.outcome is grant.Outcome.AUTHORIZED
 
 
 def _proven(facts: Facts, table: licence.LicenceTable) -> bool:
@@ -266,7 +479,9 @@ def _proven(facts: Facts, table: licence.LicenceTable) -> bool:
     return not (facts.keyed or table.key_bound) and BEARER_CEILING.includes(table.loa)
 
 
-def _owners_word(facts: Facts) -> str:
+def _owners_word(facts: Facts, need: Loa) -> str:
+    if facts.parent is not None and facts.command.mutates and need.includes(Loa.MENTOR):
+        return "missing"
     if not facts.command.needs_owner:
         return "not needed"
     if facts.proof == "owner":
@@ -279,7 +494,7 @@ def _score(state: Governance, facts: Facts, loa: Loa, recorded: decision.Trust |
     assert model is not None, "genesis brings the first model"
     assert policy is not None, "genesis brings the first policy"
     features = recorded.features if recorded is not None else features_of(facts, loa, policy.rate_limit)
-    threshold = policy.thresholds.get(facts.command.name, model.threshold)
+    threshold = policy.threshold(facts.command.name, model.threshold, facts.observed.module)
     logit = trust.logit(model, features)
     return decision.Trust(
         model=model.version,
@@ -320,21 +535,35 @@ def _facts_of(chain: ReasoningChain, command: Command[Any, Any]) -> Facts:
         mandated=owner is not None and owner.detail == "certificate",
         proof=chain.proof,
         command=command,
-        observed=Observed(digest=chain.digest, length=chain.length, entropy=0, effect=chain.effect),
+        observed=Observed(
+            digest=chain.digest, length=chain.length, entropy=0, effect=chain.effect, module=chain.module
+        ),
         calls_last_minute=0,
         now_ms=clock.parse_ms(chain.audit.ts),
         chain_id=chain.audit.chain_id,
         as_of=chain.as_of,
         standing=trust.STANDING_START,
         standing_as_of=0 if chain.trust is None else chain.trust.standing_as_of,
+        approval=chain.approval,
+        parent=chain.parent,
     )
 
 
 def overtaken(state: Governance, chain: ReasoningChain) -> bool:
-    """True if the licence, the policy or the model moved after the chain was judged."""
+    """True if the licence, the policy, the model or the approval moved after the chain was judged; of a peer, its enrolment or grants."""
     entry = state.issued(chain.audit.licence)
     licence_seq = -1 if entry is None else entry.changed_seq
-    return max(state.model_seq, state.policy_seq, licence_seq) >= chain.as_of
+    peer = state.peer_of(chain.audit.licence) if entry is None else None
+    if peer is not None:
+        licence_seq = max(peer.changed_seq, _grants_seq(state, peer) if chain.grant is not None else -1)
+    approval_seq = -1 if chain.approval is None else approvals.moved(state, chain.approval)
+    return max(state.model_seq, state.policy_seq, licence_seq, approval_seq) >= chain.as_of
+
+
+def _grants_seq(state: Governance, peer: PeerEntry) -> int:
+    """Where what a peer's grants stand on moved last: their mark, or their issuer, since a new Root is another."""
+    held = state.grant_marks.get(peer.key_id)
+    return max(*state.roots, -1 if held is None else held.since_seq)
 
 
 def _arithmetic(chain: ReasoningChain, scored: decision.Trust) -> list[str]:
@@ -342,7 +571,7 @@ def _arithmetic(chain: ReasoningChain, scored: decision.Trust) -> list[str]:
     differences = []
     if scored.allowed != (scored.logit >= scored.threshold * trust.ONE):
         differences.append("trust: allowed doesn't follow from logit and threshold")
-    if chain.verdict is Verdict.ALLOW and not scored.allowed:
+    if chain.verdict is Verdict.ALLOW and not scored.allowed and chain.approval is None:
         differences.append("verdict: Allow below the threshold")
     return differences
 

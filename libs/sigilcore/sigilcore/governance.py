@@ -1,9 +1,9 @@
 """The state of the log that admission reads: the fold of every governing record, in order.
 
-Kept here: genesis, Root, the log's keys, service keys and instances, licences and revocations, closed sessions, the witness registry, the
-quorum policy, the trust model, the access policy, each with the position since when; and the orders to erase. canon_writer keeps one as
-the authority; services keep another by following the stream; a verifier makes one from an export. All of them fold with this one `apply`,
-after `admission` said yes.
+Kept here: genesis, Root, the log's keys, service keys and instances, licences and revocations, closed sessions, mentors' approvals, the
+witness registry, the quorum policy, the trust model, the access policy, peers with the grants issued to them and their marks, each with
+the position since when; and the orders to erase. canon_writer keeps one as the authority; services keep another by following the stream;
+a verifier makes one from an export. All of them fold with this one `apply`, after `admission` said yes.
 
 Invariants:
 
@@ -19,13 +19,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from sigilcore import licence, note, policy, signing, trust
+from sigilcore import clock, grant, licence, note, peers, policy, signing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import license as licensing
 from sigilcore.record import Checked
 from sigilcore.records import audit, system
 
-Role = Literal["root", "log", "service", "instance", "witness"]
+Role = Literal["root", "log", "service", "instance", "witness", "peer"]
 _ABSENT: Any = object()
 
 
@@ -34,7 +34,7 @@ class KeyEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     public: bytes
     role: Role
-    name: str  # service, or witness principal, or Root's owner id, or the log's origin
+    name: str  # service, or witness principal, or Root's owner id, or the log's origin, or the peer
     instance: str | None
     since_seq: int
     until_seq: int | None = None
@@ -60,6 +60,25 @@ class IssuedLicence(msgspec.Struct, frozen=True, kw_only=True):
         return self.issued_seq if self.revoked_seq is None else self.revoked_seq
 
 
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """A mentor's word on one reviewed call, good for one decision."""
+
+    approved: bool
+    owner: str
+    command: str
+    digest: str
+    approver: str
+    licence: str
+    not_after_ms: int
+    decided_seq: int
+    used_seq: int | None = None
+
+    @property
+    def changed_seq(self) -> int:
+        """The last position that moved it."""
+        return self.decided_seq if self.used_seq is None else self.used_seq
+
+
 class WitnessEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A principal's voice: one key, one name, between two positions."""
 
@@ -78,6 +97,65 @@ class RootEntry(msgspec.Struct, frozen=True, kw_only=True):
     record_id: str
     record_hash: str
     ts: str
+
+
+class MeshTier(msgspec.Struct, frozen=True, kw_only=True):
+    """The tier that a mesh's newest word gives a member, and until when."""
+
+    tier: peers.Tier
+    issued_at_ms: int
+    expires_at_ms: int | None
+
+
+class PeerEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that was enrolled; `enrolment` is the id of the record that did, which stands where a licence's id does."""
+
+    name: str
+    key: str
+    tier: peers.Tier
+    mesh: str
+    mesh_key: str | None
+    reach: audit.Reach | None
+    enrolment: str
+    since_seq: int
+    changed_seq: int
+    blocked: bool = False
+    member: MeshTier | None = None
+
+    @property
+    def key_id(self) -> str:
+        """Of the node's key."""
+        return signing.key_id(bytes.fromhex(self.key))
+
+    @property
+    def owner_id(self) -> str:
+        """How it is named where an owner is."""
+        return peers.owner_id(self.key_id)
+
+    def tier_at(self, now_ms: int) -> peers.Tier:
+        """Root's block, else what the mesh says while it says it, else the enrolment's own."""
+        if self.blocked:
+            return peers.Tier.BLOCKED
+        member = self.member
+        if member is not None and (member.expires_at_ms is None or now_ms < member.expires_at_ms):
+            return member.tier
+        return self.tier
+
+
+class GrantStands(msgspec.Struct, frozen=True, kw_only=True):
+    """A peer's mark: never lowered, never forgotten. `token` is the grant that set it; null where a revocation did."""
+
+    mark: grant.Mark
+    token: str | None
+    since_seq: int
+
+
+class IssuedGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """A grant as it was issued."""
+
+    grant: grant.CapabilityGrant
+    grant_hash: str
+    issued_seq: int
 
 
 class Governance:
@@ -106,8 +184,14 @@ class Governance:
         self.licences: dict[str, IssuedLicence] = {}
         self.closed_sessions: dict[str, int] = {}
         self.orders: dict[str, system.ErasureOrder] = {}  # by record id; which are used, the decisions tell
+        self.approvals: dict[str, Approval] = {}  # by the decision that asked for the review
         self.witnesses: dict[str, WitnessEntry] = {}  # principal → its newest entry
         self.witness_history: dict[tuple[str, int], WitnessEntry] = {}  # (principal, since) → entry
+        self.peers: dict[str, PeerEntry] = {}  # name → its newest enrolment
+        self.enrolments: dict[str, str] = {}  # record id → the peer that it enrolled
+        self.grants: dict[str, IssuedGrant] = {}  # hash → grant
+        self.grant_epochs: dict[str, int] = {}  # key id → the highest epoch ever issued or revoked
+        self.grant_marks: dict[str, GrantStands] = {}  # key id → mark
         self._journal: list[tuple[dict[Any, Any], Any, Any]] | None = None
 
     # What readers ask.
@@ -172,6 +256,32 @@ class Governance:
     def session_closed(self, session_id: str) -> bool:
         """True once a session was closed."""
         return session_id in self.closed_sessions
+
+    def peer_of(self, enrolment: str) -> PeerEntry | None:
+        """The peer that a record enrolled, as it stands now; maybe by a later enrolment."""
+        name = self.enrolments.get(enrolment)
+        return None if name is None else self.peers[name]
+
+    def peer_with(self, key: str) -> PeerEntry | None:
+        """The peer that has this key now."""
+        return next((entry for entry in self.peers.values() if entry.key == key), None)
+
+    def mark_of(self, key_id: str) -> grant.Mark | grant.Unavailable | None:
+        """A key's mark; None if there is none yet, and room for one."""
+        held = self.grant_marks.get(key_id)
+        if held is not None:
+            return held.mark
+        return grant.UNAVAILABLE if len(self.grant_marks) >= peers.MOST else None
+
+    def marked_token(self, key_id: str, grant_hash: str) -> str | None:
+        """The grant that set a key's mark, if it is this one."""
+        held = self.grant_marks.get(key_id)
+        return held.token if held is not None and held.mark.grant_hash == grant_hash else None
+
+    def next_epoch(self, key_id: str) -> int:
+        """Above the mark and all that was ever issued to the key."""
+        held = self.grant_marks.get(key_id)
+        return max(0 if held is None else held.mark.epoch, self.grant_epochs.get(key_id, 0)) + 1
 
     def active_witnesses(self) -> dict[str, WitnessEntry]:
         """Principals whose voice counts now."""
@@ -249,6 +359,10 @@ class Governance:
                 self._revoke(seq, self.keys[payload.key_id])
             case audit.SessionClosed():
                 self._set(self.closed_sessions, payload.session_id, seq)
+            case audit.ApprovalDecided():
+                self._approval(seq, payload)
+            case audit.ApprovedDecision():
+                self._use_approval(seq, payload.decision.chain.approval)
             case audit.LicenceIssued():
                 entry = IssuedLicence(
                     table=payload.license,
@@ -260,6 +374,32 @@ class Governance:
             case audit.LicenceRevoked():
                 revoked = msgspec.structs.replace(self.licences[payload.license_id], revoked_seq=seq)
                 self._set(self.licences, payload.license_id, revoked)
+            case _:
+                self._apply_grid(seq, record)
+
+    def _apply_grid(self, seq: int, record: Checked) -> None:
+        payload = record.payload
+        match payload:
+            case audit.PeerEnrolled():
+                self._peer(seq, record.core.id, payload)
+            case audit.PeerBlocked():
+                self._change_peer(seq, payload.peer, blocked=True)
+            case audit.PeerTiered():
+                said = peers.read_membership(payload.membership)
+                member = MeshTier(tier=said.tier, issued_at_ms=said.issued_at_ms, expires_at_ms=said.expires_at_ms)
+                self._change_peer(seq, payload.peer, member=member)
+            case audit.GrantIssued():
+                issued = IssuedGrant(
+                    grant=grant.read(payload.grant).grant, grant_hash=payload.grant_hash, issued_seq=seq
+                )
+                self._set(self.grants, payload.grant_hash, issued)
+                self._set(self.grant_epochs, _key_id(payload.grantee_key), payload.epoch)
+            case audit.GrantRevoked():
+                self._set(self.grant_epochs, _key_id(payload.grantee_key), payload.epoch)
+                self._mark(seq, payload.grantee_key, grant.Mark(epoch=payload.epoch, grant_hash=None), None)
+            case audit.GrantMark():
+                mark = grant.Mark(epoch=payload.epoch, grant_hash=payload.grant_hash)
+                self._mark(seq, payload.grantee_key, mark, payload.grant)
             case _:
                 pass
 
@@ -331,6 +471,23 @@ class Governance:
         public = bytes.fromhex(payload.key)
         self._set(self.instances, slot, self._key("instance", payload.service, public, seq, payload.instance))
 
+    def _approval(self, seq: int, payload: audit.ApprovalDecided) -> None:
+        entry = Approval(
+            approved=payload.verdict == "approved",
+            owner=payload.owner,
+            command=payload.command,
+            digest=payload.digest,
+            approver=payload.approver,
+            licence=payload.licence,
+            not_after_ms=clock.parse_ms(payload.not_after),
+            decided_seq=seq,
+        )
+        self._set(self.approvals, payload.review, entry)
+
+    def _use_approval(self, seq: int, review: str | None) -> None:
+        assert review is not None, "admission takes no approved decision without its approval"
+        self._set(self.approvals, review, msgspec.structs.replace(self.approvals[review], used_seq=seq))
+
     def _witness(self, seq: int, payload: system.TrustedWitness) -> None:
         old = self.witnesses.get(payload.witness_id)
         if old is not None and old.until_seq is None:
@@ -343,6 +500,32 @@ class Governance:
                 witness_id=payload.witness_id, name=payload.name, key=public, since_seq=seq, persona=payload.persona
             )
             self._enter_witness(entry)
+
+    def _peer(self, seq: int, record_id: str, payload: audit.PeerEnrolled) -> None:
+        old = self.peers.get(payload.peer)
+        if old is not None and old.key != payload.key:
+            self._end(old.key_id, seq)
+        if old is None or old.key != payload.key:
+            self._key("peer", payload.peer, bytes.fromhex(payload.key), seq)
+        entry = PeerEntry(
+            name=payload.peer,
+            key=payload.key,
+            tier=payload.tier,
+            mesh=payload.mesh,
+            mesh_key=payload.mesh_key,
+            reach=payload.reach,
+            enrolment=record_id,
+            since_seq=seq,
+            changed_seq=seq,
+        )
+        self._set(self.peers, payload.peer, entry)
+        self._set(self.enrolments, record_id, payload.peer)
+
+    def _change_peer(self, seq: int, name: str, **changes: Any) -> None:
+        self._set(self.peers, name, msgspec.structs.replace(self.peers[name], changed_seq=seq, **changes))
+
+    def _mark(self, seq: int, key: str, mark: grant.Mark, token: str | None) -> None:
+        self._set(self.grant_marks, _key_id(key), GrantStands(mark=mark, token=token, since_seq=seq))
 
     def _enter_witness(self, entry: WitnessEntry) -> None:
         self._set(self.witnesses, entry.witness_id, entry)
@@ -372,3 +555,7 @@ class Governance:
         if self._journal is not None:
             self._journal.append((table, key, table[key]))
         del table[key]
+
+
+def _key_id(key: str) -> str:
+    return signing.key_id(bytes.fromhex(key))

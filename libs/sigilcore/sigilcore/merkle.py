@@ -251,6 +251,7 @@ class Appender:
         self._size = frontier.size
         self._levels: list[list[bytes]] = [[]]
         self._ragged: dict[Span, bytes] = {}  # subtrees at the right edge; of use at one size only
+        self._edge: list[bytes] = []  # the last node of each height, ragged or not; of use at one size only
         for (start, end), peak in zip(peak_spans(0, frontier.size), frontier.peaks, strict=True):
             self._level((end - start).bit_length() - 1).append(peak)
 
@@ -266,6 +267,7 @@ class Appender:
         if self._size + len(leaf_hashes) > MAX_SIZE:
             raise MerkleError(f"a tree has at most {MAX_SIZE} leaves")
         self._ragged.clear()
+        self._edge.clear()
         self._levels[0].extend(leaf_hashes)
         self._size += len(leaf_hashes)
         height = 1
@@ -289,7 +291,30 @@ class Appender:
         """The range proof, at the current size, of leaves added since this appender was made."""
         if first < self._base:
             raise MerkleError(f"leaf {first} is older than this appender, which begins at {self._base}")
+        if count == 1 and first < self._size:
+            return self._audit_path(first)
         return range_path(first, count, self._size, self.subtree)
+
+    def _audit_path(self, index: int) -> list[bytes]:
+        """The path of one leaf, climbed from it: at each height the sibling, where there is one. Equal to `range_path`, and quicker."""
+        edge, last, path = self._right_edge(), self._size - 1, []
+        height = 0
+        while last:
+            sibling = index ^ 1
+            if sibling == last:
+                path.append(edge[height])
+            elif sibling < last:
+                path.append(self._levels[height][sibling - self._offset(height)])
+            index, last, height = index >> 1, last >> 1, height + 1
+        return path
+
+    def _right_edge(self) -> list[bytes]:
+        """The last node of each height below the root: what lies under it up to the tree's end."""
+        if not self._edge:
+            end = self._size
+            for height in range((end - 1).bit_length()):
+                self._edge.append(self.subtree((end - 1) >> height << height, end))
+        return self._edge
 
     def frontier(self) -> Frontier:
         """The frontier of the tree as it is now."""

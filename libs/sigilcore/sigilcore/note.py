@@ -20,6 +20,7 @@ a time before it. Others count as unknown.
 
 import base64
 import binascii
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -93,6 +94,7 @@ def check_text(text: str) -> None:
         raise NoteError("the text can't be written as UTF-8") from None
 
 
+@functools.lru_cache(maxsize=64)  # few logs and cosigners are spoken of, and each checkpoint names them several times
 def check_name(name: str) -> None:
     """Raises `NoteError` unless this can name a key: non-empty, no Unicode space, no plus."""
     if not name or "+" in name or any(char.isspace() for char in name):
@@ -100,6 +102,7 @@ def check_name(name: str) -> None:
     check_text(name + "\n")
 
 
+@functools.lru_cache(maxsize=64)
 def key_hash(name: str, key_type: int, public_key: bytes) -> int:
     """The key ID: the first four bytes, big-endian, of SHA-256(name || LF || type || public key)."""
     digest = hashlib.sha256(name.encode() + b"\n" + bytes([key_type]) + public_key).digest()

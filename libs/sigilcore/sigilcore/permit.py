@@ -18,7 +18,8 @@ START_WINDOW_MS = 5_000
 
 
 class Permit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`not_after_ms` bounds the start; `longest_run_s` the run; `parent` names the decision of a composed call's parent."""
+    """`not_after_ms` bounds the start; `longest_run_s` the run; `parent` names the decision of the call on whose behalf this one is made;
+    `session_ends_ms` is when the caller's session does."""
 
     permit_id: Hex32
     runtime_id: RecordId
@@ -26,6 +27,7 @@ class Permit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     owner_id: str
     licence_id: RecordId
     session_id: RecordId
+    session_ends_ms: int
     loa: Loa
     proof: ProofKind
     command: str

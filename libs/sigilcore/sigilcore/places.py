@@ -7,6 +7,7 @@ writer asks its store for that. Here a reader of the whole log remembers it, in 
 - an audit record continues its key's chain, and a beat says how many records that chain had before it;
 - a `user` record continues its thing; an erased one says no thing, so it is known by its own hash, and nothing may pass it by;
 - a decision admits one call: records one after the other without anything between, once;
+- a decision on somebody's behalf names the one that it was made for, an approval the review that it answers (`antecedents`);
 - the rate that the gate recorded for a call is at least what this gate's own committed decisions show: those of the licence, by the same
   instance, in the minute before by their own times. Another instance's don't count: each gate counts for itself, from its own start;
 - the standing that a decision records is what the committed decisions of its owner give, up to the position that it names.
@@ -20,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import admission, clock, decision, digest, erasure, gate, standing, trust
+from sigilcore import admission, antecedents, clock, decision, digest, erasure, gate, standing, trust
 from sigilcore.admission import DecisionRow
 from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
@@ -32,6 +33,7 @@ RATE_WINDOW_MS: Final = 60_000
 
 _ROW_ENCODER: Final = msgspec.msgpack.Encoder()
 _ROW_DECODER: Final = msgspec.msgpack.Decoder(DecisionRow)
+_NAMED_DECODER: Final = msgspec.msgpack.Decoder(antecedents.Decided)
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -72,12 +74,14 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     calls: tuple[Call, ...] = ()
     beat: int | None = None
     version: erasure.Version | None = None
+    named: tuple[tuple[str, bytes], ...] = ()  # decisions that later records may name, packed
+    children: tuple[antecedents.Child, ...] = ()
 
 
 def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> Entry:
     """The entry of an admitted record; `link` is the decision that admits it, `state` the log before it."""
     core, payload = checked.core, checked.payload
-    batch = isinstance(payload, audit.DecisionBatch)
+    batch = audit.decisions_in(payload)
     version = erasure.version_of(checked)
     return Entry(
         id=_id_bytes(core.id),
@@ -87,9 +91,11 @@ def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> En
         thing=None if core.space != "user" else thing_of(checked) if version is None else version.thing,
         link=link,
         rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)),
-        calls=_calls(state, payload) if batch else (),
+        calls=_calls(state, batch) if batch else (),
         beat=payload.records if isinstance(payload, audit.InstanceBeat) else None,
         version=version,
+        named=tuple((link, _ROW_ENCODER.encode(said)) for link, said in antecedents.brought(checked)) if batch else (),
+        children=antecedents.children(checked) if batch else (),
     )
 
 
@@ -110,11 +116,11 @@ def _row(row: DecisionRow) -> Row:
     return Row(link=f"{row.record}.{row.index}", effect=row.effect, packed=_ROW_ENCODER.encode(row))
 
 
-def _calls(state: Governance, batch: audit.DecisionBatch) -> tuple[Call, ...]:
+def _calls(state: Governance, batch: tuple[decision.FrozenChain, ...]) -> tuple[Call, ...]:
     assert state.policy is not None, "genesis brings the first policy"
     limit = state.policy.rate_limit
     found = []
-    for frozen in batch.decisions:
+    for frozen in batch:
         chain = frozen.chain
         said, scored = chain.audit, chain.trust
         known = scored is not None and not gate.overtaken(state, chain)
@@ -152,6 +158,7 @@ class Places:
         self._standings = standing.Standings()
         self._gates: dict[str, int] = {}  # a gate's key → the seq after its newest decisions
         self._chains = erasure.Chains()
+        self._named: dict[str, bytes] = {}
 
     # What admission is told.
 
@@ -172,6 +179,11 @@ class Places:
         if link in self._rows or (link == used_by and at == seq - 1):
             return unpacked(self._rows.get(link, packed))
         return _spent(link) if link in self._used else None
+
+    def named(self, link: str) -> antecedents.Decided | None:
+        """An earlier decision that may be named so, if it is one."""
+        packed = self._named.get(link)
+        return None if packed is None else _NAMED_DECODER.decode(packed)
 
     def head(self, checked: Checked) -> str | None:
         """The newest version of a `user` record's thing; for an erased one, of whatever it continues."""
@@ -233,6 +245,8 @@ class Places:
             return False
         if said.version is not None and self._chains.lacks(said.version) is not None:
             return False
+        if not all(self._continues(child) for child in said.children):
+            return False
         return self._lacking_rate(said) is None and self._wrong_standing(seq, said) is None
 
     def _wrong_standing(self, seq: int, said: Entry) -> tuple[int, int | None] | None:
@@ -249,6 +263,13 @@ class Places:
             if call.standing != should:
                 return index, should
         return None
+
+    def _continues(self, child: antecedents.Child) -> bool:
+        try:
+            antecedents.check_child(child, self.named(child.parent))
+        except Refused:
+            return False
+        return True
 
     def _lacking_rate(self, said: Entry) -> tuple[int, int] | None:
         """The first decision whose recorded rate is too low, and what it must be at least."""
@@ -285,6 +306,7 @@ class Places:
             self._chains.put(seq, said.version)
         if said.link is not None:
             self._use(seq, said.link)
+        self._named.update(said.named)
         for row in said.rows:
             self._rows[row.link] = row.packed
             if row.effect is not None:

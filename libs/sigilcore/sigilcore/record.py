@@ -130,6 +130,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     payload_bytes: bytes
     salt: bytes
     kind: records.Kind
+    proven: bytes = b""  # the public key whose signature `prove_author` found good
 
     @property
     def core(self) -> Core:
@@ -288,6 +289,12 @@ def verify_author(header: Header, core_bytes: bytes, public: bytes) -> None:
         raise Refused(Code.KEY_NOT_ALLOWED, "key_id is another key's", field="$.header.key_id")
     if not signing.verify_typed(public, signing.RECORD, core_bytes, signing.signature_bytes(header.sig)):
         raise Refused(Code.SIGNATURE_INVALID, "the author's signature doesn't verify", field="$.header.sig")
+
+
+def prove_author(checked: Checked, public: bytes) -> Checked:
+    """The record with the author's signature checked, which isn't done again then; whether that key may speak is for admission to say."""
+    verify_author(checked.header, checked.core_bytes, public)
+    return msgspec.structs.replace(checked, proven=public)
 
 
 def verify_witness(witness: WitnessSignature, core_bytes: bytes, public: bytes) -> bool:

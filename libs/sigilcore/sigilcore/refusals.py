@@ -44,6 +44,16 @@ class Code(enum.StrEnum):
     LOA_TOO_LOW = "LOA_TOO_LOW"
     OUT_OF_SCOPE = "OUT_OF_SCOPE"
     DENIED_BY_TRUST = "DENIED_BY_TRUST"
+    REVIEW_NEEDED = "REVIEW_NEEDED"
+    REVIEW_UNKNOWN = "REVIEW_UNKNOWN"
+    SELF_APPROVAL = "SELF_APPROVAL"
+    APPROVAL_UNKNOWN = "APPROVAL_UNKNOWN"
+    APPROVAL_REFUSED = "APPROVAL_REFUSED"
+    APPROVAL_MISMATCH = "APPROVAL_MISMATCH"
+    APPROVAL_EXPIRED = "APPROVAL_EXPIRED"
+    APPROVAL_USED = "APPROVAL_USED"
+    APPROVER_INVALID = "APPROVER_INVALID"
+    CALL_UNDECLARED = "CALL_UNDECLARED"
     GATE_FAULT = "GATE_FAULT"
     PERMIT_MISSING = "PERMIT_MISSING"
     PERMIT_INVALID = "PERMIT_INVALID"
@@ -76,10 +86,21 @@ class Code(enum.StrEnum):
     WITNESS_TAKEN = "WITNESS_TAKEN"
     ALREADY_ATTESTED = "ALREADY_ATTESTED"
     ROOT_IS_NO_WITNESS = "ROOT_IS_NO_WITNESS"
+    PEER_INVALID = "PEER_INVALID"
+    PEER_UNKNOWN = "PEER_UNKNOWN"
+    PEER_TAKEN = "PEER_TAKEN"
+    PEER_REFUSED = "PEER_REFUSED"
+    PEER_UNREACHABLE = "PEER_UNREACHABLE"
+    MEMBERSHIP_INVALID = "MEMBERSHIP_INVALID"
+    GRANT_INVALID = "GRANT_INVALID"
+    GRANT_REFUSED = "GRANT_REFUSED"
+    GRANT_STALE = "GRANT_STALE"
+    GRANTS_FULL = "GRANTS_FULL"
     BEYOND_HEAD = "BEYOND_HEAD"
     NOT_YET = "NOT_YET"
     CORRUPT_RECORD = "CORRUPT_RECORD"
     BUSY = "BUSY"
+    DISK_LOW = "DISK_LOW"
     READ_ONLY = "READ_ONLY"
     UNAVAILABLE = "UNAVAILABLE"
 
@@ -143,6 +164,22 @@ _TABLE: dict[Code, tuple[int, str]] = {
     Code.LOA_TOO_LOW: (403, "Ask Root for a licence of the named level."),
     Code.OUT_OF_SCOPE: (403, "Ask Root for a licence whose scope names this command."),
     Code.DENIED_BY_TRUST: (403, "See detail.score and threshold; trust/check tells where you stand."),
+    Code.REVIEW_NEEDED: (
+        409,
+        "Ask a mentor to approve detail.review in time, then repeat the very call with the approval <review>.<salt>.",
+    ),
+    Code.REVIEW_UNKNOWN: (404, "Nothing waits under this name; who called asks again and gets a new review."),
+    Code.SELF_APPROVAL: (403, "Ask a mentor who is somebody else."),
+    Code.APPROVAL_UNKNOWN: (403, "Wait until a mentor has approved, or call without an approval to ask for a review."),
+    Code.APPROVAL_REFUSED: (403, "A mentor said no to this call; it stays so."),
+    Code.APPROVAL_MISMATCH: (
+        403,
+        "Use an approval only for its caller, its command and the very bytes it was given for.",
+    ),
+    Code.APPROVAL_EXPIRED: (403, "Call without an approval to ask for a new review."),
+    Code.APPROVAL_USED: (409, "Each approval is good for one call; ask for a new review."),
+    Code.APPROVER_INVALID: (403, "Ask a mentor whose licence counts to approve a new review."),
+    Code.CALL_UNDECLARED: (403, "A service calls on somebody's behalf only what its command declares."),
     Code.GATE_FAULT: (403, "Nothing was done. Try again; tell the operator the trace id."),
     Code.PERMIT_MISSING: (401, "Call through the gateway or ask gatekeeper/authorize."),
     Code.PERMIT_INVALID: (403, "Ask gatekeeper/authorize for a permit."),
@@ -187,6 +224,25 @@ _TABLE: dict[Code, tuple[int, str]] = {
     Code.WITNESS_TAKEN: (409, "One principal, one key, one name: choose those that are free."),
     Code.ALREADY_ATTESTED: (409, "Nothing to do: this witness's voice is counted once."),
     Code.ROOT_IS_NO_WITNESS: (403, "Choose a mentor's key; Root's never counts as a witness."),
+    Code.PEER_INVALID: (
+        401,
+        "Ask the owner of this node to enrol your node's key, then open a session with session/peer.",
+    ),
+    Code.PEER_UNKNOWN: (404, "List peers with grid/peer/list, and enrol one with grid/peer/enrol."),
+    Code.PEER_TAKEN: (409, "Choose a key of the peer's own: one key has one role, for ever."),
+    Code.PEER_REFUSED: (403, "The peer said no: see detail.code and detail.next_step."),
+    Code.PEER_UNREACHABLE: (
+        503,
+        "See whether the peer runs at its enrolled address and is the node that was enrolled.",
+    ),
+    Code.MEMBERSHIP_INVALID: (403, "Bring the newest word of the mesh whose key the enrolment pins."),
+    Code.GRANT_INVALID: (400, "Send the grant as its owner issued it, in a peer's session, or send none."),
+    Code.GRANT_REFUSED: (403, "See detail.grant; ask the node's owner for a grant that names this command."),
+    Code.GRANT_STALE: (409, "Take detail.next_epoch, and sign the grant again."),
+    Code.GRANTS_FULL: (
+        503,
+        "Nothing was done. Peers and their marks are never forgotten; the house holds no more of them.",
+    ),
     Code.BEYOND_HEAD: (400, "Ask for a position that the log has reached."),
     Code.NOT_YET: (503, "Ask again in a moment; this view is still catching up."),
     Code.CORRUPT_RECORD: (
@@ -194,6 +250,10 @@ _TABLE: dict[Code, tuple[int, str]] = {
         "The record at this position fails verification; tell the operator. Nothing was hidden.",
     ),
     Code.BUSY: (503, "Too much in flight; ask again in a moment."),
+    Code.DISK_LOW: (
+        507,
+        "Nothing was written; the operator must make room. Revocations, closings and quorum commands still pass.",
+    ),
     Code.READ_ONLY: (503, "The writer refuses to write; tell the operator to look at its log."),
     Code.UNAVAILABLE: (503, "A part of the house can't be reached; nothing was done. Try again."),
 }

@@ -22,7 +22,19 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import admission, checkpoint, governance, merkle, note, places, record, voices, vouch, witnessed
+from sigilcore import (
+    admission,
+    antecedents,
+    checkpoint,
+    governance,
+    merkle,
+    note,
+    places,
+    record,
+    voices,
+    vouch,
+    witnessed,
+)
 from sigilcore.records import system
 from sigilcore.refusals import Code, Refused
 
@@ -111,7 +123,7 @@ class Replay:
         whole = run.first == self.size and len(run.entries) == len(lines)
         if not whole or not run.subtrees or self._pinned_within(len(lines)):
             for line in lines:
-                self.step(vouch.LINE.decode(line))
+                self.step(vouch.read(line))
             return
         self._grow()
         others = iter(run.others)
@@ -120,7 +132,7 @@ class Replay:
             if entry is not None and self._places.fits(self.size, entry, self.state.chains):
                 self._remember(entry)
                 continue
-            checked = self._judge(vouch.LINE.decode(line))
+            checked = self._judge(vouch.read(line))
             if leaf is not None and leaf != merkle.leaf_hash(checked.leaf):
                 raise Diverged(self.size - 1, "REPLAY", "the record changed while it was read")
             # Else vouchers elsewhere would have judged without it.
@@ -198,6 +210,7 @@ class Replay:
         decided = self._places.decided(seq, link)
         head = self._places.head(checked) if checked.core.space == "user" else None
         vouch.judge(self.state, seq, checked, decided=decided, thing_head=head)
+        antecedents.check(self.state, checked, self._places.named)
         if isinstance(checked.payload, system.QuorumPolicy) and self._seal is None:
             if self._pins.seal not in {None, checked.header.hash}:
                 raise Refused(Code.RECORD_INVALID, "the seal is not the pinned one")

@@ -25,6 +25,8 @@ PROOF = "application/vnd.sigil.proof.v1+json"
 PERMIT = "application/vnd.sigil.permit.v1+json"
 NONCE = "application/vnd.sigil.nonce.v1+json"
 GRANT = "application/vnd.sigil.grant.v1+json"
+PEER_SESSION = "application/vnd.sigil.peer-session.v1+json"
+MEMBERSHIP = "application/vnd.sigil.mesh-membership.v1+json"
 SEED = "application/vnd.sigil.seed.v1+json"
 # For people among themselves: no door of the house takes these.
 FILE = "application/vnd.sigil.file.v1+json"

@@ -23,7 +23,7 @@ from sigilcore.record import AuthorCheck, Checked, Header, PlacedRecord, verify_
 from sigilcore.records import REGISTRY, audit
 from sigilcore.refusals import Code, Refused
 
-LINE = msgspec.json.Decoder(PlacedRecord)
+_LINE = msgspec.json.Decoder(PlacedRecord)
 _GOVERNING = frozenset(tag for tag, kind in REGISTRY.items() if kind.governs)
 
 
@@ -59,8 +59,16 @@ def governs(line: bytes) -> bool:
     """Whether this line's record is of a kind that governs; read as far as that takes, and no further."""
     try:
         return _PEEK.decode(line).header.core.kind in _GOVERNING
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
+
+
+def read(line: bytes) -> PlacedRecord:
+    """A line of a ledger; raises `msgspec.DecodeError` or `UnicodeDecodeError` for what is none, however deep it is nested."""
+    try:
+        return _LINE.decode(line)
+    except RecursionError as error:
+        raise msgspec.DecodeError("nested too deep") from error
 
 
 def judge(
@@ -78,9 +86,7 @@ def judge(
     """
     now_ms = clock.parse_ms(checked.core.ts)
     admission.admit(state, checked, now_ms=now_ms, decided=decided, thing_head=thing_head, author=author)
-    if not isinstance(checked.payload, audit.DecisionBatch):
-        return
-    for index, frozen in enumerate(checked.payload.decisions):
+    for index, frozen in enumerate(audit.decisions_in(checked.payload)):
         chain = frozen.chain
         if chain.as_of > seq:
             raise Refused(Code.RECORD_INVALID, f"decision {index}: judged at {chain.as_of}, ahead of the log")
@@ -179,6 +185,6 @@ class Voucher:
 
 def _read(line: bytes) -> PlacedRecord | None:
     try:
-        return LINE.decode(line)
+        return read(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None

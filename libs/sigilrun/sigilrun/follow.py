@@ -31,6 +31,7 @@ PAGE = 500
 # A call that waits for a position looks at the canon itself when the stream was this quiet.
 IMPATIENT_S = 0.01
 QUIET_S = 0.5
+SEEN = 64  # checkpoints remembered
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 2.0
 
@@ -56,6 +57,9 @@ class Follower:
         """`pinned`: the genesis hash of an earlier start. Nothing is read yet."""
         self.state = Governance()
         self.position = 0
+        self._seen: dict[
+            bytes, checkpoint.Checkpoint
+        ] = {}  # opened under this very state; calls of one commit share theirs
         self.wrong: WrongCanon | None = None
         self.stopped = asyncio.Event()  # set when `wrong` ended it
         self._bus = bus
@@ -116,6 +120,14 @@ class Follower:
         One that the key known here didn't sign may be signed by a successor that wasn't seen yet: then everything up to its size is seen
         first. Raises `note.NoteError` when the log didn't sign it, and `Refused`: NOT_YET.
         """
+        known = self._seen.get(data)
+        if known is None:
+            known = self._seen[data] = await self._opened(data)
+            if len(self._seen) > SEEN:
+                del self._seen[next(iter(self._seen))]
+        return known
+
+    async def _opened(self, data: bytes) -> checkpoint.Checkpoint:
         try:
             return checkpoint.open_by_size(data, self._log_key_at)
         except note.SignatureError:
@@ -221,6 +233,7 @@ class Follower:
         if not self.state.bootstrapped:
             self._check_genesis(checked)
         self.state.apply(placed.seq, checked)
+        self._seen.clear()
         self._reach(placed.seq + 1)
         for callback in self._callbacks:
             callback(placed.seq, checked)

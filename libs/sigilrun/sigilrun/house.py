@@ -203,6 +203,7 @@ def environment(resident: house.Resident, layout: Layout, addresses: stack.Addre
     if _has_database(resident):
         told |= _database(layout, addresses, resident.name)
     if resident.name == canon.WRITER:
+        told["SIGIL_CANON_DATA_DIR"] = str(layout.data / "postgres")
         told["SIGIL_CANON_HIGH_WATER_FILE"] = str(layout.data / "services" / resident.name / "high_water")
     if resident.name in KNOWS_TOKEN_HASH:
         told[KNOWS_TOKEN_HASH[resident.name]] = str(layout.token_hash)

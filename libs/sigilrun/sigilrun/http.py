@@ -27,7 +27,7 @@ from typing import Any, Final, Self, TypeVar
 import aiohttp
 import msgspec
 
-from sigilcore import canonical, licence, session, signing
+from sigilcore import canonical, licence, peers, session, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.command import Command
@@ -41,6 +41,8 @@ Rep = TypeVar("Rep", bound=msgspec.Struct)
 T = TypeVar("T")
 
 PROOF: Final = "Sigil-Proof"
+APPROVAL: Final = "Sigil-Approval"
+GRANT: Final = "Sigil-Grant"
 COMMANDS: Final = "/api/commands"
 SESSION_MS: Final = 8 * 60 * 60 * 1000
 TIMEOUT_S: Final = 30.0
@@ -54,6 +56,7 @@ PASSING: Final = frozenset(
         Code.NOT_YET,
         Code.GATE_FAULT,
         Code.STALE_DECISION,
+        Code.DISK_LOW,
         Code.RATE_LIMITED,
         Code.PROOF_STALE,
     }
@@ -96,12 +99,14 @@ class Client:
         opened: Session | None = None,
         owner: signing.Signer | None = None,
         timeout_s: float = TIMEOUT_S,
+        most_bytes: int | None = None,
     ) -> None:
-        """`owner` proves by the owner's own key whatever the session's certificate doesn't name."""
+        """`owner` proves by the owner's own key whatever the session's certificate doesn't name; `most_bytes` bounds an answer."""
         self.address = address.rstrip("/")
         self.owner = owner
         self.session: Session | None = None
         self._signer: signing.Signer | None = None
+        self._most_bytes = most_bytes
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._http: aiohttp.ClientSession | None = None
         self.use(opened)
@@ -176,6 +181,42 @@ class Client:
         self.use(opened)
         return opened
 
+    async def greet(
+        self, node: signing.Signer, *, runtime_id: str, canon_fingerprint: str, session_ms: int = SESSION_MS
+    ) -> Session:
+        """Open a session as a node, by its key, and use it.
+
+        Raises:
+            Unreachable: another deployment answers here; nothing was signed for it.
+
+        """
+        asked = await self.call(gatekeeper.CHALLENGE, Empty())
+        if (asked.runtime_id, asked.canon_fingerprint) != (runtime_id, canon_fingerprint):
+            raise Unreachable(f"{self.address} is another node: its runtime or genesis isn't the enrolled one")
+        key = signing.Ed25519Signer(seed := secrets.token_bytes(32))
+        said = peers.PeerSession(
+            runtime_id=runtime_id,
+            tenant=asked.tenant,
+            node_key=node.public_key.hex(),
+            session_key=key.public_key.hex(),
+            nonce=asked.nonce,
+            not_after_ms=_now_ms() + session_ms,
+        )
+        view = await self.call(gatekeeper.PEER, gatekeeper.OpenPeerSession(opening=peers.greet(node, said)))
+        opened = Session(
+            token=view.token,
+            session_id=view.session_id,
+            owner_id=view.owner_id,
+            owner_name=view.owner_name,
+            loa=view.loa,
+            not_after_ms=view.not_after_ms,
+            genesis_hash=canon_fingerprint,
+            runtime_id=runtime_id,
+            key=seed.hex(),
+        )
+        self.use(opened)
+        return opened
+
     async def logout(self) -> None:
         """Close the session, here and in the log."""
         assert self.session is not None
@@ -186,8 +227,8 @@ class Client:
 
     # Calls
 
-    async def call(self, command: Command[Req, Rep], request: Req) -> Rep:
-        """Ask a command.
+    async def call(self, command: Command[Req, Rep], request: Req, *, approval: str | None = None) -> Rep:
+        """Ask a command; `approval` is `<review>.<salt>` of a call that a mentor approved.
 
         Raises:
             Refused: the house said no.
@@ -196,19 +237,26 @@ class Client:
 
         """
         body = parameter_bytes(msgspec.to_builtins(request))
-        data = await self.send(command, body)
+        data = await self.send(command, body, approval=approval)
         try:
             return msgspec.json.decode(data, type=command.reply)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Unreachable(f"{self.address} doesn't answer {command.name} as declared: {error}") from error
 
-    async def ask(self, name: str, parameters: dict[str, Any]) -> Any:
+    async def ask(self, name: str, parameters: dict[str, Any], *, approval: str | None = None) -> Any:
         """Any command by name with plain parameters; plain JSON back. A name that isn't declared here is sent all the same."""
         body = parameter_bytes(parameters)
-        return json.loads(await self.send(catalogue.COMMANDS.get(name, name), body))
+        return json.loads(await self.send(catalogue.COMMANDS.get(name, name), body, approval=approval))
 
-    async def send(self, command: Command[Any, Any] | str, body: bytes) -> bytes:
-        """One signed request with these very bytes."""
+    async def send(
+        self,
+        command: Command[Any, Any] | str,
+        body: bytes,
+        *,
+        approval: str | None = None,
+        grant: str | None = None,
+    ) -> bytes:
+        """One signed request with these very bytes; with a mentor's approval, or what a peer was lent."""
         name = command if isinstance(command, str) else command.name
         headers = {"content-type": "application/json"}
         if self.session is not None:
@@ -216,8 +264,12 @@ class Client:
             proof = self._proof(command, body)
             if proof is not None:
                 headers[PROOF] = proof
+        if approval is not None:
+            headers[APPROVAL] = approval
+        if grant is not None:
+            headers[GRANT] = grant
         status, data = await self.fetch("POST", f"{COMMANDS}/{name}", body=body, headers=headers)
-        if status >= 400:
+        if not 200 <= status < 300:
             raise problem(status, data)
         return data
 
@@ -230,9 +282,19 @@ class Client:
             async with self._http.request(
                 method, self.address + path, data=body, headers=headers, allow_redirects=False
             ) as reply:
-                return reply.status, await reply.read()
+                return reply.status, await self._read(reply)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise Unreachable(f"{self.address}: {type(error).__name__}: {error}") from error
+
+    async def _read(self, reply: aiohttp.ClientResponse) -> bytes:
+        if self._most_bytes is None:
+            return await reply.read()
+        data = bytearray()
+        async for chunk in reply.content.iter_chunked(65_536):
+            data += chunk
+            if len(data) > self._most_bytes:
+                raise Unreachable(f"{self.address} answers more than {self._most_bytes} bytes")
+        return bytes(data)
 
     def _proof(self, command: Command[Any, Any] | str, body: bytes) -> str | None:
         """The session's proof of one call; the owner's own, if the call needs it and the certificate doesn't name it."""

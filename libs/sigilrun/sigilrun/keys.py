@@ -306,7 +306,7 @@ class Keystore:
         document = key_format.parse_key(_read(path), str(path))
         if document.name != name:
             raise DamagedKey(f"{path} holds the key {document.name!r}: files were swapped or renamed.")
-        if document.kdf != self._kdf or document.check != self._kek.check:
+        if document.kdf != self._kdf or not hmac.compare_digest(document.check, self._kek.check):
             raise DamagedKey(f"{path} belongs to another keystore.")
         return document, self._kek, str(path)
 
@@ -343,6 +343,10 @@ class RoleSigner:
     def _now(self) -> SealedSigner:
         wanted = self._named()
         return self._first if wanted is None or wanted == self._first.public_key else self.of(wanted)
+
+    def publics(self) -> tuple[bytes, ...]:
+        """The public keys of all the role's generations that the keystore holds now."""
+        return tuple(self._keystore.public(name) for name in self._keystore.generations(self._name))
 
     def of(self, public: bytes) -> SealedSigner:
         """The role's key with this public key. Raises KeyMissing when the keystore doesn't hold it."""

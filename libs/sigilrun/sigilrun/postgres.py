@@ -46,9 +46,15 @@ async def connect(options: settings.Canon, *, application: str) -> Any:
 async def pool(options: settings.Canon, *, application: str) -> Any:
     """A pool of `pool_size` connections. Raises `Unavailable`."""
     try:
-        return await asyncpg.create_pool(min_size=1, max_size=options.pool_size, **_arguments(options, application))
+        return await asyncpg.create_pool(
+            min_size=1, max_size=options.pool_size, reset=_as_it_is, **_arguments(options, application)
+        )
     except LOST as error:
         raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+
+async def _as_it_is(_: Any) -> None:
+    """Connections of a pool are given back as they are: who reads leaves nothing behind, and resetting them is a round trip a read."""
 
 
 def _arguments(options: settings.Canon, application: str) -> dict[str, Any]:

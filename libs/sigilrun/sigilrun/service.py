@@ -26,6 +26,7 @@ A service writes::
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -50,10 +51,14 @@ from sigilrun.follow import Follower, WrongCanon
 from sigilrun.replay import ReplayMemory
 from sigilrun.settings_sections import DeploymentFile
 
-BEFORE_GENESIS = frozenset({"license/bootstrap", "canon/bootstrap", "log/checkpoint", "canon/events"})
+# What is answered before its service is ready: what founds the canon, what readiness itself is made of, and what the writer asks before
+# it writes at all.
+BEFORE_GENESIS = frozenset({"license/bootstrap", "canon/bootstrap", "log/checkpoint", "canon/events", "log/remembered"})
 # A request's body; a call's records with their envelope are the largest.
 MAX_BODY_BYTES = 8 * 1024 * 1024
 REINTRODUCE_S = 0.5
+# Values without cycles come and go by the thousand: Python's own threshold of 700 looks for cycles among them at each call.
+GARBAGE = (20_000, 20, 50)
 
 S = TypeVar("S")
 
@@ -316,6 +321,7 @@ def run(
             print(f"{resident}: {problem}", file=sys.stderr)  # noqa: T201 - there is no log before its settings
         sys.exit(2)
     telemetry.configure(level=options.telemetry.level, as_json=options.telemetry.json, resident=resident)
+    gc.set_threshold(*GARBAGE)
     try:
         code = uvloop.run(_main(resident, build, handlers, options))
     except keys.KeystoreError as error:

@@ -88,6 +88,19 @@ class Canon(Section, frozen=True, kw_only=True):
     max_queue: Annotated[
         int, _says("records waiting for a commit before BUSY; about a second's work", ge=1, le=1_000_000)
     ] = 10_000
+    data_dir: Annotated[
+        Path | None,
+        _says("a folder on the file system of the database's data, whose room is watched; none: it isn't here"),
+    ] = None
+    reserve_mb: Annotated[
+        int,
+        _says(
+            "MiB of that file system that only revocations, closings and quorum commands may use; Postgres's log of one checkpoint and a "
+            "hundred thousand such records fit in",
+            ge=0,
+            le=1_048_576,
+        ),
+    ] = 256
     pool_size: Annotated[int, _says("connections of a reader; more than cores only queue elsewhere", ge=1, le=64)] = 4
     refill_batch: Annotated[int, _says("events published in one batch when the stream is refilled", ge=1, le=500)] = 500
 

@@ -104,8 +104,8 @@ class ViewFile(abc.ABC):
         self.db = self._anew(str(error))
 
     def _apply(self, events: Sequence[consume.Event], position: consume.Position) -> None:
-        self.db.execute("begin immediate")
         try:
+            self.db.execute("begin immediate")
             # Read inside the transaction: another process with this file could have moved it.
             at = self._position().next_seq
             if position.next_seq > at:

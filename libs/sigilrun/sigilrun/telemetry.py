@@ -10,6 +10,7 @@ Invariants:
 
 import contextlib
 import contextvars
+import functools
 import hashlib
 import logging
 import re
@@ -133,6 +134,15 @@ class Metrics:
         self.reconnects = prometheus_client.Counter(
             "sigil_bus_reconnects", "Times the bus came back.", registry=self.registry
         )
+        self._answered: dict[tuple[str, str], tuple[prometheus_client.Counter, prometheus_client.Histogram]] = {}
+
+    def answered(self, command: str, outcome: str) -> tuple[prometheus_client.Counter, prometheus_client.Histogram]:
+        """The counter and the times of a command with this outcome; looked up once."""
+        found = self._answered.get((command, outcome))
+        if found is None:
+            found = self.calls.labels(command, outcome), self.call_seconds.labels(command)
+            self._answered[command, outcome] = found
+        return found
 
     def render(self) -> bytes:
         """The registry in Prometheus's text format."""
@@ -146,10 +156,19 @@ def bind_caller(runtime_id: str, owner_id: str) -> None:
 
 def record_call(metrics: Metrics, *, command: str, outcome: str, seconds: float) -> None:
     """Count and log one answered call; `outcome` is OK, a refusal's code, or FAULT."""
-    metrics.calls.labels(command, outcome).inc()
-    metrics.call_seconds.labels(command).observe(seconds)
-    say = log.debug if outcome == OK else log.info
-    say("call", command=command, outcome=outcome, ms=round(seconds * 1000, 2))
+    count, times = metrics.answered(command, outcome)
+    count.inc()
+    times.observe(seconds)
+    if outcome != OK:
+        log.info("call", command=command, outcome=outcome, ms=round(seconds * 1000, 2))
+    elif structlog.get_config()["wrapper_class"] is _told_everything():
+        log.debug("call", command=command, outcome=outcome, ms=round(seconds * 1000, 2))
+
+
+@functools.cache
+def _told_everything() -> type:
+    """The logger of the level debug. Binding one for each call only to say nothing costs as much as counting it."""
+    return structlog.make_filtering_bound_logger(_LEVELS["debug"])
 
 
 def _with_trace_id(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

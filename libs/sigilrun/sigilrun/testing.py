@@ -48,6 +48,11 @@ class BusHouse:
         self.deployment = self._deploy()
 
     @property
+    def server_pid(self) -> int:
+        """The nats-server's process."""
+        return self._supervisor.pids()["nats"]
+
+    @property
     def seeds(self) -> Path:
         """The folder of nkey seeds, `bus_<name>` each."""
         return self.folder / "keys"
@@ -156,14 +161,15 @@ class BusHouse:
 
 
 @contextlib.asynccontextmanager
-async def bus_house(folder: Path, *, tenant: str = TENANT) -> AsyncIterator[BusHouse]:
-    """A server of its own in a new folder, on free loopback ports, ended at the end."""
-    for part in (folder, folder / "keys", folder / "nats", folder / "services"):
+async def bus_house(folder: Path, *, tenant: str = TENANT, data: Path | None = None) -> AsyncIterator[BusHouse]:
+    """A server of its own in a new folder, on free loopback ports, ended at the end; with its streams in another one, if that is named."""
+    streams = data or folder / "nats"
+    for part in (folder, folder / "keys", streams, folder / "services"):
         part.mkdir(mode=0o700, parents=True)
     port = ports.free_port()
     server = nats.Settings(
         binary=binaries.nats_server(),
-        folder=folder / "nats",
+        folder=streams,
         port=port,
         monitor_port=ports.free_port((port,)),
         server_name=nats.new_server_name(),

@@ -91,8 +91,8 @@ class Store:
     def settle(self, submitted: Submitted, cosign: Callable[[str], str], now_s: int) -> Settled:
         """Judge a request that its log signed, and persist what follows; `cosign` makes our line for a checkpoint's text."""
         origin = submitted.checkpoint.origin
-        self._db.execute("begin immediate")
         try:
+            self._db.execute("begin immediate")
             row = self._db.execute("select size, root, note from cosigned where origin = ?", (origin,)).fetchone()
             held = None if row is None else Held(size=row[0], root=row[1])
             outcome = witness.judge(submitted, held)

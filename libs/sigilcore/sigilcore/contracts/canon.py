@@ -194,6 +194,19 @@ class Cosigned(Message, frozen=True, kw_only=True):
     need: int
 
 
+class Beyond(Message, frozen=True, kw_only=True):
+    """A checkpoint of this log that somebody shows, as a signed note."""
+
+    note: Annotated[str, msgspec.Meta(min_length=1, max_length=65_536)]
+
+
+class Judged(Message, frozen=True, kw_only=True):
+    """The size of the writer's log, and why it writes no more, if it doesn't."""
+
+    size: int
+    read_only: str | None
+
+
 class LogPart(Message, frozen=True, kw_only=True):
     """A tile's or bundle's path below `/log/<tenant>/`."""
 
@@ -301,6 +314,7 @@ _APPEND_REFUSALS = (
     Code.BATCH_REFUSED,
     Code.QUORUM_NOT_SATISFIED,
     Code.BUSY,
+    Code.DISK_LOW,
     Code.READ_ONLY,
 )
 
@@ -427,6 +441,17 @@ COSIGN = Command(
     admission=Admission.BUS,
     refusals=(Code.SIGNATURE_INVALID, Code.KEY_NOT_ALLOWED, Code.NOT_FOUND),
 )
+BEYOND = Command(
+    name="canon/beyond",
+    service=WRITER,
+    request=Beyond,
+    reply=Judged,
+    summary="Show the writer a checkpoint beyond its log; signed by the log's own key, it ends the writing.",
+    action=Action.WRITE,
+    target=Target.CANON,
+    admission=Admission.BUS,
+    refusals=(Code.SIGNATURE_INVALID,),
+)
 TILE = Command(
     name="log/tile",
     service=READER,
@@ -535,6 +560,7 @@ COMMANDS = (
     CHECKPOINT,
     GROWN,
     COSIGN,
+    BEYOND,
     TILE,
     ENTRIES,
     EVENTS,

@@ -5,8 +5,8 @@ from types import MappingProxyType
 from typing import Any
 
 from sigilcore import records
-from sigilcore.contracts import canon, gatekeeper, keys, knowledge, license, projections, quorum
-from sigilcore.contracts.command import Command
+from sigilcore.contracts import canon, gatekeeper, grid, keys, knowledge, license, notary, projections, quorum
+from sigilcore.contracts.command import Admission, Command
 
 
 def collect(families: Iterable[Iterable[Command[Any, Any]]]) -> Mapping[str, Command[Any, Any]]:
@@ -31,9 +31,25 @@ def collect(families: Iterable[Iterable[Command[Any, Any]]]) -> Mapping[str, Com
         table[command.name] = command
     for command in table.values():
         for called in command.calls:
-            if called not in table:
-                raise ValueError(f"{command.name} calls unknown command {called!r}")
+            _check_call(table, command, called)
     return MappingProxyType(table)
+
+
+def _check_call(table: Mapping[str, Command[Any, Any]], command: Command[Any, Any], called: str) -> None:
+    """A call on the caller's behalf: of a command that takes permits and no owner's word, and that doesn't lead back here."""
+    wanted = table.get(called)
+    if wanted is None:
+        raise ValueError(f"{command.name} calls unknown command {called!r}")
+    if wanted.admission is not Admission.PERMIT or wanted.needs_owner:
+        raise ValueError(f"{command.name} can't call {called} on anybody's behalf")
+    reached, seen = [called], set[str]()
+    while reached:
+        name = reached.pop()
+        if name == command.name:
+            raise ValueError(f"{command.name} calls itself by way of {called}")
+        if name not in seen and name in table:
+            seen.add(name)
+            reached.extend(table[name].calls)
 
 
 COMMANDS: Mapping[str, Command[Any, Any]] = collect(
@@ -43,8 +59,10 @@ COMMANDS: Mapping[str, Command[Any, Any]] = collect(
         keys.COMMANDS,
         quorum.COMMANDS,
         canon.COMMANDS,
+        notary.COMMANDS,
         knowledge.COMMANDS,
         projections.COMMANDS,
+        grid.COMMANDS,
     )
 )
 

@@ -1,6 +1,6 @@
 """The gatekeeper: sessions, the gate, trust, and what a caller may call."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -9,11 +9,25 @@ from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Empty, Message
 from sigilcore.decision import DecisionRef, Verdict
-from sigilcore.record_types import PublicKey, RecordId
+from sigilcore.record_types import Hex32, Hex64, PublicKey, RecordId, Timestamp
 from sigilcore.refusals import Code
 
 SERVICE = "gatekeeper"
 Token = Annotated[str, msgspec.Meta(min_length=1, max_length=16_384)]
+Review = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\A[0-9a-f-]{36}\.[0-9]{1,3}\Z",
+        description="the decision that asked for the review: `<record id>.<index>`",
+    ),
+]
+Approval = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"\A[0-9a-f-]{36}\.[0-9]{1,3}\.[0-9a-f]{32}\Z",
+        description="the review that was approved and its salt: `<record id>.<index>.<salt>`",
+    ),
+]
 
 
 class Challenge(Message, frozen=True, kw_only=True):
@@ -36,6 +50,12 @@ class OpenSession(Message, frozen=True, kw_only=True):
     not_after_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
+class OpenPeerSession(Message, frozen=True, kw_only=True):
+    """A peer's opening: `peers.PeerSession`, sealed with its node's key; names this deployment, the session key and the nonce."""
+
+    opening: Token
+
+
 class SessionView(Message, frozen=True, kw_only=True):
     """An open session; `token` is what the caller presents. `bearer` says that whoever holds the token is the caller."""
 
@@ -56,10 +76,20 @@ class SessionCall(Message, frozen=True, kw_only=True):
 
 
 class Authorize(Message, frozen=True, kw_only=True):
-    """May this caller make this call? `parameters` is the exact text of the body."""
+    """May this caller make this call? `parameters` is the exact text of the body; `grant` what a peer was lent."""
 
     session: Token
     proof: Token | None = None
+    command: Annotated[str, msgspec.Meta(max_length=64)]
+    parameters: str
+    grant: Token | None = None
+    approval: Approval | None = None
+
+
+class AuthorizeChild(Message, frozen=True, kw_only=True):
+    """May this call be made on behalf of the caller of that one? `parent` is the permit of a call that the asking service is answering."""
+
+    parent: Token
     command: Annotated[str, msgspec.Meta(max_length=64)]
     parameters: str
 
@@ -70,6 +100,47 @@ class Authorized(Message, frozen=True, kw_only=True):
     permit: Token
     decision: DecisionRef
     verdict: Verdict
+
+
+class ListReviews(Message, frozen=True, kw_only=True):
+    """Calls that wait for a mentor: one's own, for a mentor everybody's."""
+
+
+class ReviewView(Message, frozen=True, kw_only=True):
+    """A call that waits for a mentor. `parameters` is the body's exact text; SHA-256 of `salt` and it is `digest`, which the decision in
+    the log holds too: whoever approves compares."""
+
+    review: Review
+    owner: str
+    command: str
+    parameters: str
+    salt: Hex32
+    digest: Hex64
+    until: Timestamp
+
+
+class ReviewList(Message, frozen=True, kw_only=True):
+    """Oldest first. They live in the gate's memory: after its restart who called asks again."""
+
+    items: tuple[ReviewView, ...]
+
+
+class DecideReview(Message, frozen=True, kw_only=True):
+    """A word on the call that has this digest."""
+
+    review: Review
+    digest: Hex64
+
+
+class ReviewDecided(Message, frozen=True, kw_only=True):
+    """Where the word stands; an approval counts `until` then, for one call."""
+
+    review: Review
+    verdict: Literal["approved", "refused"]
+    owner: str
+    command: str
+    until: Timestamp
+    id: RecordId
 
 
 class TrustCheck(Message, frozen=True, kw_only=True):
@@ -184,6 +255,15 @@ _SESSION = (
     Code.PROOF_MISSING,
     Code.PROOF_INVALID,
 )
+_APPROVAL = (
+    Code.APPROVAL_UNKNOWN,
+    Code.APPROVAL_REFUSED,
+    Code.APPROVAL_MISMATCH,
+    Code.APPROVAL_EXPIRED,
+    Code.APPROVAL_USED,
+    Code.SELF_APPROVAL,
+    Code.APPROVER_INVALID,
+)
 GATE_REFUSALS = (
     *_SESSION,
     Code.SESSION_MISSING,
@@ -191,10 +271,16 @@ GATE_REFUSALS = (
     Code.PROOF_REPLAYED,
     Code.OWNER_PROOF_NEEDED,
     Code.LICENSE_INVALID,
+    Code.PEER_INVALID,
+    Code.GRANT_INVALID,
+    Code.GRANT_REFUSED,
     Code.LOA_TOO_LOW,
     Code.OUT_OF_SCOPE,
     Code.DENIED_BY_TRUST,
+    Code.REVIEW_NEEDED,
+    *_APPROVAL,
     Code.GATE_FAULT,
+    Code.DISK_LOW,
     Code.RATE_LIMITED,
     Code.UNKNOWN_COMMAND,
 )
@@ -220,7 +306,19 @@ OPEN = Command(
     target=Target.PROFILE,
     admission=Admission.OPEN,
     http=Http(method="POST", path="/api/session/open"),
-    refusals=(Code.NONCE_INVALID, Code.CERTIFICATE_INVALID, Code.LICENSE_INVALID, Code.WEAK_KEY),
+    refusals=(Code.NONCE_INVALID, Code.CERTIFICATE_INVALID, Code.LICENSE_INVALID, Code.WEAK_KEY, Code.DISK_LOW),
+)
+PEER = Command(
+    name="session/peer",
+    service=SERVICE,
+    request=OpenPeerSession,
+    reply=SessionView,
+    summary="Open a session as another node.",
+    action=Action.WRITE,
+    target=Target.PROFILE,
+    admission=Admission.OPEN,
+    http=Http(method="POST", path="/api/session/peer"),
+    refusals=(Code.NONCE_INVALID, Code.PEER_INVALID, Code.SIGNATURE_INVALID, Code.WEAK_KEY),
 )
 CLOSE = Command(
     name="session/close",
@@ -245,6 +343,72 @@ AUTHORIZE = Command(
     target=Target.PROFILE,
     admission=Admission.OPEN,
     refusals=GATE_REFUSALS,
+)
+CHILD = Command(
+    name="authorize/child",
+    service=SERVICE,
+    request=AuthorizeChild,
+    reply=Authorized,
+    summary="Ask the gate for a call on behalf of the caller of another one.",
+    action=Action.EXECUTE,
+    target=Target.PROFILE,
+    admission=Admission.BUS,
+    scopes=1,
+    refusals=(
+        *GATE_REFUSALS,
+        Code.PERMIT_INVALID,
+        Code.PERMIT_EXPIRED,
+        Code.PERMIT_MISMATCH,
+        Code.CALL_UNDECLARED,
+    ),
+)
+APPROVAL_LIST = Command(
+    name="approval/list",
+    service=SERVICE,
+    request=ListReviews,
+    reply=ReviewList,
+    summary="Calls that wait for a mentor's approval.",
+    action=Action.READ,
+    target=Target.PROFILE,
+    rung=Loa.GUEST,
+    http=Http(method="GET", path="/api/approval/list"),
+)
+_DECIDED: dict[str, object] = {"review": "01900000-0000-7000-8000-000000000000.0", "digest": "0" * 64}
+_DECIDING = (
+    Code.REVIEW_UNKNOWN,
+    Code.APPROVAL_MISMATCH,
+    Code.APPROVAL_EXPIRED,
+    Code.SELF_APPROVAL,
+    Code.APPROVER_INVALID,
+)
+APPROVE = Command(
+    name="approval/approve",
+    service=SERVICE,
+    request=DecideReview,
+    reply=ReviewDecided,
+    summary="Approve one call that waits, its very parameters.",
+    action=Action.ELEVATION,
+    target=Target.CONFIG,
+    rung=Loa.MENTOR,
+    writes=("approval_decided",),
+    http=Http(method="POST", path="/api/approval/approve"),
+    refusals=_DECIDING,
+    example=_DECIDED,
+)
+REFUSE = Command(
+    name="approval/refuse",
+    service=SERVICE,
+    request=DecideReview,
+    reply=ReviewDecided,
+    summary="Refuse one call that waits.",
+    action=Action.ELEVATION,
+    target=Target.CONFIG,
+    rung=Loa.MENTOR,
+    writes=("approval_decided",),
+    scored=False,
+    http=Http(method="POST", path="/api/approval/refuse"),
+    refusals=_DECIDING,
+    example=_DECIDED,
 )
 TRUST_CHECK = Command(
     name="trust/check",
@@ -338,8 +502,13 @@ REPORT = Command(
 COMMANDS = (
     CHALLENGE,
     OPEN,
+    PEER,
     CLOSE,
     AUTHORIZE,
+    CHILD,
+    APPROVAL_LIST,
+    APPROVE,
+    REFUSE,
     TRUST_CHECK,
     TRUST_EXPLAIN,
     TRUST_STATUS,

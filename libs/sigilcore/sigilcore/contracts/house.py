@@ -1,8 +1,8 @@
 """Who lives in the house, and what each may say and hear on the bus.
 
 One entry a process identity. Bus permissions are derived from it, so an arrow that isn't drawn here can't be sent: a service may publish
-to the commands it answers for nobody, to those it `asks`, and to its own consumers of the change stream. Only the writer publishes
-change events.
+to the commands it answers for nobody, to those it `asks`, to those that its own commands call on their callers' behalf, with its own door
+at the gatekeeper for these, and to its own consumers of the change stream. Only the writer publishes change events.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from sigilcore import records
-from sigilcore.contracts import canon, catalogue
+from sigilcore.contracts import canon, catalogue, gatekeeper
 
 STREAM = "CANON"
 EVENTS = "canon.v1"
@@ -44,7 +44,13 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
     {
         resident.name: resident
         for resident in (
-            Resident(name="canon_writer", key=True, store="postgres:writer", module="services.canon_writer"),
+            Resident(
+                name="canon_writer",
+                asks=("log/remembered",),
+                key=True,
+                store="postgres:writer",
+                module="services.canon_writer",
+            ),
             Resident(
                 name="canon_reader",
                 follows=True,
@@ -56,10 +62,11 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
             Resident(name="quorum", asks=_AUTHOR, follows=True, module="services.quorum"),
             Resident(
                 name="notary",
-                asks=(*_AUTHOR, "log/consistency", "canon/cosign"),
+                asks=(*_AUTHOR, "log/consistency", "canon/cosign", "canon/beyond"),
                 follows=True,
                 module="services.notary",
             ),
+            Resident(name="grid", asks=_AUTHOR, follows=True, store="sqlite", module="services.grid"),
             Resident(name="knowledge", asks=_AUTHOR, follows=True, store="sqlite", module="services.knowledge"),
             Resident(
                 name="projections",
@@ -121,6 +128,7 @@ GOVERNING = ("all", "governing")
 # either needs. All system records have it too. No caller makes many of them: a gate has one decision batch in flight.
 RESERVED_KINDS = frozenset(
     {
+        "approved_decision",
         "decision_batch",
         "key_revoked",
         "license_revoked",
@@ -177,13 +185,20 @@ def origin(runtime_id: str, tenant: str) -> str:
     return f"sigil/{runtime_id}/{tenant}"
 
 
+def called_by(resident: str) -> tuple[str, ...]:
+    """What a service's commands call on their callers' behalf, where it is asked; with it the service's own door at the gatekeeper."""
+    called = dict.fromkeys(name for command in catalogue.of_service(resident) for name in command.calls)
+    doors = (gatekeeper.CHILD.subject_of(resident),) if called else ()
+    return (*doors, *(catalogue.COMMANDS[name].heard for name in called))
+
+
 def allowance(resident: Resident, tenant: str) -> Allowance:
     """The allow-lists of one identity."""
     asked = tuple(catalogue.COMMANDS[name].heard for name in resident.asks)
     answered = tuple(command.heard for command in catalogue.of_service(resident.name))
     inbox = f"_INBOX_{resident.name}.>"
     name = stream(tenant)
-    publish = [*asked]
+    publish = [*asked, *called_by(resident.name)]
     subscribe = [*answered, inbox]
     if resident.module:
         subscribe += [

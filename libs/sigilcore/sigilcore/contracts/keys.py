@@ -41,7 +41,7 @@ class KeyView(Message, frozen=True, kw_only=True):
     """A key that the log ever knew, and the positions between which it speaks. `name` is a service, a witness, Root's owner, or the log."""
 
     key_id: Hex32
-    role: Literal["root", "log", "service", "instance", "witness"]
+    role: Literal["root", "log", "service", "instance", "witness", "peer"]
     name: str
     instance: str | None
     public_key: PublicKey

@@ -7,8 +7,9 @@ import msgspec
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Id, Limit, Message, WaitFor
+from sigilcore.decision import FrozenChain
 from sigilcore.record import SignedRecord
-from sigilcore.record_types import Hex64, Name, RecordId
+from sigilcore.record_types import Hex32, Hex64, Name, RecordId
 from sigilcore.refusals import Code, Refusal
 
 SERVICE = "knowledge"
@@ -81,6 +82,25 @@ class MemoryRead(Message, frozen=True, kw_only=True):
     user_id: Name | None = None
     version: Annotated[int, msgspec.Meta(ge=1, le=2**31)] | None = None
     wait_for: WaitFor | None = None
+
+
+class MemoryExplain(Message, frozen=True, kw_only=True):
+    """Why a memory is there, current or at an earlier version (from 1)."""
+
+    key: Slug
+    user_id: Name | None = None
+    version: Annotated[int, msgspec.Meta(ge=1, le=2**31)] | None = None
+    wait_for: WaitFor | None = None
+
+
+class MemoryReason(Message, frozen=True, kw_only=True):
+    """A memory, and the gate's decision that admitted it: its link in the log and its whole reasoning. A record that its owner signed
+    links no decision, and `signed_by` is the owner's key; else it is the service's."""
+
+    memory: MemoryView
+    signed_by: Hex32
+    decision: str | None
+    reasoning: FrozenChain | None
 
 
 class Item(Message, frozen=True, kw_only=True):
@@ -239,6 +259,19 @@ MEMORY_READ = Command(
     http=Http(method="GET", path="/api/memory/read/{key}"),
     refusals=_READ,
 )
+MEMORY_EXPLAIN = Command(
+    name="memory/explain",
+    service=SERVICE,
+    request=MemoryExplain,
+    reply=MemoryReason,
+    summary="Why a memory is there: the decision that admitted it.",
+    action=Action.READ,
+    target=Target.MEMORY,
+    rung=Loa.OBSERVER,
+    calls=("canon/get", "audit/get"),
+    http=Http(method="GET", path="/api/memory/explain/{key}"),
+    refusals=(*_READ, Code.CORRUPT_RECORD, Code.LOA_TOO_LOW, Code.OUT_OF_SCOPE, Code.DENIED_BY_TRUST),
+)
 USER_WRITE = Command(
     name="canon/user/write",
     service=SERVICE,
@@ -316,4 +349,14 @@ USER_READ = Command(
     refusals=_READ,
 )
 
-COMMANDS = (MEMORY_WRITE, MEMORY_LIST, MEMORY_READ, USER_WRITE, USER_BATCH, USER_ERASE, USER_LIST, USER_READ)
+COMMANDS = (
+    MEMORY_WRITE,
+    MEMORY_LIST,
+    MEMORY_READ,
+    MEMORY_EXPLAIN,
+    USER_WRITE,
+    USER_BATCH,
+    USER_ERASE,
+    USER_LIST,
+    USER_READ,
+)

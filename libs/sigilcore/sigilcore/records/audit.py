@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from sigilcore import decision, licence
-from sigilcore.record_types import Hex32, Hex64, Signature
+from sigilcore import decision, licence, peers
+from sigilcore.grant import Epoch, GrantToken, MeshName, PeerName
+from sigilcore.record_types import Hex32, Hex64, PublicKey, RecordId, Signature, Timestamp
 from sigilcore.records.kind import Kind
 
 Text = Annotated[str, msgspec.Meta(max_length=512)]
@@ -35,6 +36,27 @@ class DecisionBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """All decisions that were in flight together."""
 
     decisions: Annotated[tuple[decision.FrozenChain, ...], msgspec.Meta(min_length=1, max_length=256)]
+
+
+class ApprovalDecided(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mentor's word on one call: `review` names the decision that asked for it, `owner`, `command` and `digest` say which call that was,
+    `not_after` until when the word counts. `licence` is the approver's."""
+
+    review: Annotated[str, msgspec.Meta(max_length=40)]
+    verdict: Literal["approved", "refused"]
+    owner: Text
+    command: Text
+    digest: Hex64
+    approver: Text
+    licence: Text
+    not_after: Timestamp
+    request: decision.Request
+
+
+class ApprovedDecision(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An Allow that stands on a mentor's approval, and uses it up: a batch of one."""
+
+    decision: decision.FrozenChain
 
 
 class SessionOpened(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -144,6 +166,95 @@ class LogContradiction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     evidence: Annotated[str, msgspec.Meta(max_length=16_384)]
 
 
+class Reach(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a peer answers and who it must be there: its deployment, and the owner whose grants we may hold."""
+
+    address: peers.Address
+    runtime_id: RecordId
+    canon_fingerprint: Hex64
+    owner_key: PublicKey
+
+
+class PeerEnrolled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A node may call here from now on, in the name of its key. Enrolling a name again takes the place of the first, and lifts a block.
+
+    `mesh_key` lets that mesh set the peer's tier by its signature; without `reach` the peer is never called from here.
+    """
+
+    peer: PeerName
+    key: PublicKey
+    tier: peers.Tier
+    mesh: MeshName
+    mesh_key: PublicKey | None
+    reach: Reach | None
+    request: decision.Request
+
+
+class PeerBlocked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A peer's calls end here, whatever it shows, until it is enrolled again."""
+
+    peer: PeerName
+    reason: Text
+    request: decision.Request
+
+
+class PeerTiered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mesh's signed word set a member's tier."""
+
+    peer: PeerName
+    membership: Annotated[str, msgspec.Meta(max_length=2_048)]
+    request: decision.Request
+
+
+class GrantIssued(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The owner lent commands to a peer: the signed grant itself, which only the peer's key can use."""
+
+    grant: GrantToken
+    grant_hash: Hex64
+    grantee_key: PublicKey
+    epoch: Epoch
+    request: decision.Request
+
+
+class GrantRevoked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """No grant up to this epoch counts any more for this key: the mark moves here and now."""
+
+    grantee_key: PublicKey
+    epoch: Epoch
+    reason: Text
+    request: decision.Request
+
+
+class GrantMark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A peer showed a grant above its mark, which stands here from now on; the grant is kept so that a replay judges by it."""
+
+    grantee_key: PublicKey
+    epoch: Epoch
+    grant_hash: Hex64
+    grant: GrantToken
+
+
+class PeerCalled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command was asked of a peer for a caller of ours. `outcome`: `answered`, the code it refused with, or what was the matter."""
+
+    peer: PeerName
+    key_id: Hex32
+    command: Annotated[str, msgspec.Meta(max_length=64)]
+    grant_hash: Hex64 | None
+    outcome: Annotated[str, msgspec.Meta(max_length=64)]
+    request: decision.Request
+
+
+OF_DECISIONS = ("decision_batch", "approved_decision")  # the kinds that carry decisions
+
+
+def decisions_in(payload: object) -> tuple[decision.FrozenChain, ...]:
+    """The decisions that a record carries, in the order of their index."""
+    if isinstance(payload, DecisionBatch):
+        return payload.decisions
+    return (payload.decision,) if isinstance(payload, ApprovedDecision) else ()
+
+
 def _owner(payload: SessionOpened | SessionClosed) -> str:
     return payload.owner_id
 
@@ -152,7 +263,7 @@ def _kind(tag: str, payload: type[msgspec.Struct], summary: str, *authors: str, 
     return Kind(tag=tag, payload=payload, space="audit", summary=summary, authors=authors, **more)  # type: ignore[arg-type]
 
 
-_EVERY_AUTHOR = ("gatekeeper", "license", "quorum", "knowledge", "notary")
+_EVERY_AUTHOR = ("gatekeeper", "license", "quorum", "knowledge", "notary", "grid")
 
 KINDS = (
     _kind(
@@ -171,6 +282,25 @@ KINDS = (
         "The gate's decisions, frozen.",
         "gatekeeper",
         max_bytes=1 << 20,
+    ),
+    _kind(
+        "approval_decided",
+        ApprovalDecided,
+        "A mentor approved or refused one call.",
+        "gatekeeper",
+        effect=True,
+        governs=True,
+        subject=lambda p: p.owner,
+        thing=lambda p: p.review,
+    ),
+    _kind(
+        "approved_decision",
+        ApprovedDecision,
+        "The gate's decision on an approved call, frozen.",
+        "gatekeeper",
+        governs=True,
+        max_bytes=256 * 1024,
+        subject=lambda p: p.decision.chain.audit.owner,
     ),
     _kind("session_opened", SessionOpened, "A login.", "gatekeeper", subject=_owner),
     _kind("session_closed", SessionClosed, "A logout.", "gatekeeper", governs=True, subject=_owner),
@@ -216,4 +346,11 @@ KINDS = (
     _kind("refusal_summary", RefusalSummary, "Counts of what was refused without a record.", "gatekeeper"),
     _kind("log_contradiction", LogContradiction, "Another history of this log was seen.", "notary"),
     _kind("append_refused", AppendRefused, "The writer refused an append.", *_EVERY_AUTHOR),
+    _kind("peer_enrolled", PeerEnrolled, "A node may call here.", "grid", effect=True, governs=True),
+    _kind("peer_blocked", PeerBlocked, "A node may call here no more.", "grid", effect=True, governs=True),
+    _kind("peer_tiered", PeerTiered, "A mesh set a peer's tier.", "grid", effect=True, governs=True),
+    _kind("grant_issued", GrantIssued, "Commands were lent to a peer.", "grid", effect=True, governs=True),
+    _kind("grant_revoked", GrantRevoked, "A peer's grants ended.", "grid", effect=True, governs=True),
+    _kind("grant_mark", GrantMark, "A peer showed a grant above its mark.", "gatekeeper", governs=True),
+    _kind("peer_called", PeerCalled, "A command was asked of a peer.", "grid", effect=True),
 )

@@ -47,6 +47,7 @@ OUTSIDE = "OUTSIDE"
 # Fewer than the server's, so that the house finds a place. What comes from outside are questions.
 OUTSIDE_CONNECTIONS = 128
 OUTSIDE_PAYLOAD_BYTES = 64 * 1024
+ROOM_BYTES = 16 * 1024 * 1024  # enough for a stream to go on: two of its largest batches
 RELOAD_S = 10.0
 _RELOAD_LOOK_S = 0.05
 
@@ -243,6 +244,7 @@ def process(settings: Settings, log: Path) -> supervisor.ProcessSpec:
         log=log,
         cwd=settings.folder,
         ready=lambda: ready(settings),
+        sound=lambda: sound(settings),
         stop_signal=signal.SIGTERM,
         stop_timeout_s=8.0,
     )
@@ -261,6 +263,21 @@ async def ready(settings: Settings) -> bool:
         return False
     varz = await _get(settings.monitor_port, "/varz")
     return varz["server_name"] == settings.server_name and varz["jetstream"]["config"]["sync_always"] is True
+
+
+async def sound(settings: Settings) -> bool:
+    """False if a stream has stopped for want of room, and there is room now: nats-server takes nothing into such a stream any more, and
+    says so, until it is started anew. While the disk is full a new start would only interrupt everybody.
+
+    Raises:
+        OSError: nobody listens.
+
+    """
+    error = str((await _get(settings.monitor_port, "/healthz")).get("error", ""))
+    if "write error" not in error:
+        return True
+    found = os.statvfs(settings.folder)
+    return found.f_bavail * found.f_frsize < ROOM_BYTES
 
 
 def _refuse_doubles(users: Sequence[BusUser]) -> None:

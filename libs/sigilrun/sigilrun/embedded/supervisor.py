@@ -4,6 +4,7 @@ Invariants:
 
 - a process starts once everything in its `after` is ready, also when it is started again;
 - what dies is started again, for ever, after 0.1 s growing to 5 s; ten seconds of life make it 0.1 s again;
+- what says of itself that only a new start helps (`sound`) is ended, and so started again;
 - the end runs backwards: a process is asked to stop only when all that come after it have ended, and nothing
   is left running when `stop` returns;
 - when the supervisor itself is killed, the kernel sends every process its `death_signal` (see `child`).
@@ -36,6 +37,8 @@ DEATHS_AT_START = 4
 PROBE_TIMEOUT_S = 2.0
 PROBE_FIRST_S = 0.015
 PROBE_MOST_S = 0.5
+# Between two questions whether a process that runs is sound.
+SOUND_S = 2.0
 # A log that a crashing process has grown beyond this is set aside at the next restart.
 LOG_MOST_BYTES = 16 * 1024 * 1024
 
@@ -52,6 +55,8 @@ class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     cwd: Path
     ready: Callable[[], Awaitable[bool]] | None = None
     ready_timeout_s: float = 30.0
+    # Asked now and then while it runs: a clear no ends it, so that it is started anew. No answer is no such no.
+    sound: Callable[[], Awaitable[bool]] | None = None
     stop_signal: int = signal.SIGTERM
     stop_timeout_s: float = 10.0
     # Sent when the first was not enough, before the kill that always comes last.
@@ -196,10 +201,21 @@ class Supervisor:
         if await _until_ready(kept, process):
             kept.ready.set()
             kept.was_ready = True
-            await process.exited.wait()
+            await self._watch(kept, process)
         kept.ready.clear()
         self._report_pids()
         _tell("process_died", process=kept.spec.name, code=process.returncode, starts=kept.starts)
+
+    async def _watch(self, kept: _Kept, process: spawn.Process) -> None:
+        """Until its death, or until it says of itself that only a new start helps."""
+        if kept.spec.sound is None:
+            await process.exited.wait()
+            return
+        while not await process.wait(SOUND_S):
+            if not await _is_sound(kept.spec.sound):
+                _tell("process_unsound", process=kept.spec.name)
+                kept.ready.clear()
+                await process.end(_stop_steps(kept.spec), self._hurry)
 
     def _report_pids(self) -> None:
         """A full disk must not end the supervision: the report is one change late, then."""
@@ -272,6 +288,15 @@ async def _says_ready(kept: _Kept) -> bool:
         return False
     kept.last_answer = "ready" if is_ready else "not ready"
     return is_ready
+
+
+async def _is_sound(asks: Callable[[], Awaitable[bool]]) -> bool:
+    """False only if it says so."""
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            return await asks()
+    except Exception:
+        return True
 
 
 def _stop_steps(spec: ProcessSpec) -> list[tuple[int, float]]:

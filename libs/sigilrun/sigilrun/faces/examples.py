@@ -30,6 +30,7 @@ _VALUES: dict[str, Any] = {
     "owner_name": "Ada",
     "parameters": '{"key":"greeting","text":"Say good morning."}',
     "path": "tile/0/000",
+    "peer": "library",
     "payload": "{}",
     "proposal_id": ID,
     "root_key": "01" * 32,

@@ -44,6 +44,12 @@ their own beside it. The body's very bytes are what the gate judges and a proof 
 `Sigil-Proof` with each call: its key's signature over command, parameters, time and a fresh nonce. For a GET the parameters are the
 canonical JSON (RFC 8785) of the given path and query fields; with an `Idempotency-Key` they are that of the body with `id` set to it.
 
+**Peers** are other nodes: `session/peer` opens their session, and `Sigil-Grant` carries what the owner of this node lent them. A grant that
+can't be read, or that nobody would look at, is `GRANT_INVALID`.
+
+**Reviews.** A call that a mentor must approve first is refused with `REVIEW_NEEDED`. Once approved, repeat it with the very same parameters
+and `Sigil-Approval: <review>.<salt>`, both from the refusal's `info`.
+
 **Bodies** are I-JSON (RFC 7493) in UTF-8: no key twice, no integer beyond ±(2^53 - 1), none written as `1.0`, no unknown field.
 
 **Refusals** are RFC 9457 problem documents with a code, the next step and a trace id. An unknown path is `NOT_FOUND`, an unknown
@@ -139,7 +145,7 @@ def _operation(route: Route) -> dict[str, Any]:
         operation |= _said_of(command)
     parameters = query_of(route)
     if command is not None and command.admission is Admission.PERMIT:
-        parameters.append(_PROOF_HEADER)
+        parameters.extend((_PROOF_HEADER, _APPROVAL_HEADER))
     if command is not None and takes_idempotency_key(command) and route.method == "POST":
         parameters.append(_KEY_HEADER)
     if route.method == "POST" and command is not None:
@@ -383,6 +389,13 @@ _PROOF_HEADER = {
     "required": False,
     "description": "Of a key-bound session: its key's signature over this call.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 16_384},
+}
+_APPROVAL_HEADER = {
+    "name": "Sigil-Approval",
+    "in": "header",
+    "required": False,
+    "description": "Of a call that a mentor approved: `<review>.<salt>`, as the refusal of the first call told them.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 128},
 }
 _KEY_HEADER = {
     "name": "Idempotency-Key",
