@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cli import owner
-from sigilcore import policy, record
+from sigilcore import record
 from sigilcore.access import Loa
 from sigilcore.contracts import gatekeeper, license
 from sigilcore.contracts.common import Empty
@@ -33,9 +33,9 @@ async def test_a_flood_fills_no_log_and_starves_no_brake(house: machine.Machine)
     mentor = await house.enrol("mentor-1")
     flooder = await house.person("flooder", Loa.OPERATOR)
     victim = await house.person("victim", Loa.OPERATOR)
-    wide = {"version": "v2", "rate_limit": 240}
+    payload = owner.seal_payload(1, kinds={}, proposal_ttl_s=3600)
     assert house.root.signer is not None
-    proposed = await owner.propose_policy(house.root.client, house.root.signer, policy.AccessPolicy(**wide))
+    proposed = await owner.propose(house.root.client, house.root.signer, "quorum_policy", payload)
     assert flooder.client.session is not None
     before, _ = await house.ledger()
     flood = flooding.Flood(house.address, flooder.client.session.token)
@@ -45,7 +45,6 @@ async def test_a_flood_fills_no_log_and_starves_no_brake(house: machine.Machine)
         with pytest.raises(Refused) as caught:
             await victim.client.call(gatekeeper.PING, Empty())
         assert caught.value.code is Code.LICENSE_INVALID
-        assert proposed.proposal_id is not None
         tally = await house.attest(proposed.proposal_id, mentor)
         assert tally.have == 1
         await flood.sent(2 * REQUESTS)
