@@ -14,7 +14,7 @@ Invariants:
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from aiohttp import hdrs, web
@@ -53,8 +53,17 @@ _WITHOUT_CSRF = frozenset({"/api/csrf/token"})  # it changes nothing, and only i
 class Gateway:
     """Everything that requests share. `serving` runs it."""
 
-    def __init__(self, bus: Bus, options: settings.Gateway, deployed: settings.DeploymentFile, folder: Path) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        options: settings.Gateway,
+        deployed: settings.DeploymentFile,
+        folder: Path,
+        *,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
         """`folder` keeps the counts. Raises ValueError for trusted proxies that are no networks, and for a page that is too large."""
+        self._now_s = now_s
         self._bus = bus
         self._options = options
         self._tenant = deployed.tenant
@@ -180,11 +189,11 @@ class Gateway:
         tried = logins.attempt(bound.command, bound.body, address)
         if tried is None:
             return await self._calls.answer(bound)
-        self._logins.check(tried, time.time())
+        self._logins.check(tried, self._now_s())
         try:
             return await self._calls.answer(bound)
         except Refused as refused:
-            self._logins.failed(tried, refused.code, time.time())
+            self._logins.failed(tried, refused.code, self._now_s())
             raise
 
     # What a request must show.
@@ -213,7 +222,7 @@ class Gateway:
         standing = self._rates.count(
             address=address,
             session=None if token is None else self._known.good(token),
-            now_s=time.time(),
+            now_s=self._now_s(),
             reserved=reserved,
         )
         seen.standing = standing.headers()

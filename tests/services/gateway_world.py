@@ -8,7 +8,8 @@ import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,14 +59,16 @@ class World:
         self.ledger.issue(self.mia, Loa.MENTOR)
 
     @contextlib.asynccontextmanager
-    async def gateway(self, *, folder: Path | None = None, **options: Any) -> AsyncIterator["Face"]:
+    async def gateway(
+        self, *, folder: Path | None = None, now_s: Callable[[], float] = time.time, **options: Any
+    ) -> AsyncIterator["Face"]:
         """A gateway on a free port with its own connection, and a state folder of its own unless one is given."""
         bus = await self.running.bus("gateway")
         chosen = settings.Gateway(**({"port": 0, "cookie_secure": False} | options))
         self.gateways += 1
         kept = folder or self.folder / f"gateway-{self.gateways}"
         kept.mkdir(parents=True, exist_ok=True)
-        one = Gateway(bus, chosen, self.running.deployment, kept)
+        one = Gateway(bus, chosen, self.running.deployment, kept, now_s=now_s)
         async with one.serving(patience_s=5), aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
             yield Face(one, http)
 

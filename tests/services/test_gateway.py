@@ -557,7 +557,7 @@ def test_fixed_paths_come_before_patterns() -> None:
 
 async def test_an_address_has_its_limit(home: World) -> None:
     """Beyond it 429, with the seconds to wait; health is answered all the same."""
-    async with home.gateway(rate_limit_per_minute=3) as face:
+    async with home.gateway(rate_limit_per_minute=3, now_s=lambda: 600.0) as face:
         answers = [await face.send("GET", "/openapi.json") for _ in range(4)]
         assert [one.status for one in answers] == [200, 200, 200, 429]
         assert [one.headers["RateLimit-Remaining"] for one in answers] == ["2", "1", "0", "0"]
@@ -570,7 +570,7 @@ async def test_an_address_has_its_limit(home: World) -> None:
 
 async def test_a_session_has_a_limit_of_its_own(home: World) -> None:
     """Who shows a session that the gate took leaves the address's count alone, and is stopped by its own."""
-    async with home.gateway(rate_limit_per_minute=3, session_rate_per_minute=2) as face:
+    async with home.gateway(rate_limit_per_minute=3, session_rate_per_minute=2, now_s=lambda: 600.0) as face:
         token, _ = await face.login(home.bob)
         answers = [await face.call("ping", authorization=bearer(token)) for _ in range(3)]
         assert [one.status for one in answers] == [200, 200, 429]
@@ -580,21 +580,21 @@ async def test_a_session_has_a_limit_of_its_own(home: World) -> None:
 
 async def test_guessing_tokens_gains_nothing_by_changing_the_guess(home: World) -> None:
     """A token that the gate never took counts for the address."""
-    async with home.gateway(rate_limit_per_minute=3) as face:
+    async with home.gateway(rate_limit_per_minute=3, now_s=lambda: 600.0) as face:
         answers = [await face.call("ping", authorization=bearer(f"guess{n}")) for n in range(4)]
         assert [one.code for one in answers] == ["SESSION_INVALID"] * 3 + ["RATE_LIMITED"]
 
 
 async def test_forwarded_headers_of_strangers_are_hearsay(home: World) -> None:
     """Nobody gets a fresh count by naming another address."""
-    async with home.gateway(rate_limit_per_minute=2) as face:
+    async with home.gateway(rate_limit_per_minute=2, now_s=lambda: 600.0) as face:
         answers = [await face.send("GET", "/openapi.json", x_forwarded_for=f"203.0.113.{n}") for n in range(3)]
         assert [one.status for one in answers] == [200, 200, 429]
 
 
 async def test_a_trusted_proxy_names_the_caller(home: World) -> None:
     """The address that the proxy saw is counted; what the caller claimed before it is not."""
-    async with home.gateway(rate_limit_per_minute=2, trusted_proxies=("127.0.0.0/8",)) as face:
+    async with home.gateway(rate_limit_per_minute=2, trusted_proxies=("127.0.0.0/8",), now_s=lambda: 600.0) as face:
         for last in (5, 6):
             sent = [f"198.51.100.{n}, 203.0.113.{last}" for n in range(3)]
             answers = [await face.send("GET", "/openapi.json", x_forwarded_for=one) for one in sent]
