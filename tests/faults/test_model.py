@@ -302,8 +302,10 @@ class Ledger(RuleBasedStateMachine):
                 self.settled()
                 self.run(self._judge())
         finally:
-            self.run(self._end())
-            self.runner.close()
+            try:
+                self.run(self._end())
+            finally:
+                self.runner.close()
 
     async def _judge(self):
         placed = [row.placed() for row in await self.rows()]
