@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import types
 from typing import Any
 
 import msgspec
@@ -238,6 +239,24 @@ async def test_the_mark_moves_even_when_nothing_is_conferred(house):
     with refused(Code.GRANT_REFUSED) as caught:
         await house.ask(contract.AUTHORIZE, house.request(again, "memory/write", WRITE, grant=first), gate=restarted)
     assert caught.value.detail["grant"] == "Superseded"
+
+
+async def test_epoch_rolled_back_from_a_backup(house):
+    """A log set back to before a higher epoch was shown: its writer takes no word more, so the older grant lets nothing through."""
+    client = await house.greet(house.lib)
+    first, second = house.world.lend(house.lib, "memory/write"), house.world.lend(house.lib)
+    await house.authorize(client, "memory/write", WRITE, grant=first)
+    backup = house.world.log[:]
+    await house.authorize(client, "ping", grant=second)
+
+    set_back = desk.MemoryLog(types.SimpleNamespace(log=backup, placed=lambda: house.world.placed()[: len(backup)]))  # type: ignore[arg-type]
+    set_back.broken = Refused(Code.READ_ONLY, "the high-water file knows more records than the store")
+    gate = Gatekeeper(limits=Limits(), clock=house.world.clock, signer=house.world.services["gatekeeper"], log=set_back)
+    house.world.clock.advance(1)
+    assert set_back.state.mark_of(client.view.owner_id.removeprefix("peer:")).epoch == 1
+    with refused(Code.GATE_FAULT):
+        await house.ask(contract.AUTHORIZE, house.request(client, "memory/write", WRITE, grant=first), gate=gate)
+    assert house.marks() == [1, 2]
 
 
 async def test_a_mark_is_moved_once(house):
