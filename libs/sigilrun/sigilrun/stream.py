@@ -4,7 +4,8 @@ Invariants:
 
 - the stream's sequence is the canon's seq + 1; every publication says after which sequence it stands, so a gap or a double is refused
   whole by the server, and its place is verified in the acknowledgement;
-- from 25 messages on a publication is one atomic batch: all of it or nothing;
+- from 25 messages on a publication is one atomic batch: all of it or nothing; fewer are sent together, and since each names the sequence
+  before it, nothing stands after one that was refused;
 - nothing is lost by limits: the stream has none, and when the disk is full it refuses;
 - a reader has no durable state here: an ephemeral consumer, acknowledging nothing, from a position that the reader owns.
 
@@ -243,9 +244,14 @@ async def publish(bus: Wire, events: Sequence[Event], expected_last_seq: int) ->
         return await _publish_batch(bus, events, last)
     if len(events) > BATCH_MOST:
         raise ValueError(f"{len(events)} events, at most {BATCH_MOST} in one batch")
-    for event in events:
-        headers = event.headers | {"Nats-Msg-Id": event.message_id, "Nats-Expected-Last-Sequence": str(last)}
-        last = _placed(await _ask(bus, event, headers), last, 1)
+    asked = []
+    for before, event in enumerate(events, last):
+        headers = event.headers | {"Nats-Msg-Id": event.message_id, "Nats-Expected-Last-Sequence": str(before)}
+        asked.append(_ask(bus, event, headers))
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(answer, BaseException):
+            raise answer
+        last = _placed(answer, last, 1)
     return last
 
 
