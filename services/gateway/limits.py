@@ -13,6 +13,7 @@ request, would hold 120 000 entries a session.
 """
 
 import collections
+import functools
 import hashlib
 import ipaddress
 import math
@@ -145,6 +146,7 @@ def counted(address: str) -> str:
     return address
 
 
+@functools.lru_cache(maxsize=1024)  # a caller's address is read several times a request
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         parsed = ipaddress.ip_address(text.partition("%")[0])
