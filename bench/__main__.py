@@ -9,7 +9,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import core, decisions, house, ledger, replay
+from bench import core, decisions, flood, house, ledger, replay
 from bench.figures import Figure
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -44,6 +44,7 @@ def main() -> None:
         ("Judging a ledger again", replay.run(5_000 if fast else replay.RECORDS)),
         (LEDGER, uvloop.run(ledger.run(fast))),
         ("The house, end to end", asyncio.run(house.run(fast))),
+        ("Braking under a flood", asyncio.run(flood.run(fast))),
     ]
     show("Benchmarks", sections, PAGE)
 

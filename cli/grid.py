@@ -19,7 +19,7 @@ from sigilcore.contracts import catalogue, common
 from sigilcore.contracts import grid as contract
 from sigilrun import private_files
 
-PeerArgument = Annotated[str, typer.Argument(metavar="PEER", help="the peer's name here")]
+PeerArgument = Annotated[str, typer.Argument(help="the peer's name here")]
 CardFile = Annotated[
     Path, typer.Option("--card", help="the peer's card, as its people gave it to you (sigil grid card there)")
 ]
@@ -204,7 +204,7 @@ def call(
     state: State,
     peer: PeerArgument,
     *,
-    name: Annotated[str, typer.Argument(metavar="COMMAND", help="a command's name, such as memory/list")],
+    name: Annotated[str, typer.Argument(help="a command's name, such as memory/list")],
     words: Annotated[
         list[str] | None, typer.Argument(metavar="PARAMETERS", help="one JSON object, or --key value pairs")
     ] = None,

@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 import msgspec
 import structlog
 
-from services.canon_writer import rules, tree
+from services.canon_writer import room, rules, tree
 from services.canon_writer.laws import (
     Batch,
     Broken,
@@ -62,6 +62,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     batch_records: int = 500  # a commit of this size takes about 10 ms; larger ones gain nothing
     waiting_records: int = 4_000  # eight commits; whoever comes later hears BUSY at once
     waiting_bytes: int = 64 * 1024 * 1024  # memory that callers can make us hold
+    reserved_records: int = 500  # one commit more, for calls that brake or carry a quorum; they are committed first
+    reserved_bytes: int = 8 * 1024 * 1024  # two of the largest calls
     call_bytes: int = 4 * 1024 * 1024  # the contract's bound of one call
     wait_s: float = 8.0  # below the callers' own deadline, so that they hear from us
     retry_first_s: float = 0.1
@@ -119,6 +121,7 @@ class Committer:
         self._edge = tree.Edge()
         self._tiles = tree.Tiles(store)
         self._highest = 0
+        self._first: collections.deque[_Waiting] = collections.deque()  # what brakes or carries a quorum
         self._queue: collections.deque[_Waiting] = collections.deque()
         self._waiting_records = 0
         self._waiting_bytes = 0
@@ -134,7 +137,8 @@ class Committer:
         size_bytes = sum(len(bytes(one.header)) + len(bytes(one.payload)) for one in request.records)
         if size_bytes > self._bounds.call_bytes:
             raise Refused(Code.BODY_TOO_LARGE, f"one call holds at most {self._bounds.call_bytes} bytes")
-        self._refuse_full(len(request.records), size_bytes)
+        # Only what fits at least the reserve is looked at any closer.
+        self._refuse_full(len(request.records), size_bytes, reserved=True)
         return await self._enqueue(rules.proven(rules.open_call(request), self.state), size_bytes)
 
     async def bootstrap(self, request: canon.BootstrapAppend) -> canon.Appended:
@@ -299,14 +303,15 @@ class Committer:
 
     async def _enqueue(self, call: rules.Call, size_bytes: int) -> canon.Appended:
         loop = asyncio.get_running_loop()
-        self._refuse_full(len(call.records), size_bytes)
+        reserved = _reserved(call)
+        self._refuse_full(len(call.records), size_bytes, reserved=reserved)
         waiting = _Waiting(
             call=call,
             answer=loop.create_future(),
             until=loop.time() + self._bounds.wait_s,
             size_bytes=size_bytes,
         )
-        self._queue.append(waiting)
+        (self._first if reserved else self._queue).append(waiting)
         self._count(waiting, +1)
         self._arrived.set()
         return await waiting.answer
@@ -315,17 +320,18 @@ class Committer:
         """All that has arrived, up to the bound of one commit; a caller who has gone is forgotten."""
         batch: list[_Waiting] = []
         records = 0
-        while self._queue and (not batch or records + len(self._queue[0].call.records) <= self._bounds.batch_records):
-            one = self._queue.popleft()
-            self._count(one, -1)
-            if not one.answer.done():
-                batch.append(one)
-                records += len(one.call.records)
+        for queue in (self._first, self._queue):
+            while queue and (not batch or records + len(queue[0].call.records) <= self._bounds.batch_records):
+                one = queue.popleft()
+                self._count(one, -1)
+                if not one.answer.done():
+                    batch.append(one)
+                    records += len(one.call.records)
         return batch
 
     def _put_back(self, batch: Sequence[_Waiting]) -> None:
         for one in reversed(batch):
-            self._queue.appendleft(one)
+            self._first.appendleft(one)
             self._count(one, +1)
         self._arrived.set()
 
@@ -333,9 +339,11 @@ class Committer:
         self._waiting_records += sign * len(one.call.records)
         self._waiting_bytes += sign * one.size_bytes
 
-    def _refuse_full(self, records: int, size_bytes: int) -> None:
-        full = self._waiting_records + records > self._bounds.waiting_records
-        if full or self._waiting_bytes + size_bytes > self._bounds.waiting_bytes:
+    def _refuse_full(self, records: int, size_bytes: int, *, reserved: bool) -> None:
+        bounds = self._bounds
+        most_records = bounds.waiting_records + (bounds.reserved_records if reserved else 0)
+        most_bytes = bounds.waiting_bytes + (bounds.reserved_bytes if reserved else 0)
+        if self._waiting_records + records > most_records or self._waiting_bytes + size_bytes > most_bytes:
             raise Refused(Code.BUSY, "the writer's queue is full")
 
     def _refuse_stopped(self) -> None:
@@ -350,7 +358,8 @@ class Committer:
             _fail(one.answer, refused)
 
     def _take_all(self) -> list[_Waiting]:
-        everyone = list(self._queue)
+        everyone = [*self._first, *self._queue]
+        self._first.clear()
         self._queue.clear()
         self._waiting_records = self._waiting_bytes = 0
         return everyone
@@ -484,6 +493,11 @@ def _recheck(row: Row) -> record.Checked:
         return record.check_placed(row.placed())
     except Refused as refused:
         raise faults.Corrupt(f"the record at {row.seq} doesn't verify: {refused}") from refused
+
+
+def _reserved(call: rules.Call) -> bool:
+    """True for a call that carries anything with room of its own: an author sends what waited together, and it must not be held up."""
+    return any(room.is_reserved(one) for one in call.checked)
 
 
 def _first_refusal(results: Sequence[canon.AppendResult]) -> Refused:

@@ -28,7 +28,7 @@ from sigilcore.records import audit
 Ref = tuple[str, int]
 """A decision: its batch record's id and its index there."""
 
-DECISIONS = frozenset({"decision_batch", "erasure_order"})
+DECISIONS = frozenset({*audit.OF_DECISIONS, "erasure_order"})
 """The kinds that carry decisions, which `003_commit.sql` knows too."""
 
 TileKey = tuple[int, int]

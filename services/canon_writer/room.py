@@ -49,8 +49,9 @@ def is_reserved(checked: record.Checked) -> bool:
     payload = checked.payload
     if isinstance(payload, audit.SessionOpened):
         return payload.key is not None  # who may revoke has a key, and needs a session for it
-    return isinstance(payload, audit.DecisionBatch) and any(
-        one.chain.command in RESERVED_COMMANDS and one.chain.verdict is Verdict.ALLOW for one in payload.decisions
+    return any(
+        one.chain.command in RESERVED_COMMANDS and one.chain.verdict is Verdict.ALLOW
+        for one in audit.decisions_in(payload)
     )
 
 

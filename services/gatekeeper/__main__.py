@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import AsyncIterator
 
+from services.gatekeeper import rules
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.log import FollowedLog
 from services.gatekeeper.service import HANDLERS, Gatekeeper
@@ -19,6 +20,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Gatekeeper]:
         signer=parts.own_signer,
         log=FollowedLog(parts),
     )
+    parts.presence.carried = rules.carried
     await gatekeeper.start()
     try:
         yield gatekeeper

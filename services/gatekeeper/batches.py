@@ -8,6 +8,7 @@ Invariants:
 3. If the writer says that the law moved meanwhile (`STALE_DECISION`), wait for it to be seen here and judge again, a bounded number of
    times. Whatever else fails: nothing is issued.
 4. One batch in flight; the next takes what has queued meanwhile. No timer. A call that stands `alone` shares its record with none.
+5. Calls that brake or carry a quorum (`reserved`) wait before all others, and have room that others can't take.
 """
 
 import asyncio
@@ -73,8 +74,9 @@ class Batches(Generic[T]):
         alone: Callable[[T], bool],
         most: int,
         most_waiting: int,
+        most_reserved: int,
     ) -> None:
-        """`most` decisions in a record, `most_waiting` calls in the queue."""
+        """`most` decisions in a record, `most_waiting` calls in the queue and `most_reserved` before it."""
         self._judge = judge
         self._commit = commit
         self._catch_up = catch_up
@@ -83,15 +85,18 @@ class Batches(Generic[T]):
         self._alone = alone
         self._most = most
         self._most_waiting = most_waiting
+        self._most_reserved = most_reserved
         self._waiting: collections.deque[_Waiting[T]] = collections.deque()
+        self._reserved: collections.deque[_Waiting[T]] = collections.deque()
         self._pump: asyncio.Task[None] | None = None
 
-    async def decide(self, call: T, size: int) -> Decided:
+    async def decide(self, call: T, size: int, *, reserved: bool = False) -> Decided:
         """A call's decision, committed; `size` bounds its chain's bytes. Raises `Refused`; then nothing was issued."""
-        if len(self._waiting) >= self._most_waiting:
-            raise Refused(Code.GATE_FAULT, "too many calls wait for their decision")
+        queue, most = (self._reserved, self._most_reserved) if reserved else (self._waiting, self._most_waiting)
+        if len(queue) >= most:
+            raise Refused(Code.BUSY, "too many calls wait for their decision")
         waiting = _Waiting(call, size, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
+        queue.append(waiting)
         if self._pump is None:
             self._pump = asyncio.create_task(self._run())
         return await waiting.answer
@@ -103,26 +108,25 @@ class Batches(Generic[T]):
 
     async def _run(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting or self._reserved:
                 await self._settle(self._next())
         finally:
             self._pump = None
 
     def _next(self) -> list[_Waiting[T]]:
-        batch = [self._waiting.popleft()]
-        room = MAX_BYTES - batch[0].bytes
-        if self._alone(batch[0].call):
-            return batch
-        while self._waiting and len(batch) < self._most and self._waiting[0].bytes <= room:
-            if self._alone(self._waiting[0].call):
-                break
-            batch.append(self._waiting.popleft())
-            room -= batch[-1].bytes
+        batch: list[_Waiting[T]] = []
+        room = MAX_BYTES
+        for queue in (self._reserved, self._waiting):
+            while queue and len(batch) < self._most and (not batch or queue[0].bytes <= room):
+                if self._alone(queue[0].call):
+                    return batch or [queue.popleft()]
+                batch.append(queue.popleft())
+                room -= batch[-1].bytes
         return batch
 
     async def _settle(self, batch: list[_Waiting[T]]) -> None:
         """Bring every call of the batch to an answer, whatever happens."""
-        left = batch
+        left, why = batch, Refused(Code.GATE_FAULT, "the decision could not be recorded")
         try:
             for _ in range(MAX_TRIES):
                 left = await self._try(left)
@@ -130,15 +134,16 @@ class Batches(Generic[T]):
                     break
         except Refused as refusal:
             if refusal.code is Code.DISK_LOW:  # not the gate's fault, and its own words help
-                for waiting in left:
-                    waiting.refuse(refusal)
+                why = refusal
+            elif refusal.code is Code.BUSY:  # said before anything was signed or sent: no decision, and no fault either
+                why = Refused(Code.BUSY, "there is no room to record the decision; nothing was issued")
             else:
                 self._fault(refusal)
         except Exception as error:
             self._fault(error)
         finally:
             for waiting in left:
-                waiting.refuse(Refused(Code.GATE_FAULT, "the decision could not be recorded"))
+                waiting.refuse(why)
 
     async def _try(self, batch: list[_Waiting[T]]) -> list[_Waiting[T]]:
         """Judge and commit once; returns the calls that are to be judged again."""

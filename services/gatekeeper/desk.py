@@ -22,7 +22,7 @@ from services.gatekeeper.batches import Batches, Decided
 from services.gatekeeper.callers import Callers
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.marks import Marks
-from services.gatekeeper.rates import LastMinute
+from services.gatekeeper.rates import MINUTE_MS, LastMinute
 from services.gatekeeper.reviews import Reviews
 from services.gatekeeper.shares import Shares
 from sigilcore import clock, decision, gate, ids, permit, session, signing
@@ -56,6 +56,7 @@ class Desk:
         the rest: `Batches`."""
         self._limits = limits
         self._clock = clock
+        self._started_ms = clock.now_ms()
         self._signer = signer
         self._state = state
         self._callers = callers
@@ -76,6 +77,7 @@ class Desk:
             alone=lambda call: call.approval is not None,
             most=limits.batch,
             most_waiting=limits.waiting,
+            most_reserved=limits.waiting_reserve,
         )
 
     async def authorize(self, request: gatekeeper.Authorize) -> gatekeeper.Authorized:
@@ -104,6 +106,16 @@ class Desk:
         """Where this owner stands by its decisions of late."""
         return self._standings.at(owner_id, self._clock.now_ms())
 
+    def remember(self, chain: decision.ReasoningChain) -> None:
+        """A decision that was made before this process began counts in the last minute as if it had been made here: a restart gives no
+        caller new calls, and no new denials to record."""
+        now_ms, at_ms = self._clock.now_ms(), clock.parse_ms(chain.audit.ts)
+        if at_ms >= self._started_ms or at_ms <= now_ms - MINUTE_MS:
+            return
+        everyone = (self._calls, self._judged) + ((self._denials,) if chain.verdict is not Verdict.ALLOW else ())
+        for counted in everyone:
+            counted.take(chain.audit.licence, at_ms, counted.count(chain.audit.licence, now_ms) + 1)
+
     async def stop(self) -> None:
         """Wait for decisions in flight."""
         await self._batches.stop()
@@ -119,7 +131,7 @@ class Desk:
         )
         shown = rules.shown_grant(state, said, request.grant)
         command = rules.command_named(request.command)
-        calls = self._counted(said, command.scored, now_ms)
+        calls = self._counted(said, command.reserved, now_ms)
         self._callers.spend(said, proven, now_ms)
         call = rules.Call(
             said=said,
@@ -137,7 +149,9 @@ class Desk:
             return self._permit(call, shared.chain, shared.ref, salt)
         if shown is not None:
             await self._marks.keep(said.licence_id, shown, now_ms)
-        decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id))
+        # Room of its own is for who may at all: a flood of calls above one's level waits with everyone else.
+        reserved = command.reserved and said.loa.includes(command.rung)
+        decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id), reserved=reserved)
         if decided.chain.verdict is Verdict.MANUAL_REVIEW:
             raise self._waits(call, decided, request.parameters, salt)
         if decided.chain.verdict is not Verdict.ALLOW or decided.ref is None:
@@ -160,7 +174,7 @@ class Desk:
             proven=sessions.Proven(kind=parent.proof, proof=None),
             command=command,
             observed=gate.observe(command, parameters, salt),
-            calls_last_minute=self._counted(said, command.scored, now_ms),
+            calls_last_minute=self._counted(said, command.reserved, now_ms),
             parent=parent.decision,
         )
         decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id))
@@ -182,9 +196,9 @@ class Desk:
             refusal.code, refusal.message, detail={**(refusal.detail or {}), "salt": one.salt, "until": until}
         )
 
-    def _counted(self, said: session.SessionToken, scored: bool, now_ms: int) -> int:
-        """Count the call; braking commands have room of their own beyond the limit."""
-        limit = self._limits.calls_per_minute + (0 if scored else self._limits.braking_reserve)
+    def _counted(self, said: session.SessionToken, reserved: bool, now_ms: int) -> int:
+        """Count the call; braking and quorum commands have room of their own beyond the limit."""
+        limit = self._limits.calls_per_minute + (self._limits.braking_reserve if reserved else 0)
         calls = self._calls.take(said.licence_id, now_ms, limit)
         if calls is None:
             wait_s = -(-self._calls.wait_ms(said.licence_id, now_ms) // 1000)

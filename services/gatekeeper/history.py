@@ -24,8 +24,16 @@ Pager = Callable[[int, int], Awaitable[canon.EventPage]]
 class History:
     """The standings, and how they follow the log; `read` gives at most so many decision records from a seq on."""
 
-    def __init__(self, *, read: Pager, state: Callable[[], Governance], clock: clock.Clock) -> None:
-        """Nothing is read yet."""
+    def __init__(
+        self,
+        *,
+        read: Pager,
+        state: Callable[[], Governance],
+        clock: clock.Clock,
+        seen: Callable[[decision.ReasoningChain], None] = lambda _: None,
+    ) -> None:
+        """Nothing is read yet; `seen` hears of each decision that is read from the log rather than made here."""
+        self._seen = seen
         self.standings = standing.Standings()
         self._read = read
         self._state = state
@@ -57,7 +65,10 @@ class History:
             while True:
                 page = await self._read(self._next, PAGE)
                 for placed in page.items:
-                    self.add(placed.seq, self._checked(placed))
+                    batch = self._checked(placed)
+                    self.add(placed.seq, batch)
+                    for frozen in batch:
+                        self._seen(frozen.chain)
                 self._next = max(self._next, page.next)
                 if page.next >= page.head:
                     self._sure = True

@@ -64,6 +64,22 @@ def command_named(name: str) -> Command[Any, Any]:
     return command
 
 
+class _Named(msgspec.Struct, frozen=True):
+    """Of an `authorize`, the command alone."""
+
+    command: str = ""
+
+
+def carried(command: Command[Any, Any], body: bytes) -> Command[Any, Any] | None:
+    """What a call is about: of `authorize` the command that it asks for, so that a revocation finds the gate's reserved places."""
+    if command is not gatekeeper.AUTHORIZE:
+        return command
+    try:
+        return catalogue.COMMANDS.get(msgspec.json.decode(body, type=_Named).command)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def parameter_bytes(text: str) -> bytes:
     """The exact bytes of a body."""
     try:

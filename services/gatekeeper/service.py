@@ -70,7 +70,7 @@ class Gatekeeper:
         self._summaries: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         callers = Callers(limits, started_ms)
-        self.history = History(read=log.history, state=lambda: log.state, clock=clock)
+        self.history = History(read=log.history, state=lambda: log.state, clock=clock, seen=self._remember)
         self.reviews = Reviews(limits)
         self.desk = Desk(
             limits=limits,
@@ -130,6 +130,9 @@ class Gatekeeper:
         """Count a refusal that has no record of its own."""
         if "decision" not in (refusal.detail or {}):
             self.refusals.add(refusal.code)
+
+    def _remember(self, chain: decision.ReasoningChain) -> None:
+        self.desk.remember(chain)
 
     async def _commit(self, frozen: Sequence[decision.FrozenChain]) -> str:
         if await self.history.catch_up():

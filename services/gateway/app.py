@@ -1,8 +1,8 @@
 """The gateway itself: every request comes in at `handle` and leaves with an answer, a trace id and one log line.
 
 The order of one request: are we stopping → is there such a route → whose is it → not too often → is it there → CSRF → is there room →
-body → the page or the call. The first true reason is the answer. What is refused here, before the gate, is counted and told to it
-(`reports`); what gate and services refuse, they count.
+body → no login too many → the page or the call. The first true reason is the answer. What is refused here, before the gate, is counted
+and told to it (`reports`); what gate and services refuse, they count.
 
 Invariants:
 
@@ -14,20 +14,38 @@ Invariants:
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 from aiohttp import hdrs, web
 
-from services.gateway import answers, calls, limits, page, pages, parameters, problems, reading, reports, sessions
+from services.gateway import (
+    answers,
+    calls,
+    ends,
+    kept,
+    limits,
+    logins,
+    page,
+    pages,
+    parameters,
+    problems,
+    reading,
+    reports,
+    room,
+    sessions,
+)
 from services.gateway.router import Match, Router
-from services.gateway.server import Server
+from services.gateway.server import Connections, Server
 from services.gateway.watch import Seen, Watch, fault
+from sigilcore.contracts.command import Admission
 from sigilcore.faults import Fault
 from sigilcore.refusals import Code, Refused
 from sigilrun import settings, telemetry
 from sigilrun.bus import Bus
 from sigilrun.faces.routes import ROUTES
 
+SPARE_BODY_S = 2  # a reserved place isn't held by who sends slowly; what takes one is small
 _HEALTH = frozenset({"/healthz", "/readyz"})
 _WITHOUT_CSRF = frozenset({"/api/csrf/token"})  # it changes nothing, and only its own origin can read the answer
 
@@ -35,16 +53,31 @@ _WITHOUT_CSRF = frozenset({"/api/csrf/token"})  # it changes nothing, and only i
 class Gateway:
     """Everything that requests share. `serving` runs it."""
 
-    def __init__(self, bus: Bus, options: settings.Gateway, deployed: settings.DeploymentFile) -> None:
-        """Raises ValueError for trusted proxies that are no networks, and for a page that is too large."""
+    def __init__(
+        self,
+        bus: Bus,
+        options: settings.Gateway,
+        deployed: settings.DeploymentFile,
+        folder: Path,
+        *,
+        now_s: Callable[[], float] = time.time,
+    ) -> None:
+        """`folder` keeps the counts. Raises ValueError for trusted proxies that are no networks, and for a page that is too large."""
+        self._now_s = now_s
+        self._bus = bus
         self._options = options
+        self._tenant = deployed.tenant
         self._runtime_id = deployed.runtime_id
         self._router = Router(ROUTES)
         self._proxies = limits.networks(options.trusted_proxies)
+        self._kept = kept.Kept(folder)
         self._rates = limits.Rates(
-            address_per_minute=options.rate_limit_per_minute, session_per_minute=options.session_rate_per_minute
+            self._kept,
+            address_per_minute=options.rate_limit_per_minute,
+            session_per_minute=options.session_rate_per_minute,
         )
-        self._known = limits.Known()
+        self._logins = logins.Logins(self._kept, tries=options.login_tries)
+        self._known = limits.Known(self._kept.name)
         self._cookies = sessions.Cookies(limit=options.max_cookies, secure=options.cookie_secure)
         self._calls = calls.Calls(bus, self._cookies, self._known)
         self._pages = pages.Pages(
@@ -53,7 +86,8 @@ class Gateway:
         self._files = page.load(options.static_dir)
         self._watch = Watch(bus.metrics.registry)
         self._reports = reports.Reports(bus)
-        self._in_flight = 0
+        self._ends = ends.Ends(self._cookies, self._known)
+        self._room = room.Room(options.max_in_flight, options.reserved_in_flight)
         self._stopping = False
         self.port = 0
 
@@ -108,23 +142,35 @@ class Gateway:
             seen.route = found.route.path
         if seen.route in _HEALTH and isinstance(found, Match):
             return await self._pages.answer(pages.Asked(request=request, found=found, caller=calls.NOBODY, body=b""))
-        caller = self._admit(request, seen)
+        address = limits.counted(reading.address(request, self._proxies))
+        command = found.route.command if isinstance(found, Match) else None
+        caller = self._admit(request, seen, address, reserved=command is not None and command.reserved)
         if isinstance(found, Refused):
             raise found
         if isinstance(found, page.File):
             return answers.of_bytes(found.body, found.media, cache=found.cache, csp=page.CSP)
         self._check_csrf(request, caller, seen.route)
-        if self._in_flight >= self._options.max_in_flight:
-            raise Refused(Code.BUSY, f"{self._in_flight} requests are being answered")
-        self._in_flight += 1
-        try:
-            return await self._serve(request, found, caller)
-        finally:
-            self._in_flight -= 1
+        with self._room.place(self._asking(caller, address, found)) as spare:
+            return await self._serve(request, found, caller, address, spare=spare)
 
-    async def _serve(self, request: web.BaseRequest, found: Match, caller: calls.Caller) -> web.Response:
+    def _asking(self, caller: calls.Caller, address: str, found: Match) -> room.Asking:
+        good = None if caller.token is None else self._known.good(caller.token)
+        command = found.route.command
+        return room.Asking(
+            caller=good or address,
+            good=good is not None,
+            reserved=command is not None and command.reserved,
+            permit=command is not None and command.admission is Admission.PERMIT,
+        )
+
+    async def _serve(
+        self, request: web.BaseRequest, found: Match, caller: calls.Caller, address: str, *, spare: bool
+    ) -> web.Response:
+        timeout_s = self._options.body_timeout_s
         body = await reading.body(
-            request, most_bytes=self._options.body_limit_bytes, timeout_s=self._options.body_timeout_s
+            request,
+            most_bytes=self._options.body_limit_bytes,
+            timeout_s=min(timeout_s, SPARE_BODY_S) if spare else timeout_s,
         )
         if found.route.page:
             if _grant_of(request) is not None:
@@ -139,7 +185,16 @@ class Gateway:
             caller=caller,
             grant=_grant_of(request),
         )
-        return await self._calls.answer(calls.bind(asked))
+        bound = calls.bind(asked)
+        tried = logins.attempt(bound.command, bound.body, address)
+        if tried is None:
+            return await self._calls.answer(bound)
+        self._logins.check(tried, self._now_s())
+        try:
+            return await self._calls.answer(bound)
+        except Refused as refused:
+            self._logins.failed(tried, refused.code, self._now_s())
+            raise
 
     # What a request must show.
 
@@ -152,11 +207,11 @@ class Gateway:
         except Refused as refused:
             return refused
 
-    def _admit(self, request: web.BaseRequest, seen: Seen) -> calls.Caller:
+    def _admit(self, request: web.BaseRequest, seen: Seen, address: str, *, reserved: bool) -> calls.Caller:
         """Whose request it is, and that it isn't one too many; counted before anything else is said."""
         read = calls.read_caller(
             request.headers.get(hdrs.AUTHORIZATION),
-            request.cookies.get(sessions.COOKIE) if hdrs.COOKIE in request.headers else None,
+            request.cookies.get(self._cookies.called) if hdrs.COOKIE in request.headers else None,
             request.headers.get(calls.PROOF_HEADER),
             self._cookies,
             request.headers.get(calls.APPROVAL_HEADER),
@@ -165,8 +220,10 @@ class Gateway:
         if token is not None:
             seen.caller = telemetry.caller_hash(self._runtime_id, token)
         standing = self._rates.count(
-            address=limits.counted(reading.address(request, self._proxies)),
+            address=address,
             session=None if token is None else self._known.good(token),
+            now_s=self._now_s(),
+            reserved=reserved,
         )
         seen.standing = standing.headers()
         standing.check()
@@ -188,9 +245,15 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def serving(self, *, patience_s: float = 8.0) -> AsyncIterator["Gateway"]:
         """Listen; leaving the block refuses what is new, ends what is in flight within `patience_s`, and tells the last refusals."""
-        runner = web.ServerRunner(Server(self.handle, self.broken), shutdown_timeout=patience_s)
+        connections = Connections(self._options.max_connections, self._proxies)
+        server = Server(self.handle, self.broken, connections, head_s=self._options.head_timeout_s)
+        runner = web.ServerRunner(server, shutdown_timeout=patience_s)
         await runner.setup()
-        telling = asyncio.create_task(self._reports.run(), name="reports")
+        await self._ends.hear(self._bus, self._tenant)
+        tasks = [
+            asyncio.create_task(self._reports.run(), name="reports"),
+            asyncio.create_task(self._settle_for_ever(), name="counts"),
+        ]
         try:
             await web.TCPSite(runner, self._options.host, self._options.port).start()
             self.port = runner.addresses[0][1]
@@ -199,9 +262,16 @@ class Gateway:
         finally:
             self._stopping = True
             await runner.cleanup()
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._reports.flush()
+            self._kept.close()
+
+    async def _settle_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(kept.SETTLED_S)
+            self._kept.settle()
 
 
 def _grant_of(request: web.BaseRequest) -> str | None:

@@ -4,7 +4,7 @@ Down the page: parameters → whose session → the gate (`authorize`) for comma
 and the very same bytes. Commands admitted by what they carry (open, witness) go straight. Nothing is decided here.
 
 Two commands touch the cookies: after `session/open` the answer carries a new one, after `session/close` every cookie of that session is
-gone. A session that the gate says is over loses its cookie too.
+gone. A session that the gate says is over, or whose licence is, loses its cookie too.
 """
 
 import re
@@ -28,11 +28,10 @@ GRANT_HEADER = "Sigil-Grant"
 MAX_TOKEN = 16_384  # as the contract's `Token`
 _APPROVAL = re.compile(r"[0-9a-f-]{36}\.[0-9]{1,3}\.[0-9a-f]{32}")
 _BEARER = "bearer "
-_OVER = frozenset({Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOSED})
+_OVER = frozenset({Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOSED, Code.LICENSE_INVALID})
 # What the gate says only to somebody whose session it took: a flood of these is that session's, not its neighbours'.
 _TAKEN = frozenset(
     {
-        Code.LICENSE_INVALID,
         Code.PEER_INVALID,
         Code.LOA_TOO_LOW,
         Code.GRANT_REFUSED,

@@ -6,29 +6,28 @@ Invariants:
   (of IPv6 the /64, since one owner has all of it);
 - an address is the connection's, unless a trusted proxy says otherwise: then it is the last one in X-Forwarded-For that is no trusted
   proxy, and what stands before it is hearsay;
-- counting costs two numbers a caller, and at most `KEYS` callers are kept, so neither a flood nor many addresses cost memory.
+- counting costs three numbers a caller, of whom a bounded number is kept (`kept`), so neither a flood nor many addresses cost memory;
+- a restart gives nobody new requests: the counts outlive it (`kept`);
+- braking and quorum commands have `RESERVE` requests a minute beyond the limit.
 
-The window slides by weighing the last minute's count (`limits`, sliding window counter): a list of every request's time, exact to the
-request, would hold 120 000 entries a session.
+The window slides by weighing the last minute's count with what is left of it: a list of every request's time, exact to the request,
+would hold 120 000 entries a session.
 """
 
 import collections
 import functools
-import hashlib
 import ipaddress
 import math
-import secrets
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import limits
-import limits.storage
-import limits.strategies
 import msgspec
 
+from services.gateway.kept import KEYS, Kept
+from sigilcore import envelope, session
 from sigilcore.refusals import Code, Refused
 
-KEYS = 4096
+MINUTE_S = 60
+RESERVE = 60
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -58,65 +57,82 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rates:
-    """The counts of one process."""
+    """The counts of all callers."""
 
-    def __init__(self, *, address_per_minute: int, session_per_minute: int) -> None:
+    def __init__(self, kept: Kept, *, address_per_minute: int, session_per_minute: int) -> None:
         """Both in requests a minute."""
-        self._by_address = limits.RateLimitItemPerMinute(address_per_minute, namespace="address")
-        self._by_session = limits.RateLimitItemPerMinute(session_per_minute, namespace="session")
-        self._limiter = limits.strategies.SlidingWindowCounterRateLimiter(limits.storage.MemoryStorage())
-        self._keys: collections.OrderedDict[tuple[str, str], limits.RateLimitItem] = collections.OrderedDict()
+        self._kept = kept
+        self._limits = {"address": address_per_minute, "session": session_per_minute}
 
-    def count(self, *, address: str, session: str | None) -> Standing:
-        """Count one request of a good session, or else of an address."""
-        item, key = (self._by_address, address) if session is None else (self._by_session, session)
-        self._keep(item, key)
-        allowed = self._limiter.hit(item, key)
-        window = self._limiter.get_window_stats(item, key)
+    def count(self, *, address: str, session: str | None, now_s: float, reserved: bool = False) -> Standing:
+        """Count one request of a good session, or else of an address. One that is refused isn't counted: the wait ends."""
+        kind, caller = ("address", address) if session is None else ("session", session)
+        name, limit = self._kept.name(caller), self._limits[kind]
+        window, now, before = _slid(self._kept.get(kind, name), now_s)
+        left = 1 - (now_s / MINUTE_S - window)  # of this window, and so of what counts of the last one
+        used = now + math.floor(before * left)
+        refused = used >= limit + (RESERVE if reserved else 0)
+        self._kept.put(kind, name, (window, now if refused else now + 1, before))
+        # What counts now still weighs in the next window.
+        reset_s = math.ceil(left * MINUTE_S) + (MINUTE_S if now >= limit else 0)
         return Standing(
-            limit=item.amount,
-            remaining=window.remaining,
-            reset_s=max(0, math.ceil(window.reset_time - time.time())),
-            refused=not allowed,
+            limit=limit,
+            remaining=max(0, limit - used - (not refused)),
+            reset_s=reset_s,
+            refused=refused,
         )
 
-    def _keep(self, item: limits.RateLimitItem, key: str) -> None:
-        self._keys[item.namespace, key] = item
-        self._keys.move_to_end((item.namespace, key))
-        if len(self._keys) > KEYS:
-            (_, gone), of = self._keys.popitem(last=False)
-            self._limiter.clear(of, gone)
+
+def _slid(count: tuple[int, int, int] | None, now_s: float) -> tuple[int, int, int]:
+    """A count as it stands in the window of now. When the clock went back it counts as of now, so it is neither lost nor kept for long."""
+    window = int(now_s // MINUTE_S)
+    if count is None:
+        return window, 0, 0
+    at, now, before = count
+    if at >= window:
+        return window, now, before
+    return window, 0, now if at == window - 1 else 0
 
 
 class Known:
-    """Hashes of the tokens that the gate took of late: what counts as a good session."""
+    """Names of the tokens that the gate took of late, each with its licence: what counts as a good session."""
 
-    def __init__(self, limit: int = KEYS) -> None:
-        """`limit` bounds them; a session that was pushed out is counted by address until the gate takes it again."""
+    def __init__(self, name: Callable[[str], str], limit: int = KEYS) -> None:
+        """`name` is a keyed hash; a session that was pushed out by the limit is counted by address until the gate takes it again."""
+        self._name = name
         self._limit = limit
-        self._key = secrets.token_bytes(32)
-        self._hashes: collections.OrderedDict[str, None] = collections.OrderedDict()
-
-    def hash(self, token: str) -> str:
-        """A token's name for counters, keyed by this process."""
-        return hashlib.blake2s(token.encode(), key=self._key, digest_size=16).hexdigest()
+        self._licences: collections.OrderedDict[str, str] = collections.OrderedDict()
 
     def good(self, token: str) -> str | None:
-        """Its hash if the gate took this token."""
-        name = self.hash(token)
-        return name if name in self._hashes else None
+        """Its name if the gate took this token."""
+        name = self._name(token)
+        return name if name in self._licences else None
 
     def took(self, token: str) -> None:
         """The gate took it."""
-        name = self.hash(token)
-        self._hashes[name] = None
-        self._hashes.move_to_end(name)
-        if len(self._hashes) > self._limit:
-            self._hashes.popitem(last=False)
+        name = self._name(token)
+        if name not in self._licences:
+            self._licences[name] = _licence_of(token)
+        self._licences.move_to_end(name)
+        if len(self._licences) > self._limit:
+            self._licences.popitem(last=False)
 
     def forget(self, token: str) -> None:
         """The gate takes it no more."""
-        self._hashes.pop(self.hash(token), None)
+        self._licences.pop(self._name(token), None)
+
+    def end_licence(self, licence_id: str) -> None:
+        """A licence was revoked: none of its sessions is good."""
+        for name in [name for name, of in self._licences.items() if of == licence_id]:
+            del self._licences[name]
+
+
+def _licence_of(token: str) -> str:
+    """Whose session it is, by what the gate has verified; none for what isn't a licence's."""
+    try:
+        return envelope.peek_unverified(token, session.SessionToken).licence_id
+    except envelope.BadToken:
+        return ""
 
 
 def networks(texts: Sequence[str]) -> tuple[Network, ...]:
@@ -136,6 +152,12 @@ def client_address(peer: str | None, forwarded_for: Sequence[str], proxies: Sequ
             break
         address = further
     return str(address)
+
+
+def is_within(address: str, networks: Sequence[Network]) -> bool:
+    """True for an address, or a /64 of them, in one of these networks."""
+    parsed = _address(address.partition("/")[0])
+    return parsed is not None and any(parsed in network for network in networks)
 
 
 def counted(address: str) -> str:

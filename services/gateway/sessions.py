@@ -4,6 +4,9 @@ Invariants:
 
 - an id is 256 random bits, made anew at every session/open, so an id planted before a login is worth nothing after it;
 - the map holds at most `limit` sessions and none beyond its own end; what it doesn't hold carries no authority at all;
+- ids are looked up by keyed hashes, so the time of a look-up tells nothing of an id;
+- over TLS the cookie is `__Host-sigil_session`, which no other host of the domain, and nobody without TLS, can plant; the plain name is
+  read only where there is no TLS;
 - a CSRF token is an HMAC of the id under a secret of this process: it is never kept, and one id's token opens no other;
 - a token leaves this module only to go to the gate.
 """
@@ -16,7 +19,10 @@ import secrets
 import msgspec
 from aiohttp import web
 
+from sigilcore import envelope, session
+
 COOKIE = "sigil_session"
+SECURE_COOKIE = f"__Host-{COOKIE}"
 CSRF_HEADER = "x-csrf-token"
 
 
@@ -25,6 +31,8 @@ class Entry(msgspec.Struct, frozen=True):
 
     token: str
     not_after_ms: int
+    session_id: str
+    licence_id: str
 
 
 class Cookies:
@@ -32,40 +40,67 @@ class Cookies:
 
     def __init__(self, *, limit: int, secure: bool) -> None:
         """`secure` sends cookies over TLS only."""
+        self.called = SECURE_COOKIE if secure else COOKIE
         self._limit = limit
         self._secure = secure
         self._secret = secrets.token_bytes(32)
-        self._entries: collections.OrderedDict[str, Entry] = collections.OrderedDict()
-        self._cookie_of: dict[str, str] = {}  # each token was made by one session/open, so it has one id
+        self._entries: collections.OrderedDict[bytes, Entry] = collections.OrderedDict()
+        self._name_of: dict[str, bytes] = {}  # each token was made by one session/open, so it has one id
 
     def open(self, token: str, not_after_ms: int) -> str:
-        """A new id for a session; the oldest gives way when there are too many."""
+        """A new id for a session of the gatekeeper's; the oldest gives way when there are too many."""
         cookie = secrets.token_urlsafe(32)
-        self._entries[cookie] = Entry(token, not_after_ms)
-        self._cookie_of[token] = cookie
+        said = envelope.peek_unverified(token, session.SessionToken)
+        name = self._name(cookie)
+        self._entries[name] = Entry(token, not_after_ms, said.session_id, said.licence_id)
+        self._name_of[token] = name
         if len(self._entries) > self._limit:
-            self.forget(next(iter(self._entries)))
+            self._forget(next(iter(self._entries)))
         return cookie
 
     def find(self, cookie: str | None, now_ms: int) -> str | None:
         """The token that a cookie stands for, if it still stands for one."""
-        entry = self._entries.get(cookie) if cookie is not None else None
-        if entry is None or cookie is None:
+        if cookie is None:
+            return None
+        name = self._name(cookie)
+        entry = self._entries.get(name)
+        if entry is None:
             return None
         if now_ms >= entry.not_after_ms:
-            self.forget(cookie)
+            self._forget(name)
             return None
         return entry.token
 
     def forget(self, cookie: str | None) -> None:
         """An id that is over."""
-        entry = self._entries.pop(cookie, None) if cookie is not None else None
-        if entry is not None:
-            self._cookie_of.pop(entry.token, None)
+        if cookie is not None:
+            self._forget(self._name(cookie))
 
     def forget_session(self, token: str) -> None:
         """The id of a session that was closed."""
-        self.forget(self._cookie_of.get(token))
+        if token in self._name_of:
+            self._forget(self._name_of[token])
+
+    def end_session(self, session_id: str) -> None:
+        """A session was closed, here or at another gateway."""
+        for name in [name for name, entry in self._entries.items() if entry.session_id == session_id]:
+            self._forget(name)
+
+    def end_licence(self, licence_id: str) -> None:
+        """A licence was revoked: all its sessions end."""
+        for name in [name for name, entry in self._entries.items() if entry.licence_id == licence_id]:
+            self._forget(name)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _forget(self, name: bytes) -> None:
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            self._name_of.pop(entry.token, None)
+
+    def _name(self, cookie: str) -> bytes:
+        return hashlib.blake2s(cookie.encode("utf-8", "surrogateescape"), key=self._secret).digest()
 
     def csrf(self, cookie: str) -> str:
         """The token that unsafe calls with this cookie must show."""
@@ -78,9 +113,9 @@ class Cookies:
     def set_on(self, response: web.StreamResponse, cookie: str, max_age_s: int) -> None:
         """Give the browser its id."""
         response.set_cookie(
-            COOKIE, cookie, max_age=max_age_s, path="/", httponly=True, samesite="Strict", secure=self._secure
+            self.called, cookie, max_age=max_age_s, path="/", httponly=True, samesite="Strict", secure=self._secure
         )
 
     def clear_on(self, response: web.StreamResponse) -> None:
         """Take the id from the browser."""
-        response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=self._secure)
+        response.del_cookie(self.called, path="/", httponly=True, samesite="Strict", secure=self._secure)

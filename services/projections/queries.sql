@@ -62,10 +62,11 @@ select records, links, digest from content;
 select space, kind, records from tally order by space, kind;
 
 -- name: links_to
--- Who links to a target, in order, after a place in that order.
+-- Who links to a target, in order, after a place in that order; another's user records aren't there, nor whose owner was erased.
 select record.seq, ordinal, id, kind, label, target
 from link join record using (seq)
 where target = :target and (seq, ordinal) > (:after_seq, :after_ordinal)
+    and (:reader is null or space <> 'user' or subject = :reader)
 order by seq, ordinal limit :limit;
 
 -- name: everything

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from sigilcore import records
+from sigilcore import permit, records
+from sigilcore.access import Loa
 from sigilcore.records.kind import Kind
 from sigilcore.refusals import Code, Refused
 from sigilrun import consume
@@ -53,6 +54,11 @@ def chained(digest: bytes, entries: Iterable[Entry]) -> bytes:
         row = _encoder.encode((*entry[:7], entry.links))
         digest = hashlib.sha256(digest + row).digest()
     return digest
+
+
+def reader_of(caller: permit.Permit) -> str | None:
+    """Whose user records the caller sees: their own; None for Root, who sees everybody's."""
+    return None if caller.loa is Loa.ROOT else caller.owner_id
 
 
 def cursor_of(place: Place) -> str:

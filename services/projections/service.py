@@ -1,12 +1,21 @@
 """Projections as a service: thin handlers over the served view, then the table."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from services.projections import rules
 from services.projections.shelf import Shelf
+from sigilcore import permit
 from sigilcore.contracts import projections as contract
 from sigilcore.contracts.common import Empty
 from sigilrun.live import LiveView
+
+
+class Call(Protocol):
+    """What the seam knows of a call that a permit admitted."""
+
+    @property
+    def bound(self) -> permit.Bound:
+        """The checked permit."""
 
 
 class Projections:
@@ -36,12 +45,12 @@ async def status(service: Projections, request: Empty, call: object) -> contract
     )
 
 
-async def links(service: Projections, request: contract.Links, call: object) -> contract.LinkPage:
-    """Which records link to a target."""
-    del call
+async def links(service: Projections, request: contract.Links, call: Call) -> contract.LinkPage:
+    """Which records link to a target, of those that the caller may see."""
     after = rules.place_of(request.cursor)
     await service.view.reach(request.wait_for)
-    found = service.shelf.store.links_to(request.target, after, request.limit + 1)
+    reader = rules.reader_of(call.bound.permit)
+    found = service.shelf.store.links_to(request.target, after, request.limit + 1, reader=reader)
     shown = found[: request.limit]
     more = len(found) > request.limit
     return contract.LinkPage(

@@ -69,10 +69,13 @@ class Store(sqlite.ViewFile):
             counts.setdefault(space, {})[kind] = records
         return counts
 
-    def links_to(self, target: str, after: Place, limit: int) -> list[tuple[Place, contract.LinkView]]:
-        """Who links to a target, each with its place in the order."""
+    def links_to(
+        self, target: str, after: Place, limit: int, *, reader: str | None
+    ) -> list[tuple[Place, contract.LinkView]]:
+        """Who links to a target, each with its place in the order; of `user` only what is the reader's own. None reads everything."""
         given: dict[str, Any] = {
             "target": target,
+            "reader": reader,
             "after_seq": after.seq,
             "after_ordinal": after.ordinal,
             "limit": limit,

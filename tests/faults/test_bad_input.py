@@ -335,10 +335,10 @@ async def test_heads_that_are_no_text(house, operator, header, code):
         (b"/api/commands/\xff", Code.BAD_INPUT),
         (b"/api/commands/ping\x00", Code.BAD_INPUT),
         (b"/api/commands/ping?\xff=\xfe", Code.BAD_INPUT),
-        (b"/api/commands/%ff", Code.NOT_FOUND),
+        (b"/api/commands/%ff", Code.UNKNOWN_COMMAND),
         (b"/api/memory/read/%ff", Code.METHOD_NOT_ALLOWED),
         (b"//api/commands/ping", Code.NOT_FOUND),
-        (b"http://house/api/commands/no/such", Code.NOT_FOUND),
+        (b"http://house/api/commands/no/such", Code.UNKNOWN_COMMAND),
         (b"*", Code.BAD_INPUT),
         (b"ping", Code.BAD_INPUT),
     ],
@@ -385,7 +385,7 @@ async def test_names_that_no_command_has(way, operator, name):
     """Unknown and internal commands are answered alike, to everyone."""
     for headers in ({}, {"Authorization": f"Bearer {operator.client.session.token}"}):
         answer = await way("POST", PREFIX + name, b"{}", Content_Type=JSON, **headers)
-        assert answer.problem.code is Code.NOT_FOUND
+        assert answer.problem.code is Code.UNKNOWN_COMMAND
 
 
 UNKNOWN_AS_OPERATOR = [

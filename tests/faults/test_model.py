@@ -302,8 +302,10 @@ class Ledger(RuleBasedStateMachine):
                 self.settled()
                 self.run(self._judge())
         finally:
-            self.run(self._end())
-            self.runner.close()
+            try:
+                self.run(self._end())
+            finally:
+                self.runner.close()
 
     async def _judge(self):
         placed = [row.placed() for row in await self.rows()]
@@ -330,7 +332,7 @@ def test_postgres_keeps_the_model(database):
 
         async def fresh(self):
             if not self.emptied:
-                for table in ("record", "checkpoint", "tile", "decision", "data_key", "cosignature", "witnessed"):
+                for table in ("record", "checkpoint", "tile", "data_key", "cosignature", "witnessed"):
                     await database.tamper(f"delete from canon.{table}")
                 self.emptied = True
             return await failing(store.PostgresStore).connect(

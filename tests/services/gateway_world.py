@@ -8,7 +8,8 @@ import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ CANARY = "canary-7f3a9c"
 class World:
     """Everything behind the gateway, and people with licences."""
 
-    def __init__(self, running: testing.BusHouse, canon: CanonOnBus) -> None:
+    def __init__(self, running: testing.BusHouse, canon: CanonOnBus, folder: Path) -> None:
         """Use `world`."""
+        self.folder = folder
+        self.gateways = 0
         self.running = running
         self.canon = canon
         self.ledger = canon.ledger
@@ -56,11 +59,16 @@ class World:
         self.ledger.issue(self.mia, Loa.MENTOR)
 
     @contextlib.asynccontextmanager
-    async def gateway(self, **options: Any) -> AsyncIterator["Face"]:
-        """A gateway on a free port with its own connection."""
+    async def gateway(
+        self, *, folder: Path | None = None, now_s: Callable[[], float] = time.time, **options: Any
+    ) -> AsyncIterator["Face"]:
+        """A gateway on a free port with its own connection, and a state folder of its own unless one is given."""
         bus = await self.running.bus("gateway")
         chosen = settings.Gateway(**({"port": 0, "cookie_secure": False} | options))
-        one = Gateway(bus, chosen, self.running.deployment)
+        self.gateways += 1
+        kept = folder or self.folder / f"gateway-{self.gateways}"
+        kept.mkdir(parents=True, exist_ok=True)
+        one = Gateway(bus, chosen, self.running.deployment, kept, now_s=now_s)
         async with one.serving(patience_s=5), aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
             yield Face(one, http)
 
@@ -207,7 +215,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
         canon.ledger.found()
         canon.ledger.open_instances("gatekeeper", "license")
         canon.ledger.root_licence()
-        one = World(running, canon)
+        one = World(running, canon, folder.parent / "state")
         one.people()
         await canon.publish()
         await one.start(stack)

@@ -199,6 +199,33 @@ async def test_a_full_queue_is_busy_at_once(world: World) -> None:
     world.unbroken(author)
 
 
+async def test_a_full_queue_keeps_room_for_what_brakes_and_writes_it_first(world: World) -> None:
+    """Logins fill the queue: nothing happens to the next one, and a closing still gets its place, before those that waited."""
+    async with world.process("gatekeeper", max_queued_audits=3) as one:
+        author = one.parts.authoring
+        world.canon.lose_before = 10_000
+        in_flight = asyncio.create_task(author.audit("session_opened", opened(), timeout_s=10))
+        while author._queue or not world.canon.appends or world.canon.lose_before == 10_000:
+            await asyncio.sleep(0.005)
+        waiting = [asyncio.create_task(author.audit("session_opened", opened(), timeout_s=10)) for _ in range(3)]
+        await asyncio.sleep(0)
+        before = len(world.ledger.log)
+        with pytest.raises(Refused) as caught:
+            await author.audit("session_opened", opened("late"), timeout_s=10)
+        assert caught.value.code is Code.BUSY
+        assert len(world.ledger.log) == before
+        payload = audit.SessionClosed(session_id=ids.new(), owner_id="ada")
+        closing = asyncio.create_task(author.audit("session_closed", payload, timeout_s=10))
+        await asyncio.sleep(0)
+        world.canon.lose_before = 0
+        placed = await asyncio.gather(in_flight, *waiting, closing)
+        assert placed[0].seq < placed[-1].seq < min(one.seq for one in placed[1:-1])
+    assert world.unbroken(author)[:2] == ["session_opened", "session_closed"]
+    assert "late" not in [
+        one.payload.owner_id for one in world.ledger.by_id.values() if one.core.kind == "session_opened"
+    ]
+
+
 async def test_a_repeated_effect_is_its_first_place_and_breaks_no_chain(world: World) -> None:
     """Another instance wrote this effect before: the first place is proven and answered, and nothing chains on what wasn't written."""
     ledger = world.ledger

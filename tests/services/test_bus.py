@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from sigilcore import faults
-from sigilcore.contracts import canon, catalogue, common, gatekeeper, house
+from sigilcore.contracts import canon, catalogue, common, gatekeeper, house, quorum
 from sigilcore.contracts import license as licence_contract
 from sigilcore.refusals import Code, Refused
 from sigilrun import answer, identities, stream, testing, wire
@@ -188,6 +188,47 @@ async def test_a_full_house_says_busy_at_once_and_keeps_room_for_braking(served:
     hold.set()
     assert await asyncio.gather(*held, revoking) == [Code.NOT_FOUND] * 3
     await answering.stop()
+
+
+async def test_who_needs_no_permit_cannot_take_the_whole_reserve(served: testing.BusHouse) -> None:
+    """Anyone may attest, so a flood of that leaves half of the reserve to what the gate let in; `authorize` counts as what it asks for."""
+    busy = await served.bus("quorum", max_in_flight=1, reserved_in_flight=2)
+    gateway = await served.bus("gateway")
+    hold, inside = asyncio.Event(), asyncio.Semaphore(0)
+
+    async def wait(incoming: answer.Incoming) -> msgspec.Struct:
+        inside.release()
+        await hold.wait()
+        raise Refused(Code.NOT_FOUND, incoming.command.name)
+
+    handlers: dict[Any, answer.Handler] = dict.fromkeys((quorum.PROPOSALS, quorum.ATTEST, quorum.COMMIT), wait)
+    answering = await busy.serve("quorum", handlers)
+
+    async def ask(command: Any) -> Code:
+        with pytest.raises(Refused) as caught:
+            await gateway.call(command, b"{}", timeout_s=5)
+        return caught.value.code
+
+    held = []
+    for command in (quorum.PROPOSALS, quorum.ATTEST):
+        held.append(asyncio.create_task(ask(command)))
+        await inside.acquire()
+    assert await ask(quorum.ATTEST) is Code.BUSY
+    assert await ask(quorum.PROPOSALS) is Code.BUSY
+    held.append(asyncio.create_task(ask(quorum.COMMIT)))
+    await inside.acquire()
+    assert await ask(quorum.COMMIT) is Code.BUSY
+    hold.set()
+    assert await asyncio.gather(*held) == [Code.NOT_FOUND] * 3
+    await answering.stop()
+
+
+async def test_the_gateway_hears_what_ends_a_session_and_no_other_event(served: testing.BusHouse) -> None:
+    """Two kinds of change event; the rest of the log's stream is none of its business."""
+    assert house.RESIDENTS["gateway"].hears == ("license_revoked", "session_closed")
+    allowed = house.allowance(house.RESIDENTS["gateway"], "default").subscribe
+    events = [subject for subject in allowed if subject.startswith(house.EVENTS)]
+    assert events == [house.event_subject("default", "audit", kind) for kind in ("license_revoked", "session_closed")]
 
 
 @pytest.mark.parametrize(

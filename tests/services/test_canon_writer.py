@@ -225,6 +225,33 @@ async def test_a_full_queue_answers_busy_at_once(house):
     assert all(one.results[0].refusal is None for one in answers if not isinstance(one, Refused))
 
 
+async def test_a_full_queue_keeps_room_for_what_brakes_and_takes_it_first(house):
+    """With every place taken a closing still gets in, before all that waits; and its room is bounded too."""
+    await house.restart(bounds=committer.Bounds(waiting_records=3, reserved_records=1))
+    records = [house.world.memory(await house.granted(), f"key-{number}") for number in range(4)]
+    closing, another = (closed(house.world) for _ in range(2))
+    answers = await asyncio.gather(*(house.call(one) for one in (*records, closing, another)), return_exceptions=True)
+    *placed, refused_memory, brake, refused_brake = answers
+    assert [one.code for one in (refused_memory, refused_brake)] == [Code.BUSY] * 2
+    assert brake.results[0].seq < min(one.results[0].seq for one in placed)
+
+
+def closed(world: World) -> record.SignedRecord:
+    """The end of a session, as the gatekeeper would write it next."""
+    signer = world.instances["gatekeeper"]
+    return record.build(
+        "session_closed",
+        audit.SessionClosed(session_id=ids.new(), owner_id="ada"),
+        id=ids.new(),
+        tenant="default",
+        ts=clock.format_ms(world.clock.now_ms()),
+        space="audit",
+        signer=signer,
+        salt=os.urandom(16),
+        prev=world.state.chains[signer.key_id],
+    )
+
+
 async def test_a_caller_who_gave_up_holds_nobody_back(house):
     """A cancelled call is forgotten; the others of its batch are committed."""
     first, second = [house.world.memory(await house.granted(), f"key-{number}") for number in range(2)]

@@ -711,6 +711,7 @@ async def test_too_many_calls(house):
 
 async def test_braking_has_room_of_its_own(house):
     """Root can still revoke when its calls are used up."""
+    house.world.clock.ms += 60_000  # what Root did before is in the log, and counts for a minute
     house.gate = house.another(calls_per_minute=2, braking_reserve=1)
     root = await house.login(house.world.root)
     for _ in range(2):
@@ -837,6 +838,34 @@ async def test_law_that_changed_before_the_decision_could_be_shared(house):
         await house.authorize(ada, "memory/list")
 
 
+ENDS = {
+    "revocation": (lambda house, ada: house.world.revoke(house.ada), Code.LICENSE_INVALID),
+    "logout elsewhere": (lambda house, ada: house.world.close(ada.view.session_id, "ada"), Code.SESSION_CLOSED),
+    "the gate's key revoked": (
+        lambda house, ada: house.world.revoke_key(house.world.services["gatekeeper"], role="service"),
+        Code.UNAVAILABLE,
+    ),
+    "the gate's key replaced": (lambda house, ada: house.world.rotate_service("gatekeeper"), Code.SESSION_INVALID),
+    "a raised rung": (lambda house, ada: house.world.change_policy(rungs=RAISED), Code.LOA_TOO_LOW),
+    "a harder model": (lambda house, ada: house.world.change_model(bias=-100_000_000), Code.DENIED_BY_TRUST),
+}
+RAISED = dict.fromkeys(("memory/list", "memory/read", "ping", "trust/status"), Loa.ROOT)
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_every_shared_read_ends_at_once(house, end):
+    """Four reads with a decision to share: the very next call of each feels what happened, and gets no permit."""
+    ada = await house.login(house.ada)
+    for name in RAISED:
+        first, second = await house.authorize(ada, name), await house.authorize(ada, name)
+        assert first.decision == second.decision
+    happens, code = ENDS[end]
+    happens(house, ada)
+    for name in RAISED:
+        with refused(code):
+            await house.authorize(ada, name)
+
+
 async def test_an_expired_licence_ends_sharing(house):
     """A shared decision lives no longer than the licence."""
     ada = await house.login(house.ada)
@@ -960,8 +989,78 @@ async def test_full_queue_is_a_no(house):
     await asyncio.wait(calls)
     outcomes = sorted(type(call.exception()).__name__ for call in calls)
     assert outcomes == ["NoneType", "Refused", "Refused"]
-    assert {call.exception().code for call in calls if call.exception()} == {Code.GATE_FAULT}
+    assert {call.exception().code for call in calls if call.exception()} == {Code.BUSY}
     assert done
+
+
+async def test_a_full_queue_keeps_room_for_who_may_brake(house):
+    """Behind a full queue Root revokes, decided before those who wait; an operator who asks for the same waits with everyone else."""
+    house.gate = house.another(waiting=2, waiting_reserve=1, batch=1)
+    bob, root = await house.login(house.bob), await house.login(house.world.root)
+    house.log.gate = asyncio.Event()
+    first = asyncio.create_task(house.authorize(bob, "memory/write", WRITE))
+    while not house.gate.desk._batches._pump:
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    waiting = [asyncio.create_task(house.authorize(bob, "memory/write", WRITE)) for _ in range(2)]
+    await asyncio.sleep(0)
+    with refused(Code.BUSY):
+        await house.authorize(bob, "memory/write", WRITE)
+    with refused(Code.BUSY):
+        await house.authorize(bob, "license/revoke")
+    brake = asyncio.create_task(house.authorize(root, "license/revoke", owner=True))
+    await asyncio.sleep(0)
+    with refused(Code.BUSY):
+        await house.authorize(root, "license/revoke", owner=True)
+    house.log.gate.set()
+    seqs = [await one for one in (first, brake, *waiting)]
+    assert all(one.verdict is Verdict.ALLOW for one in seqs)
+    decided = [one.decisions[0].chain.command for one in house.log.payloads("decision_batch")]
+    assert decided[-4:] == ["memory/write", "license/revoke", "memory/write", "memory/write"]
+
+
+async def test_a_full_audit_queue_issues_nothing(house):
+    """No room for the decision: BUSY, no permit, nothing in the log, and nothing that looks like a fault."""
+    bob = await house.login(house.bob)
+    before = len(house.world.log)
+    house.log.broken = Refused(Code.BUSY, "4096 records wait for their place")
+    with refused(Code.BUSY):
+        await house.authorize(bob, "memory/write", WRITE)
+    assert len(house.world.log) == before
+    house.log.broken = None
+    assert (await house.authorize(bob, "memory/write", WRITE)).verdict is Verdict.ALLOW
+
+
+async def test_a_restart_gives_nobody_new_calls_or_denials(house):
+    """What stands in the log of the last minute counts for the next process as it did for the last."""
+    house.world.clock.advance(60_000)
+    house.gate = house.another(calls_per_minute=12)
+    bob = await house.login(house.bob)
+    for _ in range(10):
+        with refused(Code.LOA_TOO_LOW):
+            await house.authorize(bob, "audit/list")
+    house.world.clock.advance(1)
+    house.gate = house.another(calls_per_minute=12)
+    await house.gate.history.catch_up()
+    with refused(Code.LOA_TOO_LOW) as caught:
+        await house.authorize(bob, "audit/list")
+    assert "decision" not in (caught.value.detail or {})
+    assert len(house.log.judged("audit/list")) == 10
+    await house.authorize(bob, "ping")
+    with refused(Code.RATE_LIMITED):
+        await house.authorize(bob, "ping")
+    house.world.clock.advance(60_000)
+    await house.authorize(bob, "ping")
+
+
+def test_what_a_call_is_about():
+    """Of `authorize` the command in it, however its body is broken; of anything else itself."""
+    body = msgspec.json.encode(contract.Authorize(session="s", command="license/revoke", parameters="{}"))
+    assert rules.carried(contract.AUTHORIZE, body) is catalogue.COMMANDS["license/revoke"]
+    assert rules.carried(contract.CLOSE, b"junk") is contract.CLOSE
+    for broken in (b"", b"junk", b"[]", b'{"command":7}', b'{"command":"no/such"}', b"[" * 5000, b"\xff"):
+        assert rules.carried(contract.AUTHORIZE, broken) is None
 
 
 # What a caller may know

@@ -22,8 +22,8 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway import docs_page, health, limits, parameters, router, sessions
-from sigilcore import canonical, ids, session, tiles
+from services.gateway import docs_page, health, kept, limits, parameters, router, sessions
+from sigilcore import canonical, envelope, ids, session, signing, tiles
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, catalogue, house, knowledge
 from sigilcore.contracts.command import Admission
@@ -160,12 +160,13 @@ async def test_a_key_that_names_no_record_is_refused(face: Face, command, body, 
 
 
 async def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(home: World) -> None:
-    """HttpOnly, SameSite=Strict, for the whole site, and Secure when set."""
-    for secure in (True, False):
+    """HttpOnly, SameSite=Strict, for the whole site, and over TLS Secure and of this host alone (`__Host-`)."""
+    for secure, called in ((True, "__Host-sigil_session"), (False, "sigil_session")):
         async with home.gateway(cookie_secure=secure) as face:
             nonce = (await face.call("session/challenge")).json["nonce"]
             opened = await face.call("session/open", {"license": home.bob.toml, "nonce": nonce})
-            morsel = opened.cookies["sigil_session"]
+            (morsel,) = opened.cookies.values()
+            assert morsel.key == called
             said = (morsel["httponly"], morsel["samesite"], morsel["path"], bool(morsel["secure"]), morsel["domain"])
             assert said == (True, "Strict", "/", secure, "")
             assert re.fullmatch(r"[A-Za-z0-9_-]{43}", morsel.value)  # 256 bits
@@ -206,8 +207,11 @@ async def test_a_closed_session_is_closed_everywhere(home: World, face: Face) ->
     assert (await face.call("session/close")).code == "SESSION_MISSING"
 
 
-async def test_a_cookie_whose_session_the_gate_ended_is_forgotten(home: World, face: Face) -> None:
-    """The gate says the session is closed; from then on the cookie is nobody's."""
+async def test_a_cookie_whose_session_the_gate_ended_is_forgotten(
+    home: World, face: Face, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even when the change event got lost: the gate says the session is closed, and from then on the cookie is nobody's."""
+    monkeypatch.setattr(face.gateway._cookies, "end_session", lambda _: None)
     token, cookie = await face.login(home.bob)
     async with home.gateway() as other:
         assert (await other.call("session/close", {"session": token})).status == 200
@@ -218,13 +222,31 @@ async def test_a_cookie_whose_session_the_gate_ended_is_forgotten(home: World, f
 def test_the_cookie_map_is_bounded_and_forgets_in_time() -> None:
     """The oldest gives way, and an id is worth nothing once its session is over."""
     cookies = sessions.Cookies(limit=2, secure=True)
-    first, second, third = (cookies.open(f"token {n}", not_after_ms=1000 * n) for n in (1, 2, 3))
-    assert [cookies.find(one, 0) for one in (first, second, third)] == [None, "token 2", "token 3"]
+    tokens = [token_of(ids.new(), ids.new()) for n in (1, 2, 3)]
+    first, second, third = (cookies.open(token, not_after_ms=1000 * n) for n, token in enumerate(tokens, 1))
+    assert [cookies.find(one, 0) for one in (first, second, third)] == [None, *tokens[1:]]
     assert cookies.find(second, 2000) is None
     assert cookies.find(second, 0) is None
-    assert cookies.find(third, 2999) == "token 3"
-    cookies.forget_session("token 3")
+    assert cookies.find(third, 2999) == tokens[2]
+    cookies.forget_session(tokens[2])
     assert cookies.find(third, 0) is None
+
+
+def token_of(session_id: str, licence_id: str) -> str:
+    """What a gatekeeper would seal."""
+    said = session.SessionToken(
+        session_id=session_id,
+        runtime_id=ids.new(),
+        tenant="default",
+        licence_id=licence_id,
+        owner_id="bob",
+        loa=Loa.OPERATOR,
+        session_key=None,
+        mutations=(),
+        mutations_not_after_ms=0,
+        not_after_ms=0,
+    )
+    return envelope.seal(signing.Ed25519Signer.generate(), signing.SESSION, said)
 
 
 # CSRF
@@ -535,7 +557,7 @@ def test_fixed_paths_come_before_patterns() -> None:
 
 async def test_an_address_has_its_limit(home: World) -> None:
     """Beyond it 429, with the seconds to wait; health is answered all the same."""
-    async with home.gateway(rate_limit_per_minute=3) as face:
+    async with home.gateway(rate_limit_per_minute=3, now_s=lambda: 600.0) as face:
         answers = [await face.send("GET", "/openapi.json") for _ in range(4)]
         assert [one.status for one in answers] == [200, 200, 200, 429]
         assert [one.headers["RateLimit-Remaining"] for one in answers] == ["2", "1", "0", "0"]
@@ -548,7 +570,7 @@ async def test_an_address_has_its_limit(home: World) -> None:
 
 async def test_a_session_has_a_limit_of_its_own(home: World) -> None:
     """Who shows a session that the gate took leaves the address's count alone, and is stopped by its own."""
-    async with home.gateway(rate_limit_per_minute=3, session_rate_per_minute=2) as face:
+    async with home.gateway(rate_limit_per_minute=3, session_rate_per_minute=2, now_s=lambda: 600.0) as face:
         token, _ = await face.login(home.bob)
         answers = [await face.call("ping", authorization=bearer(token)) for _ in range(3)]
         assert [one.status for one in answers] == [200, 200, 429]
@@ -558,21 +580,21 @@ async def test_a_session_has_a_limit_of_its_own(home: World) -> None:
 
 async def test_guessing_tokens_gains_nothing_by_changing_the_guess(home: World) -> None:
     """A token that the gate never took counts for the address."""
-    async with home.gateway(rate_limit_per_minute=3) as face:
+    async with home.gateway(rate_limit_per_minute=3, now_s=lambda: 600.0) as face:
         answers = [await face.call("ping", authorization=bearer(f"guess{n}")) for n in range(4)]
         assert [one.code for one in answers] == ["SESSION_INVALID"] * 3 + ["RATE_LIMITED"]
 
 
 async def test_forwarded_headers_of_strangers_are_hearsay(home: World) -> None:
     """Nobody gets a fresh count by naming another address."""
-    async with home.gateway(rate_limit_per_minute=2) as face:
+    async with home.gateway(rate_limit_per_minute=2, now_s=lambda: 600.0) as face:
         answers = [await face.send("GET", "/openapi.json", x_forwarded_for=f"203.0.113.{n}") for n in range(3)]
         assert [one.status for one in answers] == [200, 200, 429]
 
 
 async def test_a_trusted_proxy_names_the_caller(home: World) -> None:
     """The address that the proxy saw is counted; what the caller claimed before it is not."""
-    async with home.gateway(rate_limit_per_minute=2, trusted_proxies=("127.0.0.0/8",)) as face:
+    async with home.gateway(rate_limit_per_minute=2, trusted_proxies=("127.0.0.0/8",), now_s=lambda: 600.0) as face:
         for last in (5, 6):
             sent = [f"198.51.100.{n}, 203.0.113.{last}" for n in range(3)]
             answers = [await face.send("GET", "/openapi.json", x_forwarded_for=one) for one in sent]
@@ -604,13 +626,18 @@ def test_one_owner_of_many_addresses_is_one() -> None:
     assert limits.counted("192.0.2.1") != limits.counted("192.0.2.2")
 
 
-def test_counts_are_bounded() -> None:
-    """Many addresses cost no memory; the one that came last is still counted."""
-    rates = limits.Rates(address_per_minute=1, session_per_minute=1)
+def test_counts_are_bounded(tmp_path: Path) -> None:
+    """Many addresses cost neither memory nor disk; the one that came last is still counted."""
+    counts = kept.Kept(tmp_path)
+    rates = limits.Rates(counts, address_per_minute=1, session_per_minute=1)
     for n in range(limits.KEYS + 50):
-        rates.count(address=f"a{n}", session=None)
-    assert len(rates._keys) == limits.KEYS
-    assert rates.count(address=f"a{limits.KEYS + 49}", session=None).refused
+        rates.count(address=f"a{n}", session=None, now_s=60.0)
+    assert counts.size("address") == limits.KEYS
+    assert rates.count(address=f"a{limits.KEYS + 49}", session=None, now_s=60.0).refused
+    counts.close()
+    again = kept.Kept(tmp_path)
+    assert again.size("address") == limits.KEYS
+    again.close()
 
 
 async def test_a_full_gateway_says_so_at_once(home: World) -> None:

@@ -548,10 +548,12 @@ async def test_the_records_view_over_the_bus(tmp_path):
         granted = await study.granted("ada", contract.MEMORY_WRITE, body)
         written = await study.bus.call(contract.MEMORY_WRITE, body, permit=study.sealed(granted))
         asked = projections.Links(target=granted.decision.link(), wait_for=written.seq)
-        page = await study.call("mia", projections.LINKS, asked)
+        page = await study.call("root", projections.LINKS, asked)
         assert [(link.seq, link.id, link.kind, link.label) for link in page.items] == [
             (written.seq, written.id, "memory_block", "decision")
         ]
+        hidden = await study.call("mia", projections.LINKS, asked)
+        assert hidden == projections.LinkPage(items=(), cursor=None)
         with refused(Code.BEYOND_HEAD, "$.wait_for"):
             await study.call("mia", projections.LINKS, projections.Links(target="x", wait_for=10_000))
         await running.service.view.reach_head()

@@ -255,12 +255,12 @@ def test_counts_are_those_of_the_log(store):
 def test_links_to_a_target_come_in_pages(store):
     """In order of the log; a cursor goes on exactly where the page ended, whatever is written meanwhile."""
     (genesis,) = [event for event in EVENTS if event.seq == 0]
-    (place, licence), *rest = store.links_to(genesis.header.hash, rules.BEFORE_ALL, 10)
+    (place, licence), *rest = store.links_to(genesis.header.hash, rules.BEFORE_ALL, 10, reader=None)
     assert (licence.kind, licence.label, rest) == ("license_issued", "genesis", [])
-    assert store.links_to(genesis.header.hash, place, 10) == []
+    assert store.links_to(genesis.header.hash, place, 10, reader=None) == []
     memory = next(event for event in EVENTS if event.kind == "memory_block")
     target = memory.header.core.link("decision")
-    assert [link.id for _, link in store.links_to(target, rules.BEFORE_ALL, 10)] == [memory.header.core.id]
+    assert [link.id for _, link in store.links_to(target, rules.BEFORE_ALL, 10, reader=None)] == [memory.header.core.id]
 
 
 @pytest.mark.parametrize(

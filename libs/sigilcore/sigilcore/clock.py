@@ -24,7 +24,13 @@ def format_ms(ms: int) -> str:
     """Milliseconds since 1970 as text; raises ValueError outside the years 1970 to 9999."""
     if not 0 <= ms <= LAST_MS:
         raise ValueError("a time outside the years 1970 to 9999")
-    return (_EPOCH + ms * _MS).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    seconds, rest = divmod(ms, 1000)
+    return f"{_second(seconds)}.{rest:03d}Z"
+
+
+@functools.lru_cache(maxsize=64)  # each decision has a millisecond of its own, and a thousand of them one second
+def _second(seconds: int) -> str:
+    return (_EPOCH + dt.timedelta(seconds=seconds)).replace(tzinfo=None).isoformat(timespec="seconds")
 
 
 @functools.lru_cache(maxsize=4096)  # a record's moments are asked several times, a licence's by every decision

@@ -2,8 +2,9 @@
 
 Invariants:
 
-- one task a request, at most `max_in_flight` at once; beyond that BUSY is answered at once. Braking commands (`scored=False`) have
-  `reserved_in_flight` places more, so a flood can't keep anyone from revoking;
+- one task a request, at most `max_in_flight` at once; beyond that BUSY is answered at once. Braking and quorum commands
+  (`Command.reserved`) have `reserved_in_flight` places more, so a flood can't keep anyone from revoking; those that need no permit,
+  and so anyone may send, have half of them, so that they can't keep out those that the gate let in;
 - a request whose `Sigil-Deadline` has passed is refused unread: its caller is gone;
 - a handler ends within its command's longest run;
 - what goes wrong is logged in full and counted; the caller hears FAULT and a trace id, never the exception's words;
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from sigilcore import faults
-from sigilcore.contracts.command import Command
+from sigilcore.contracts.command import Admission, Command
 from sigilcore.refusals import Code, Refused
 from sigilrun import telemetry, wire
 
@@ -61,11 +62,13 @@ class Presence(msgspec.Struct, kw_only=True):
     """How a service shows itself on the bus, for the service to say.
 
     `trouble`: what keeps it from doing all that it is for, as its PING and so /readyz tell it. `queue`: the group whose members share its
-    calls, all of the resident unless said; groups of their own hear each call, so one that hangs takes none from the others.
+    calls, all of the resident unless said; groups of their own hear each call, so one that hangs takes none from the others. `carried`:
+    the command that a call is about, where that isn't the command itself (`authorize`); asked only when all ordinary places are taken.
     """
 
     trouble: str | None = None
     queue: str | None = None
+    carried: Callable[[Command[Any, Any], bytes], Command[Any, Any] | None] = lambda command, _: command
 
 
 class Tally(msgspec.Struct, kw_only=True):
@@ -131,10 +134,8 @@ class Answering:
     # One call.
 
     def _hearing(self, command: Command[Any, Any]) -> Callable[[wire.Message], Awaitable[None]]:
-        room = self._bus.options.max_in_flight + (0 if command.scored else self._bus.options.reserved_in_flight)
-
         async def hear(message: wire.Message) -> None:
-            if len(self._tasks) >= room:
+            if not self._has_room(command, message):
                 await self._refuse(command, message, Refused(Code.BUSY, f"{self._resident} has its hands full"))
                 return
             task = asyncio.get_running_loop().create_task(self._answer(command, message), name=command.name)
@@ -143,6 +144,18 @@ class Answering:
             self._bus.metrics.in_flight.set(len(self._tasks))
 
         return hear
+
+    def _has_room(self, command: Command[Any, Any], message: wire.Message) -> bool:
+        options, taken = self._bus.options, len(self._tasks)
+        if taken < options.max_in_flight:
+            return True
+        if taken >= options.max_in_flight + options.reserved_in_flight:
+            return False
+        carried = self._presence.carried(command, message.data)
+        if carried is None or not carried.reserved:
+            return False
+        admitted = carried.admission is Admission.PERMIT
+        return admitted or taken < options.max_in_flight + options.reserved_in_flight // 2
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

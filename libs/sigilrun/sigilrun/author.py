@@ -9,7 +9,9 @@ Invariants:
 - effects go alone: one may turn out to repeat an earlier call, and then its record isn't written and nothing may chain on it;
 - every receipt is verified (`receipt`) before anyone hears of a place. A bad one is loud, and its batch is asked again.
 
-A full queue answers BUSY at once. Person-signed and system records pass through `append_signed` with the same checks.
+A full queue answers BUSY at once: nothing was signed, so nothing happens. `RESERVED_AUDITS` places beyond it, and the front of the queue,
+are kept for records that brake or carry a quorum (`house.RESERVED_KINDS`). Person-signed and system records pass through `append_signed`
+with the same checks.
 """
 
 import asyncio
@@ -17,12 +19,12 @@ import collections
 import contextlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
 from sigilcore import checkpoint, clock, digest, faults, ids, merkle, note, record, records, signing
-from sigilcore.contracts import canon, common
+from sigilcore.contracts import canon, common, house
 from sigilcore.decision import DecisionRef
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refusal, Refused, raised
@@ -31,6 +33,7 @@ from sigilrun.bus import Bus
 from sigilrun.follow import Follower
 
 BATCH_MOST = 500
+RESERVED_AUDITS = 64  # places; each waits for one append at most, and nobody revokes or attests faster than that
 BATCH_BYTES = 4 * 1024 * 1024 - 64 * 1024  # the writer's bound for one call, less its envelope
 RETRY_FIRST_S = 0.02
 RETRY_MOST_S = 1.0
@@ -79,6 +82,38 @@ class _Item:
         self.done.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
+class _Queue:
+    """Records that wait, those with room of their own before all others."""
+
+    def __init__(self) -> None:
+        self._reserved: collections.deque[_Item] = collections.deque()
+        self._others: collections.deque[_Item] = collections.deque()
+
+    def __len__(self) -> int:
+        return len(self._reserved) + len(self._others)
+
+    def __iter__(self) -> Iterator[_Item]:
+        yield from self._reserved
+        yield from self._others
+
+    @property
+    def first(self) -> _Item:
+        return (self._reserved or self._others)[0]
+
+    def append(self, item: _Item) -> None:
+        (self._reserved if item.kind in house.RESERVED_KINDS else self._others).append(item)
+
+    def popleft(self) -> _Item:
+        return (self._reserved or self._others).popleft()
+
+    def put_back(self, items: Sequence[_Item]) -> None:
+        self._reserved.extendleft(reversed(items))
+
+    def clear(self) -> None:
+        self._reserved.clear()
+        self._others.clear()
+
+
 class Author:
     """A service's hand. `introduce` before `audit`; `close` says goodbye."""
 
@@ -108,7 +143,7 @@ class Author:
         self._head: str | None = None
         self._written = 0
         self._beaten = 0
-        self._queue: collections.deque[_Item] = collections.deque()
+        self._queue = _Queue()
         self._waiting = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         follower.on_change(self._notice)
@@ -174,7 +209,8 @@ class Author:
 
         """
         self._check_may_write()
-        if len(self._queue) >= self._options.service.max_queued_audits:
+        most = self._options.service.max_queued_audits + (RESERVED_AUDITS if kind in house.RESERVED_KINDS else 0)
+        if len(self._queue) >= most:
             raise Refused(Code.BUSY, f"{len(self._queue)} records wait for their place")
         if type(payload) is not records.REGISTRY[kind].payload:
             raise TypeError(f"{kind} takes {records.REGISTRY[kind].payload.__name__}")
@@ -294,7 +330,7 @@ class Author:
             try:
                 await self._write_batch(items)
             except asyncio.CancelledError:
-                self._queue.extendleft(reversed([item for item in items if not item.done.done()]))
+                self._queue.put_back([item for item in items if not item.done.done()])
                 raise
             except Exception:
                 trace_id = telemetry.current_trace_id()
@@ -309,8 +345,8 @@ class Author:
         """What has queued, up to the bounds of one call; an effect alone."""
         items: list[_Item] = []
         size = 0
-        while self._queue and len(items) < BATCH_MOST:
-            item = self._queue[0]
+        while len(self._queue) and len(items) < BATCH_MOST:
+            item = self._queue.first
             size += item.bytes
             if items and (item.alone or items[0].alone or size > BATCH_BYTES):
                 break
@@ -382,7 +418,7 @@ class Author:
         gone = {item.id for item, _ in at_fault}
         return [item for item in items if item.id not in gone]
 
-    def _end(self, items: Sequence[_Item] | collections.deque[_Item], why: Exception) -> None:
+    def _end(self, items: Iterable[_Item], why: Exception) -> None:
         for item in items:
             if not item.done.done():
                 item.done.set_exception(why)

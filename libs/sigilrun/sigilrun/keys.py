@@ -306,7 +306,7 @@ class Keystore:
         document = key_format.parse_key(_read(path), str(path))
         if document.name != name:
             raise DamagedKey(f"{path} holds the key {document.name!r}: files were swapped or renamed.")
-        if document.kdf != self._kdf or document.check != self._kek.check:
+        if document.kdf != self._kdf or not hmac.compare_digest(document.check, self._kek.check):
             raise DamagedKey(f"{path} belongs to another keystore.")
         return document, self._kek, str(path)
 

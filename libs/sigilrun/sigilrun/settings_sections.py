@@ -38,7 +38,11 @@ class Bus(Section, frozen=True, kw_only=True):
     ] = 512
     reserved_in_flight: Annotated[
         int,
-        _says("places beyond max_in_flight that only braking commands (revoke, withdraw, close) take", ge=0, le=4096),
+        _says(
+            "places beyond max_in_flight that only braking and quorum commands take (revoke, close, attest)",
+            ge=0,
+            le=4096,
+        ),
     ] = 32
     connect_timeout_s: Annotated[int, _says("seconds for one try to connect", ge=1, le=60)] = 2
     reconnect_wait_ms: Annotated[
@@ -122,6 +126,10 @@ class Gateway(Section, frozen=True, kw_only=True):
     body_limit_bytes: Annotated[
         int, _says("bytes of a request body; canonical JSON has no more", ge=1024, le=1_048_576)
     ] = 1_048_576
+    head_timeout_s: Annotated[
+        int,
+        _says("seconds that a request's head may take from its first byte; a slow one holds a connection", ge=1, le=60),
+    ] = 10
     body_timeout_s: Annotated[
         int, _says("seconds a body may take to arrive; a slow sender holds a place", ge=1, le=600)
     ] = 20
@@ -148,6 +156,28 @@ class Gateway(Section, frozen=True, kw_only=True):
     ] = 10_000
     metrics_public: Annotated[bool, _says("answer /metrics to any address; false: to loopback only")] = False
     max_in_flight: Annotated[int, _says("requests answered at once; beyond it BUSY", ge=1, le=65_536)] = 256
+    reserved_in_flight: Annotated[
+        int,
+        _says(
+            "places beyond max_in_flight for braking and quorum commands alone, a quarter for one caller", ge=4, le=4096
+        ),
+    ] = 32
+    max_connections: Annotated[
+        int,
+        _says(
+            "connections at once, a quarter of them from one address that is no trusted proxy; more are closed",
+            ge=4,
+            le=65_536,
+        ),
+    ] = 1024
+    login_tries: Annotated[
+        int,
+        _says(
+            "logins of one address, or with one licence, that may fail before each further one waits twice as long",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 10
     trusted_proxies: Annotated[
         tuple[str, ...],
         _says("networks whose X-Forwarded-For is believed; none by default, since anyone can send one", max_length=32),

@@ -42,7 +42,7 @@ begin
     for place in 1 .. cardinality(in_decisions) loop
         if in_decisions[place] is not null then
             perform 1 from canon.record
-            where tenant = in_tenant and seq = in_decisions[place] >> 8 and kind in ('decision_batch', 'erasure_order');
+            where tenant = in_tenant and seq = in_decisions[place] >> 8 and kind in ('decision_batch', 'approved_decision', 'erasure_order');
             if not found then
                 raise exception 'no decision stands at %', in_decisions[place] >> 8 using errcode = 'SG003';
             end if;

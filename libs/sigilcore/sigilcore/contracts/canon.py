@@ -506,6 +506,7 @@ REFILL = Command(
     action=Action.ADMINISTER,
     target=Target.SYSTEM,
     admission=Admission.BUS,
+    refusals=(Code.READ_ONLY,),
 )
 RESTORE = Command(
     name="canon/restore",

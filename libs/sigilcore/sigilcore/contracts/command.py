@@ -111,6 +111,11 @@ class Command(Generic[Req, Rep]):
         return self.action is not Action.READ
 
     @property
+    def reserved(self) -> bool:
+        """True if every queue on its way keeps room that others can't take: what brakes, and what the quorum does."""
+        return not self.scored or (self.service == "quorum" and self.mutates)
+
+    @property
     def needs_owner(self) -> bool:
         """True for mutations of rung mentor and root: the owner's own proof, or a certificate that names them."""
         return self.mutates and self.rung.includes(Loa.MENTOR)

@@ -27,6 +27,7 @@ class Resident:
     store: str | None = None  # "postgres:writer", "postgres:reader", "sqlite"
     module: str = ""
     looks: bool = False  # may ask everyone's health: $SRV
+    hears: tuple[str, ...] = ()  # kinds whose change events it hears as hints, without following the log
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,8 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
                 key=False,
                 module="services.gateway",
                 looks=True,
+                store="sqlite",
+                hears=("license_revoked", "session_closed"),
             ),
         )
     }
@@ -119,6 +122,22 @@ def event_subject(tenant: str, space: str, kind: str) -> str:
 # Scopes of `canon/events_of`: a space and a kind, or one of these two.
 EVERYTHING = ("all", "all")
 GOVERNING = ("all", "governing")
+
+
+# Audit records that have room of their own in every queue that leads to the log: they brake, or carry a quorum, or hold the decision that
+# either needs. All system records have it too. No caller makes many of them: a gate has one decision batch in flight.
+RESERVED_KINDS = frozenset(
+    {
+        "approved_decision",
+        "decision_batch",
+        "key_revoked",
+        "license_revoked",
+        "proposal_attested",
+        "proposal_closed",
+        "proposal_opened",
+        "session_closed",
+    }
+)
 
 
 def kinds_in(space: str) -> tuple[str, ...]:
@@ -189,6 +208,9 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
             f"$SRV.*.{resident.name}",
             f"$SRV.*.{resident.name}.>",
         ]
+    subscribe += [
+        event_subject(tenant, space, kind) for kind in resident.hears for space in records.REGISTRY[kind].spaces
+    ]
     if resident.looks:
         publish += [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".*", ".*.*")]
     if resident.follows:

@@ -40,7 +40,8 @@ INTRODUCTION = """Every way in is a command: `POST /api/commands/<name>` with th
 their own beside it. The body's very bytes are what the gate judges and a proof signs.
 
 **Sessions.** `session/challenge`, then `session/open`. Send the token as `Authorization: Bearer <token>`, or let the cookie
-`sigil_session` carry it; with the cookie every POST also needs `x-csrf-token` from `POST /api/csrf/token`. A key-bound session sends
+`sigil_session` (over TLS `__Host-sigil_session`) carry it;
+with the cookie every POST also needs `x-csrf-token` from `POST /api/csrf/token`. A key-bound session sends
 `Sigil-Proof` with each call: its key's signature over command, parameters, time and a fresh nonce. For a GET the parameters are the
 canonical JSON (RFC 8785) of the given path and query fields; with an `Idempotency-Key` they are that of the body with `id` set to it.
 
@@ -381,7 +382,12 @@ _SECURITY: dict[str, Any] = {
         "scheme": "bearer",
         "description": "The token of session/open. Key-bound sessions send Sigil-Proof beside it.",
     },
-    "cookie": {"type": "apiKey", "in": "cookie", "name": "sigil_session", "description": "Set by session/open."},
+    "cookie": {
+        "type": "apiKey",
+        "in": "cookie",
+        "name": "sigil_session",
+        "description": "Set by session/open; over TLS its name is __Host-sigil_session.",
+    },
 }
 _PROOF_HEADER = {
     "name": "Sigil-Proof",

@@ -1,0 +1,295 @@
+"""Clocks that jump, forward and back: what each thing with a time is worth then, in one table.
+
+A row is a thing, the jumps of the clock after it was got, and what using it gives at the last of them. A jump never makes anything good
+that was used, forgotten, or good only later; back at its own time an honest thing is as good as it was.
+"""
+
+import pytest
+
+from sigilcore import decision, permit, session
+from sigilcore.access import Loa
+from sigilcore.contracts import gatekeeper as contract
+from sigilcore.refusals import Code, Refused
+from sigilrun.replay import ReplayMemory
+from tests import simulator
+from tests.services import test_gatekeeper, test_reviews
+from tests.services.test_gatekeeper import WRITE
+from tests.simulator import DAY_MS, Person
+
+SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
+SESSION = session.LONGEST_SESSION_MS
+WITHIN = test_reviews.WITHIN_S * SECOND
+
+
+class World(test_reviews.House):
+    """A house that is a day old, so that its clock can go back; nothing is reviewed unless a row asks for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.review_of()
+        self.world.clock.advance(DAY_MS)
+
+    def jump(self, ms):
+        self.world.clock.advance(ms)
+
+
+# Each gives a function that uses the thing.
+
+
+async def bearer_session(house):
+    bob = await house.login(house.bob)
+    return lambda: house.authorize(bob, "memory/write", WRITE)
+
+
+async def mandate(house):
+    end_ms = house.world.now_ms + session.CERTIFICATE_MS
+    root = await house.login(house.world.root, mutations=("license/revoke",), mutations_not_after_ms=end_ms)
+    return lambda: house.authorize(root, "license/revoke")
+
+
+async def nonce(house):
+    asked = test_gatekeeper.opening(house.bob, None, await house.challenge(), None)
+    return lambda: house.ask(contract.OPEN, asked)
+
+
+async def used_nonce(house):
+    use = await nonce(house)
+    await use()
+    return use
+
+
+async def forgotten_nonce(house):
+    use = await used_nonce(house)
+    house.jump(3 * MINUTE)
+    await house.login(house.bob)
+    house.jump(-3 * MINUTE)
+    return use
+
+
+async def proof(house):
+    request = house.request(await house.login(house.ada), "memory/list")
+    return lambda: house.ask(contract.AUTHORIZE, request)
+
+
+async def used_proof(house):
+    use = await proof(house)
+    await use()
+    return use
+
+
+async def forgotten_proof(house):
+    ada = await house.login(house.ada)
+    request = house.request(ada, "memory/list")
+    await house.ask(contract.AUTHORIZE, request)
+    house.jump(3 * MINUTE)
+    await house.authorize(ada, "memory/list")
+    house.jump(-3 * MINUTE)
+    return lambda: house.ask(contract.AUTHORIZE, request)
+
+
+async def a_permit(house):
+    answer = await house.authorize(await house.login(house.bob), "memory/write", WRITE)
+
+    async def use():
+        house.bound(answer, "memory/write", WRITE)
+
+    return use
+
+
+async def used_permit(house):
+    return await _permit_once(house, 0)
+
+
+async def forgotten_permit(house):
+    return await _permit_once(house, MINUTE)
+
+
+async def _permit_once(house, away_ms):
+    """A permit that a service saw, and its memory after the clock was away and came back; another call came meanwhile."""
+    answer = await house.authorize(await house.login(house.bob), "memory/write", WRITE)
+    memory = ReplayMemory(2 * permit.START_WINDOW_MS)
+
+    def once(one):
+        if not memory.first_time(one.permit_id, one.not_after_ms, house.world.now_ms):
+            raise Refused(Code.PERMIT_REPLAYED, "this permit was used before")
+
+    once(house.bound(answer, "memory/write", WRITE).permit)
+    house.jump(away_ms)
+    other = house.bound(await house.authorize(await house.login(house.bob), "ping"), "ping").permit
+    once(other)
+    house.jump(-away_ms)
+
+    async def use():
+        once(house.bound(answer, "memory/write", WRITE).permit)
+
+    return use
+
+
+async def a_decision(house):
+    granted = house.world.granted(house.bob, "memory/write")
+
+    async def use():
+        house.world.place(house.world.memory(granted))
+
+    return use
+
+
+async def uncommitted_decision(house):
+    chain = house.world.judge(house.bob, "memory/write")
+
+    async def use():
+        batch = simulator.audit.DecisionBatch(decisions=(decision.freeze(chain),))
+        house.world.append("decision_batch", batch, house.world.instances["gatekeeper"])
+
+    return use
+
+
+async def approval(house):
+    house.review_of("memory/write")
+    ada, mia = await house.login(house.ada), await house.login(house.mia)
+    word = await house.approved(ada, mia)
+    return lambda: house.authorize(ada, "memory/write", WRITE, approval=word)
+
+
+async def approver(house):
+    """An approval whose mentor's licence ends before its own time does."""
+    house.mia = house.world.issue(Person("meg"), Loa.MENTOR, days=1)
+    house.jump(DAY_MS - MINUTE)
+    return await approval(house)
+
+
+async def a_licence(house):
+    """Two days of a licence, issued now."""
+    eve = house.world.issue(Person("eve", keyed=False), Loa.OPERATOR, days=2)
+    return lambda: house.login(eve)
+
+
+async def shared_read(house):
+    """Whether a read still stands on the decision of the first; NOT_YET says that another was made."""
+    bob = await house.login(house.bob)
+    first = await house.authorize(bob, "memory/list")
+
+    async def use():
+        again = await house.authorize(bob, "memory/list")
+        if again.decision != first.decision:
+            raise Refused(Code.NOT_YET, "decided anew")
+
+    return use
+
+
+async def full_minute(house):
+    """A caller who has called as often as a minute allows."""
+    house.gate = house.another(calls_per_minute=2)
+    bob = await house.login(house.bob)
+    for _ in range(2):
+        await house.authorize(bob, "ping")
+    return lambda: house.authorize(bob, "ping")
+
+
+async def signed_proposal(house):
+    """A policy that was signed, and is committed at the last."""
+    signed = simulator.system.AccessPolicyChange(policy=house.log.state.policy, expires_at=house.world.later(HOUR))
+    change = house.world.proposal("access_policy", signed)
+    attested = simulator.record.witnessed(
+        change, [simulator.record.witness(change, house.world.witness.owner_id, house.world.witness.signer)]
+    )
+
+    async def use():
+        house.world.place(attested)
+
+    return use
+
+
+TABLE = [
+    (bearer_session, [SESSION - 1], None),
+    (bearer_session, [SESSION], Code.SESSION_EXPIRED),
+    (bearer_session, [-HOUR], None),
+    (bearer_session, [SESSION, -SESSION], None),
+    (mandate, [session.CERTIFICATE_MS - 1], None),
+    (mandate, [session.CERTIFICATE_MS], Code.OWNER_PROOF_NEEDED),
+    (nonce, [MINUTE], None),
+    (nonce, [MINUTE + 1], Code.NONCE_INVALID),
+    (nonce, [-1], Code.NONCE_INVALID),
+    (nonce, [HOUR, -HOUR], None),
+    (used_nonce, [0], Code.NONCE_INVALID),
+    (used_nonce, [HOUR], Code.NONCE_INVALID),
+    (used_nonce, [-SECOND], Code.NONCE_INVALID),
+    (forgotten_nonce, [0], Code.NONCE_INVALID),
+    (proof, [30 * SECOND], None),
+    (proof, [30 * SECOND + 1], Code.PROOF_STALE),
+    (proof, [-30 * SECOND], None),
+    (proof, [-30 * SECOND - 1], Code.PROOF_STALE),
+    (proof, [HOUR, -HOUR], None),
+    (used_proof, [10 * SECOND], Code.PROOF_REPLAYED),
+    (used_proof, [-10 * SECOND], Code.PROOF_REPLAYED),
+    (forgotten_proof, [0], Code.PROOF_STALE),
+    (a_permit, [permit.START_WINDOW_MS], None),
+    (a_permit, [permit.START_WINDOW_MS + 1], Code.PERMIT_EXPIRED),
+    (a_permit, [-permit.START_WINDOW_MS], None),
+    (a_permit, [-permit.START_WINDOW_MS - 1], Code.PERMIT_INVALID),
+    (used_permit, [0], Code.PERMIT_REPLAYED),
+    (used_permit, [-SECOND], Code.PERMIT_REPLAYED),
+    (forgotten_permit, [0], Code.PERMIT_REPLAYED),
+    (forgotten_permit, [SECOND], Code.PERMIT_REPLAYED),
+    (uncommitted_decision, [2 * SECOND], None),
+    (uncommitted_decision, [2 * SECOND + 1], Code.STALE_DECISION),
+    (uncommitted_decision, [-2 * SECOND - 1], Code.STALE_DECISION),
+    (a_decision, [MINUTE], None),
+    (a_decision, [MINUTE + 1], Code.DECISION_UNKNOWN),
+    (a_decision, [HOUR, -HOUR], None),
+    (approval, [WITHIN - 1], None),
+    (approval, [WITHIN], Code.APPROVAL_EXPIRED),
+    (approval, [-MINUTE], None),
+    (approver, [MINUTE - SECOND], None),
+    (approver, [MINUTE], Code.APPROVER_INVALID),
+    (approver, [MINUTE, -MINUTE], None),
+    (a_licence, [2 * DAY_MS - 1], None),
+    (a_licence, [2 * DAY_MS], Code.LICENSE_INVALID),
+    (a_licence, [-1], Code.LICENSE_INVALID),
+    (a_licence, [2 * DAY_MS, -2 * DAY_MS], None),
+    (shared_read, [MINUTE - 1], None),
+    (shared_read, [MINUTE], Code.NOT_YET),
+    (shared_read, [-1], Code.NOT_YET),
+    (full_minute, [MINUTE - 1], Code.RATE_LIMITED),
+    (full_minute, [MINUTE], None),
+    (full_minute, [-HOUR], Code.RATE_LIMITED),
+    (signed_proposal, [HOUR - 1], None),
+    (signed_proposal, [HOUR], Code.PROPOSAL_EXPIRED),
+]
+
+
+@pytest.mark.parametrize(
+    ("thing", "jumps", "code"), TABLE, ids=[f"{thing.__name__} {jumps} {code}" for thing, jumps, code in TABLE]
+)
+async def test_after_the_clock_jumped(thing, jumps, code):
+    """Good exactly as long as it says, whichever way the clock went."""
+    house = World()
+    use = await thing(house)
+    for ms in jumps:
+        house.jump(ms)
+    if code is None:
+        await use()
+        return
+    with pytest.raises(Refused) as caught:
+        await use()
+    assert caught.value.code is code, caught.value
+
+
+def test_no_jump_lets_a_permit_in_twice():
+    """Whatever the order of jumps, a memory that saw an id never takes it again: neither forgotten nor before its time."""
+    for away in (-HOUR, -1, 1, 11 * SECOND, MINUTE, HOUR):
+        memory = ReplayMemory(10 * SECOND)
+        now = DAY_MS
+        assert memory.first_time("one", now + 5 * SECOND, now)
+        memory.first_time("other", now + away + 5 * SECOND, now + away)
+        for back in (now, now + SECOND, now + 5 * SECOND, now - SECOND):
+            assert not memory.first_time("one", now + 5 * SECOND, back), (away, back)
+
+
+def test_a_permit_after_a_jump_is_taken_again_soon():
+    """What was forgotten closes the door for its own seconds only."""
+    memory, now = ReplayMemory(10 * SECOND), DAY_MS
+    assert memory.first_time("one", now + 5 * SECOND, now)
+    assert memory.first_time("ahead", now + HOUR + 5 * SECOND, now + HOUR)
+    assert not memory.first_time("two", now + 5 * SECOND, now)
+    assert memory.first_time("three", now + SECOND + 5 * SECOND, now + SECOND)
