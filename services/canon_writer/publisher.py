@@ -8,6 +8,9 @@ A stream that holds more than Postgres, or something else, means that Postgres w
 the writer writes no more. Nor is anything published while the writer is read-only for another reason: a stream is never rebuilt from a
 shorter Postgres.
 
+What comes to a stream at rest is published at once. After a few records the publisher gathers for a moment (`GATHER_S`) before it goes on:
+under load a server that syncs, a message to every view and a transaction of each of them are then paid for many records, not for each.
+
 After an erasure is published, the messages of what it erased leave the stream, overwritten. Nothing remembers that this was done but the
 stream itself: at the start it is asked for all erasures, so a crash between the commit and here heals. A stream that is filled again gets
 these records without their payloads.
@@ -32,6 +35,8 @@ _log = structlog.get_logger("canon_writer")
 
 KEPT_ROWS = 4_000  # of recent commits in memory; who falls further behind reads Postgres
 BATCH_BYTES = 4 * 1024 * 1024
+# A reader of its own write waits so much longer at most. Fewer records than one atomic batch are a few.
+GATHER_S = 0.01
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 2.0
 
@@ -70,14 +75,18 @@ class Publisher:
         self._halted = halted
         self._recent: collections.deque[Committed] = collections.deque()
         self._recent_rows = 0
-        self._erased_before = 0  # what erasures below this seq erased is out of the stream
+        self._newest = 0  # the log's size after the last commit heard of; 0 before
+        self._erasing = 0  # the log's size after the last erasure heard of
+        self._erased_before = 0  # what erasures below this seq erased is out of the stream; 0: the store knows of which
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._asked = False  # whether the stream was compared with the store at all
 
     def committed(self, commit: Committed) -> None:
         """Hear of a commit; never waits."""
+        self._newest = commit.size
         if any(erases(row) for row in commit.rows):
+            self._erasing = commit.size
             # What we remember isn't readable in Postgres any more, and won't be published from here either.
             self._recent.clear()
             self._recent_rows = 0
@@ -108,7 +117,7 @@ class Publisher:
         delay_s = RETRY_FIRST_S
         while self._halted() is None and self.contradiction is None:
             try:
-                await self.catch_up()
+                await self._publish()
                 delay_s = RETRY_FIRST_S
                 await self._wake.wait()
                 self._wake.clear()
@@ -120,6 +129,11 @@ class Publisher:
 
     async def catch_up(self) -> canon.Refill:
         """Publish all that the stream lacks. Raises `Refused`, `Lost`."""
+        published = await self._publish()
+        head = await self._shelf.head()
+        return canon.Refill(published=published, stream_last=self.position or 0, head=head.size)
+
+    async def _publish(self) -> int:
         async with self._turn:
             published = 0
             while self._halted() is None and self.contradiction is None:
@@ -135,18 +149,20 @@ class Publisher:
                 try:
                     self.position = await self._bus.publish_events(self._events(rows, notes), self.position)
                     published += len(rows)
+                    if len(rows) < stream.BATCH_FROM:
+                        await asyncio.sleep(GATHER_S)
                 except (stream.StreamMissing, stream.StreamBehind, stream.StreamAhead) as found:
                     _log.warning("stream_elsewhere", position=self.position, found=str(found))
                     self.position = None
             reason = self.contradiction or self._halted()
             if reason is not None:
                 raise Refused(Code.READ_ONLY, reason)
-            head = await self._shelf.head()
-            return canon.Refill(published=published, stream_last=self.position or 0, head=head.size)
+            return published
 
     async def _erase(self, position: int) -> bool:
         """Take out of the stream what was erased below this place. False if there is no stream any more."""
-        if self._erased_before >= position:
+        wanted = min(position, self._erasing) if self._erased_before else position
+        if self._erased_before >= wanted:
             return True
         erased = await self._shelf.erased(self._erased_before)
         places = [one.seq + 1 for one in erased if one.by < position]
@@ -198,7 +214,9 @@ class Publisher:
         return None
 
     async def _next(self, position: int) -> tuple[Sequence[Row], Mapping[int, bytes]]:
-        """What comes next, at most one batch, and the checkpoints in it."""
+        """What comes next, at most one batch, and the checkpoints in it. The store isn't asked for what isn't there yet."""
+        if position == self._newest > 0:
+            return (), {}
         while self._recent and self._recent[0].size <= position:
             self._forget()
         if self._recent and self._recent[0].rows[0].seq <= position:

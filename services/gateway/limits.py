@@ -15,6 +15,7 @@ would hold 120 000 entries a session.
 """
 
 import collections
+import functools
 import ipaddress
 import math
 from collections.abc import Callable, Sequence
@@ -167,6 +168,7 @@ def counted(address: str) -> str:
     return address
 
 
+@functools.lru_cache(maxsize=1024)  # a caller's address is read several times a request
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         parsed = ipaddress.ip_address(text.partition("%")[0])

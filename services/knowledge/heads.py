@@ -61,8 +61,7 @@ class Heads:
 
     def wrote(self, thing: Thing, record_id: str, seq: int, record_hash: str) -> None:
         """A record stands at its place."""
-        self._forget_seen()
-        if seq >= self._store.at.next_seq:
+        if seq >= self._forget_seen():
             self._recent_ids[record_id] = seq
             if seq >= self._recent.get(thing, (0, ""))[0]:
                 self._recent[thing] = (seq, record_hash)
@@ -85,8 +84,8 @@ class Heads:
                 raise Refused(Code.UNAVAILABLE, f"not caught up yet: {refused.message}") from refused
             self._cleared = max(self._cleared, doubts)
 
-    def _forget_seen(self) -> None:
-        """Whatever the view has seen by now."""
+    def _forget_seen(self) -> int:
+        """Whatever the view has seen by now; how far that is."""
         seen = self._store.at.next_seq
         for thing, (seq, _) in list(self._recent.items()):
             if seq < seen:
@@ -94,3 +93,4 @@ class Heads:
         for name, seq in list(self._recent_ids.items()):
             if seq < seen:
                 del self._recent_ids[name]
+        return seen

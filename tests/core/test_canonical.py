@@ -533,16 +533,23 @@ OUTERS = st.builds(
 
 
 def recognised(data, kind=Outer):
-    """What the short way says; where it says anything, `decode` and `convert` say the same."""
+    """What the short way says; where it says anything, the long way says the same."""
     value = canonical.Shape(kind).read(data)
-    assert value is None or value == canonical.convert(data, kind)
+    assert value is None or value == canonical.typed(canonical.decode(data), kind)
     return value
+
+
+def walked(value):
+    """The bytes by the long way."""
+    return canonical.encode(msgspec.to_builtins(value, str_keys=True, order="deterministic"))
 
 
 @given(OUTERS)
 def test_the_short_way_reads_what_is_canonical(value):
     """It recognises every canonical value of a closed type, except beside characters where the two orders of keys may differ."""
-    data = canonical.of(value)
+    data = walked(value)
+    assert canonical.of(value) == data
+    assert canonical.Shape(Outer).made(value) == (data if max(data) < 0xF0 else None)
     assert canonical.Shape(Outer).write(value) == data or max(data) >= 0xF0
     assert recognised(data) == (value if max(data) < 0xF0 else None)
 
@@ -550,7 +557,7 @@ def test_the_short_way_reads_what_is_canonical(value):
 @given(OUTERS, st.data())
 def test_the_short_way_recognises_nothing_else(value, data):
     """Bytes changed, removed or put in: never more than the long way accepts."""
-    raw = bytearray(canonical.of(value))
+    raw = bytearray(walked(value))
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at : at + data.draw(st.integers(0, 2))] = data.draw(
         st.sampled_from([b"", b" ", b"0", b".0", b"e0", b"\\u0061", b'"', b",", b'"zed":[],', b"\xff", b"null"])
@@ -593,4 +600,24 @@ class Fraction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def test_a_type_that_says_too_little_has_no_short_way(kind, data):
     """Integers without bounds, types within themselves, floats."""
     assert recognised(data, kind) is None
-    assert canonical.Shape(kind).write(canonical.convert(data, kind)) == data
+    value = canonical.convert(data, kind)
+    assert canonical.Shape(kind).made(value) is None
+    assert canonical.Shape(kind).write(value) == canonical.of(value) == data
+
+
+@pytest.mark.parametrize(
+    "made", [{"count": 2**53}, {"flag": "\ud800"}, {"table": {"\ud800": Inner(word="a")}}, {"count": math.inf}]
+)
+def test_what_code_built_wrongly_takes_the_long_way_and_is_refused(made):
+    """A Struct isn't checked when it is made, so its bytes are: a number or text that JSON can't bear is never signed."""
+    value = Outer(**{"zed": (), "flag": True, "count": 1, "table": {}, "choice": "one"} | made)
+    assert canonical.Shape(Outer).made(value) is None
+    with pytest.raises(canonical.NotCanonical):
+        canonical.of(value)
+
+
+def test_what_code_built_of_another_type_is_written_as_it_is():
+    """The short way knows only values of the declared type; whatever else is plain JSON has the long way's bytes."""
+    value = Outer(zed=(), flag="yes", count=1, table={}, choice="three")
+    assert canonical.Shape(Outer).made(value) is None
+    assert canonical.of(value) == walked(value) == b'{"choice":"three","count":1,"flag":"yes","table":{},"zed":[]}'

@@ -276,9 +276,9 @@ async def test_a_publishing_that_fails(place, count, persisted):
         async def failing(events, last):
             if failed:
                 return await publish(events, last)
+            failed.append(len(events))
             if persisted:
                 await publish(events, last)
-            failed.append(len(events))
             raise Refused(Code.UNAVAILABLE, "no answer in time")
 
         one.parts.bus.publish_events = failing

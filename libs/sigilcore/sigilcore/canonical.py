@@ -16,6 +16,7 @@ bool, None, int or float. RFC 8785 itself spells doubles from 2^53 up to 10^21 a
 arrives, the double is refused when it leaves.
 """
 
+import functools
 import json
 import math
 import re
@@ -82,7 +83,8 @@ def encode(value: object, *, max_bytes: int | None = MAX_BYTES) -> bytes:
 
 def of(struct: msgspec.Struct) -> bytes:
     """The canonical bytes of a Struct; a set becomes a sorted array, so that it too has one encoding."""
-    return encode(msgspec.to_builtins(struct, str_keys=True, order="deterministic"))
+    data = _shape_of(type(struct)).made(struct)
+    return encode(msgspec.to_builtins(struct, str_keys=True, order="deterministic")) if data is None else data
 
 
 def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
@@ -101,7 +103,8 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
 
 def convert(data: bytes, kind: type[T], *, max_bytes: int = MAX_BYTES) -> T:
     """Read canonical bytes into a type; a value that doesn't fit is `NotCanonical` and names its path."""
-    return typed(decode(data, max_bytes=max_bytes), kind)
+    known = _shape_of(kind).read(data, max_bytes=max_bytes)  # type: ignore[arg-type]  # a type is hashable
+    return typed(decode(data, max_bytes=max_bytes), kind) if known is None else known
 
 
 class Shape(Generic[T]):
@@ -130,6 +133,21 @@ class Shape(Generic[T]):
     def write(self, value: T) -> bytes:
         """The canonical bytes of a value that was read strictly; for what code has built itself, ask `of`, which checks."""
         return _fast.encode(value) if self._closed else encode(msgspec.to_builtins(value, str_keys=True))
+
+    def made(self, value: T) -> bytes | None:
+        """The canonical bytes of a value that code has built, if they can be read as its type again; None if only `encode` can tell."""
+        if not self._closed:
+            return None
+        try:
+            data = _fast.encode(value)
+        except UnicodeError:
+            return None
+        return None if self.read(data) is None else data
+
+
+@functools.lru_cache(maxsize=256)  # as many as there are kinds and documents, and no caller makes new ones
+def _shape_of(kind: type[T]) -> Shape[T]:
+    return Shape(kind)
 
 
 def _is_closed(info: inspect.Type, inside: tuple[type, ...]) -> bool:

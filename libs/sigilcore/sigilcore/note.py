@@ -18,7 +18,6 @@ a time before it. Others count as unknown.
     assert note.verify(note.parse(data), [key]) == [key]
 """
 
-import base64
 import binascii
 import functools
 import hashlib
@@ -60,13 +59,13 @@ def parse_decimal(text: str) -> int:
 
 def encode_base64(data: bytes) -> str:
     """Standard base64 with padding."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def parse_base64(text: str) -> bytes:
     """The bytes of standard base64 in its only spelling; raises `NoteError`."""
     try:
-        data = base64.b64decode(text, validate=True)
+        data = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         raise NoteError(f"not base64: {text[:40]!r}") from None
     if encode_base64(data) != text:

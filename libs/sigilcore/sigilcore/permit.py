@@ -8,9 +8,9 @@ from typing import Annotated
 
 import msgspec
 
-from sigilcore import digest, envelope, signing
+from sigilcore import canonical, digest, envelope, signing
 from sigilcore.access import Loa
-from sigilcore.decision import DecisionRef, ProofKind, Request
+from sigilcore.decision import DecisionRef, Number, ProofKind, Request
 from sigilcore.record_types import Hex32, Hex64, RecordId
 from sigilcore.refusals import Code, Refused
 
@@ -27,7 +27,7 @@ class Permit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     owner_id: str
     licence_id: RecordId
     session_id: RecordId
-    session_ends_ms: int
+    session_ends_ms: Number
     loa: Loa
     proof: ProofKind
     command: str
@@ -37,8 +37,8 @@ class Permit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     digest: Hex64
     decision: DecisionRef
     parent: DecisionRef | None
-    not_after_ms: int
-    longest_run_s: Annotated[int, msgspec.Meta(ge=1)]
+    not_after_ms: Number
+    longest_run_s: Annotated[int, msgspec.Meta(ge=1, le=canonical.MAX_INT)]
 
 
 class Bound(msgspec.Struct, frozen=True, kw_only=True):

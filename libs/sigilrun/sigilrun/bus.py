@@ -71,9 +71,12 @@ class _Client(nats.aio.client.Client):
 
     @staticmethod
     def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        lines = (line.partition(":") for line in raw.decode("utf-8", "replace").split("\r\n"))
-        named = ((name.strip(), value.strip()) for name, colon, value in lines if colon)
-        return {name: value for name, value in named if name.isascii() and name.split() == [name]}
+        found = {}
+        for line in raw.decode("utf-8", "replace").split("\r\n"):
+            name, colon, value = line.partition(":")
+            if colon and (name := name.strip()).isascii() and name.split() == [name]:
+                found[name] = value.strip()
+        return found
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
         await self._flush_pending(force_flush=True)
@@ -182,12 +185,12 @@ class Bus:
             reply = await self.request(command.subject_of(*scope), body, headers=headers, timeout_s=timeout)
             wire.raise_for(reply, trace_id)
         except Refused as refused:
-            self.metrics.asked.labels(command.name, refused.code).inc()
+            self.metrics.asked_of(command.name, refused.code).inc()
             raise
         except faults.Fault:
-            self.metrics.asked.labels(command.name, telemetry.FAULT).inc()
+            self.metrics.asked_of(command.name, telemetry.FAULT).inc()
             raise
-        self.metrics.asked.labels(command.name, telemetry.OK).inc()
+        self.metrics.asked_of(command.name, telemetry.OK).inc()
         return reply.data
 
     async def serve(
@@ -254,16 +257,17 @@ class Bus:
             self._inbox = self._client.new_inbox()
             await self.subscribe(f"{self._inbox}.*", self._on_reply)
         self._asked += 1
-        reply, answered = f"{self._inbox}.{self._asked}", asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        reply, answered = f"{self._inbox}.{self._asked}", loop.create_future()
         self._waiting[reply] = (subject, answered)
         try:
             await self.publish(subject, body, reply=reply, headers=headers)
-            async with asyncio.timeout(timeout_s):
+            # Not `asyncio.timeout`: only the answer is waited for, and each call passes here.
+            late = loop.call_later(timeout_s, _too_late, answered, subject)
+            try:
                 message: wire.Message = await answered
-        except TimeoutError:
-            raise Refused(
-                Code.UNAVAILABLE, f"no answer from {subject} in time", detail={"outcome": "unknown"}
-            ) from None
+            finally:
+                late.cancel()
         finally:
             del self._waiting[reply]
         if message.headers.get(wire.STATUS) == wire.NO_RESPONDERS and not message.data:
@@ -372,6 +376,12 @@ class Bus:
         if not self.closing:
             telemetry.log.error("bus_closed", bus=self.name)
         self.closed.set()
+
+
+def _too_late(answered: asyncio.Future[wire.Message], subject: str) -> None:
+    if not answered.done():
+        why = f"no answer from {subject} in time"
+        answered.set_exception(Refused(Code.UNAVAILABLE, why, detail={"outcome": "unknown"}))
 
 
 def _message(message: nats.aio.msg.Msg) -> wire.Message:

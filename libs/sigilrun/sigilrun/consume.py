@@ -209,6 +209,7 @@ class _Consumption:
         self._waiting: list[Event] = []
         self._leaves: list[bytes] = []
         self._covered = 0  # how many of those waiting a checkpoint covers
+        self._ahead = merkle.EMPTY  # the tree with those
         self._next = 0
 
     async def load(self) -> None:
@@ -326,9 +327,10 @@ class _Consumption:
         count = signed.size - self.base
         if not self._covered < count <= len(self._waiting):
             return
-        if self._tree.extend(self._leaves[:count]).root() != signed.root:
+        tree = self._tree.extend(self._leaves[:count])
+        if tree.root() != signed.root:
             raise faults.Corrupt(f"the tree of {signed.size} records has another root than its checkpoint")
-        self._covered = count
+        self._covered, self._ahead = count, tree
 
     async def _ask_checkpoint(self) -> None:
         answer = await self._unless_stopped(self._bus.call(canon.CHECKPOINT, common.Empty()))
@@ -341,7 +343,10 @@ class _Consumption:
         covered = self._covered if self._check else len(self._waiting)
         while covered > 0:
             events = self._waiting[: min(covered, self._batch)]
-            tree = self._tree.extend(self._leaves[: len(events)]) if self._check else self._tree
+            tree = self._tree
+            if self._check:
+                whole = len(events) == covered
+                tree = self._ahead if whole else self._tree.extend(self._leaves[: len(events)])
             end = events[-1].seq + 1
             await self._move(events, end if self._check or covered > len(events) else self._next, tree)
             covered -= len(events)

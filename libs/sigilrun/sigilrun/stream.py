@@ -4,7 +4,8 @@ Invariants:
 
 - the stream's sequence is the canon's seq + 1; every publication says after which sequence it stands, so a gap or a double is refused
   whole by the server, and its place is verified in the acknowledgement;
-- from 25 messages on a publication is one atomic batch: all of it or nothing;
+- from 40 messages on a publication is one atomic batch: all of it or nothing; of fewer the first is published alone, so that nothing is
+  sent to a stream that ends elsewhere, and then the others together;
 - nothing is lost by limits: the stream has none, and when the disk is full it refuses;
 - a reader has no durable state here: an ephemeral consumer, acknowledging nothing, from a position that the reader owns.
 
@@ -25,8 +26,8 @@ from sigilcore.contracts import house
 from sigilcore.refusals import Code, Refused
 from sigilrun import wire
 
-# Measured: below about 25 the batch costs more than it saves.
-BATCH_FROM = 25
+# Measured: the server pays nearly 3 ms for a batch whatever its size, and 0.07 ms for a message alone.
+BATCH_FROM = 40
 BATCH_MOST = 500
 # The window for doubled Nats-Msg-Id. Sequences are the authority; a long one only blocks an honest refill.
 DUPLICATE_WINDOW_NS = 1_000_000_000
@@ -243,10 +244,19 @@ async def publish(bus: Wire, events: Sequence[Event], expected_last_seq: int) ->
         return await _publish_batch(bus, events, last)
     if len(events) > BATCH_MOST:
         raise ValueError(f"{len(events)} events, at most {BATCH_MOST} in one batch")
-    for event in events:
-        headers = event.headers | {"Nats-Msg-Id": event.message_id, "Nats-Expected-Last-Sequence": str(last)}
-        last = _placed(await _ask(bus, event, headers), last, 1)
+    for event in events[:1]:
+        last = _placed(await _ask_after(bus, event, last), last, 1)
+    asked = [_ask_after(bus, event, before) for before, event in enumerate(events[1:], last)]
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(answer, BaseException):
+            raise answer
+        last = _placed(answer, last, 1)
     return last
+
+
+async def _ask_after(bus: Wire, event: Event, before: int) -> dict[str, Any] | None:
+    headers = event.headers | {"Nats-Msg-Id": event.message_id, "Nats-Expected-Last-Sequence": str(before)}
+    return await _ask(bus, event, headers)
 
 
 async def _publish_batch(bus: Wire, events: Sequence[Event], expected_last_seq: int) -> int:

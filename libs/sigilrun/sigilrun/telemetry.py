@@ -134,6 +134,7 @@ class Metrics:
         self.reconnects = prometheus_client.Counter(
             "sigil_bus_reconnects", "Times the bus came back.", registry=self.registry
         )
+        self._asked: dict[tuple[str, str], prometheus_client.Counter] = {}
         self._answered: dict[tuple[str, str], tuple[prometheus_client.Counter, prometheus_client.Histogram]] = {}
 
     def answered(self, command: str, outcome: str) -> tuple[prometheus_client.Counter, prometheus_client.Histogram]:
@@ -142,6 +143,13 @@ class Metrics:
         if found is None:
             found = self.calls.labels(command, outcome), self.call_seconds.labels(command)
             self._answered[command, outcome] = found
+        return found
+
+    def asked_of(self, command: str, outcome: str) -> prometheus_client.Counter:
+        """The counter of calls made to a command with this outcome; looked up once."""
+        found = self._asked.get((command, outcome))
+        if found is None:
+            found = self._asked[command, outcome] = self.asked.labels(command, outcome)
         return found
 
     def render(self) -> bytes:
