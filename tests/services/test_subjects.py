@@ -81,6 +81,8 @@ def may_hear(name: str) -> set[str]:
     allowed = {subject for subject, command in COMMANDS.items() if command.service == name and _whole(subject)}
     allowed |= {subject for subject in EVENTS if ".default." in subject and resident.follows}
     allowed |= set(CHILDREN.values()) if name == "gatekeeper" else set()
+    if name == "gateway":  # two hints at what ended, and no other event
+        allowed |= {"canon.v1.default.audit.license_revoked", "canon.v1.default.audit.session_closed"}
     if resident.module:
         allowed |= {"$SRV.PING", "$SRV.INFO", "$SRV.STATS"}
         allowed |= {subject for subject in HEALTH if name in subject.split(".")}
