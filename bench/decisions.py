@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import casbin
 import cedarpy
+import msgspec
 import regorus
 
 from bench.figures import Figure, micro, seconds
@@ -19,9 +20,11 @@ from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.contracts.command import Admission
 from sigilcore.decision import Verdict
+from sigilcore.governance import WitnessEntry
 from tests.simulator import House, Person
 
 ENTRIES = 100
+MANY = 100_000
 ALLOWED, DENIED = "memory/write", "license/create"
 
 CASBIN = """
@@ -62,6 +65,17 @@ def run() -> list[Figure]:
             bound="building the chain of reasons",
         )
     ]
+    among_many = _grown(rungs)
+    grown = seconds(lambda: among_many(ALLOWED))
+    figures.append(
+        Figure(
+            what=f"the same among {MANY:,} licences and witnesses, by a caller of {MANY:,} decisions",
+            value=micro(grown),
+            limit=f"among few {micro(spent)}",
+            ratio=f"{grown / spent:.2f}×",
+            bound="nothing that grows",
+        )
+    )
     for name, ask in others.items():
         theirs = seconds(lambda ask=ask: ask(ALLOWED))  # type: ignore[misc]
         figures.append(
@@ -81,11 +95,37 @@ def _rungs() -> dict[str, Loa]:
 def _gate(rungs: dict[str, Loa]) -> Callable[[str], bool]:
     house = House()
     caller = house.issue(Person("ada"), Loa.OPERATOR)
-    house.state.policy = policy.AccessPolicy(
-        version="bench", rungs=rungs, thresholds=dict.fromkeys(rungs, 0), rate_limit=1_000_000
-    )
+    house.state.policy = _policy(rungs)
     asked = {name: house.facts(caller, name) for name in (ALLOWED, DENIED)}
     return lambda name: gate.judge(house.state, asked[name]).verdict is Verdict.ALLOW
+
+
+def _policy(rungs: dict[str, Loa]) -> policy.AccessPolicy:
+    return policy.AccessPolicy(version="bench", rungs=rungs, thresholds=dict.fromkeys(rungs, 0), rate_limit=1_000_000)
+
+
+def _crowd() -> tuple[House, dict[str, gate.Facts]]:
+    """A state in which a great many licences and witnesses stand, and a caller that was judged a great many times."""
+    house = House()
+    caller = house.issue(Person("ada"), Loa.OPERATOR)
+    entry, key = house.state.licences[caller.licence_id], caller.signer.public_key
+    for number in range(MANY):
+        house.state.licences[f"licence-{number}"] = entry
+        name = f"mentor-{number}"
+        house.state.witnesses[name] = WitnessEntry(witness_id=name, name=name, key=key, since_seq=number)
+        house.standings.fold(number, "ada", house.now_ms - number % 3_600_000, Verdict.ALLOW)
+    return house, {name: house.facts(caller, name) for name in (ALLOWED, DENIED)}
+
+
+def _grown(rungs: dict[str, Loa]) -> Callable[[str], bool]:
+    house, asked = _crowd()
+    house.state.policy = _policy(rungs)
+
+    def ask(name: str) -> bool:
+        stands = house.standings.at("ada", house.now_ms)
+        return gate.judge(house.state, msgspec.structs.replace(asked[name], standing=stands)).verdict is Verdict.ALLOW
+
+    return ask
 
 
 def _cedar(rungs: dict[str, Loa]) -> Callable[[str], bool]:
