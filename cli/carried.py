@@ -1,4 +1,5 @@
-"""A system record carried to the log by hand: for when the gatekeeper or the quorum service is mute, because its own key was revoked.
+"""A system record carried to the log by hand: for when the gatekeeper or the quorum service is mute, because its own key was revoked; and
+for when Root is, so that all witnesses put another in its place.
 
 Nothing is admitted more easily this way: the writer wants Root's signature and the voices of the witnesses, as always. The file goes from
 Root to each witness and back to the operator, whose identity on the bus may append; every signature in it is over the very same bytes.
@@ -51,8 +52,9 @@ async def folded(data: Path) -> Folded:
 def drafted(
     state: governance.Governance, kind: str, fields: dict[str, Any], root: signing.Signer, now_ms: int
 ) -> record.SignedRecord:
-    """A change on the present head, signed by Root; good for a day."""
-    if root.public_key.hex() != state.root.key:
+    """A change on the present head, signed by Root, or by who becomes Root; good for a day."""
+    successor = kind == "root_key" and fields.get("key") == root.public_key.hex()
+    if root.public_key.hex() != state.root.key and not successor:
         raise Refusal("this key is not Root's")
     payload = REGISTRY[kind].payload(**fields, expires_at=clock.format_ms(now_ms + LIFE_MS))
     return record.build(
@@ -71,7 +73,7 @@ def drafted(
 def voiced(signed: record.SignedRecord, witness_id: str, signer: signing.Signer) -> record.SignedRecord:
     """The record with one voice more."""
     header, _ = record.open_header(bytes(signed.header))
-    others = [voice for voice in header.witnesses if voice.witness_id != witness_id]
+    others = [voice for voice in header.witnesses if (voice.witness_id, voice.key_id) != (witness_id, signer.key_id)]
     voices = [*others, record.witness(signed, witness_id, signer)]
     return record.witnessed(signed, sorted(voices, key=lambda voice: (voice.witness_id, voice.key_id)))
 

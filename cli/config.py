@@ -17,13 +17,17 @@ Resident = Annotated[str, typer.Option("--resident", help="for which process: " 
 _OURS = frozenset({"SIGIL_DATA", "SIGIL_HOME", "SIGIL_ADDRESS", "SIGIL_PASSPHRASE"})
 
 
+def environment() -> dict[str, str]:
+    """The variables that are settings, or were meant as such."""
+    return {name: value for name, value in os.environ.items() if name not in _OURS}
+
+
 def show(state: State, data: Data = Path("data"), resident: Resident = "gateway") -> None:
     """What config.toml and the environment make of each setting; all problems at once, each with its origin."""
     if resident not in house.RESIDENTS:
         raise Refusal(f"no process {resident!r}", f"Choose one of {', '.join(house.RESIDENTS)}.")
-    environment = {name: value for name, value in os.environ.items() if name not in _OURS}
     try:
-        loaded = settings.load(data / "config.toml", environment, resident=resident)
+        loaded = settings.load(data / "config.toml", environment(), resident=resident)
     except settings.SettingsError as error:
         raise Refusal(str(error), "Correct config.toml or the environment.") from error
     shown = settings.show(loaded)

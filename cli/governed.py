@@ -11,7 +11,7 @@ from typing import Any
 from cli.refusal import Refusal
 from sigilcore import admission, decision, difference, drafts, governance, model_update, record, verify
 from sigilcore.contracts import canon, quorum
-from sigilcore.records import audit
+from sigilcore.records import audit, system
 from sigilcore.refusals import Refused
 from sigilrun import http
 
@@ -19,7 +19,7 @@ PAGE = 200
 
 
 class Unverified(Refusal):
-    """What the server showed doesn't verify here."""
+    """What the server showed, or a file holds, doesn't verify here."""
 
     code = "UNVERIFIED"
 
@@ -27,22 +27,45 @@ class Unverified(Refusal):
 async def state(client: http.Client) -> governance.Governance:
     """The governed state at the newest system record, from genesis on."""
     assert client.session is not None, "log in first"
-    found = governance.Governance()
+    return folded(await history(client), client.session.genesis_hash)
+
+
+async def history(client: http.Client) -> list[dict[str, Any]]:
+    """Every system record that the house shows, from genesis on; nothing of it is believed yet."""
+    shown: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
         page = await client.call(canon.LIST, canon.ListRecords(space="system", cursor=cursor, limit=PAGE))
         if page.corrupt:
             raise Unverified(f"the house shows a corrupt system record at seq {page.corrupt[0].seq}")
-        for view in page.items:
-            _fold(found, view, client.session.genesis_hash)
+        shown += [
+            {"seq": view.seq, "header": view.header, "payload": view.payload, "salt": view.salt} for view in page.items
+        ]
         if page.cursor is None:
-            return found
+            return shown
         cursor = page.cursor
 
 
-def _fold(found: governance.Governance, view: canon.RecordView, genesis_hash: str) -> None:
+def folded(records: Iterable[dict[str, Any]], genesis_hash: str, seal_hash: str | None = None) -> governance.Governance:
+    """The state after these system records, from the pinned genesis on, and under the pinned seal if one is given. Raises `Unverified`."""
+    found = governance.Governance()
+    last = -1
+    for plain in records:
+        seq = plain.get("seq")
+        if type(seq) is not int or seq <= last:
+            raise Unverified("the system records are not in order")
+        _fold(found, seq, plain, genesis_hash, seal_hash)
+        last = seq
+    if not found.bootstrapped:
+        raise Unverified("there is no genesis")
+    return found
+
+
+def _fold(
+    found: governance.Governance, seq: int, plain: dict[str, Any], genesis_hash: str, seal_hash: str | None
+) -> None:
     try:
-        checked = record.check(verify.signed({"header": view.header, "payload": view.payload, "salt": view.salt}))
+        checked = record.check(verify.signed(plain))
         if found.bootstrapped:
             verify.check_quorum(found, checked)
         else:
@@ -50,8 +73,29 @@ def _fold(found: governance.Governance, view: canon.RecordView, genesis_hash: st
             if checked.header.hash != genesis_hash:
                 raise Unverified("genesis is not the one that your licence names")
     except Refused as refusal:
-        raise Unverified(f"seq {view.seq}: {refusal.code}: {refusal.message}") from refusal
-    found.apply(view.seq, checked)
+        raise Unverified(f"seq {seq}: {refusal.code}: {refusal.message}") from refusal
+    if (
+        isinstance(checked.payload, system.QuorumPolicy)
+        and not found.sealed
+        and seal_hash not in {None, checked.header.hash}
+    ):
+        raise Unverified("the seal is not the pinned one")
+    found.apply(seq, checked)
+
+
+def proposed(found: governance.Governance, parts: quorum.RootSigned) -> record.Checked:
+    """The record that a proposal carries, rebuilt here, signed by Root, or by who was Root before. Raises `Unverified`."""
+    reason = ""
+    for entry in reversed(found.roots.values()):
+        root = bytes.fromhex(entry.identity.key)
+        try:
+            checked = drafts.assembled(parts, root)
+            record.verify_author(checked.header, checked.core_bytes, root)
+        except Refused as refusal:
+            reason = reason or f"{refusal.code}: {refusal.message}"
+        else:
+            return checked
+    raise Unverified(f"the proposal's record: {reason}")
 
 
 async def decisions(
@@ -89,12 +133,7 @@ class Read:
 
     def __init__(self, found: governance.Governance, view: quorum.ProposalView) -> None:
         """Verify the record that the proposal carries; raises `Unverified`."""
-        root = bytes.fromhex(found.root.key)
-        try:
-            self.checked = drafts.assembled(view.record, root)
-            record.verify_author(self.checked.header, self.checked.core_bytes, root)
-        except Refused as refusal:
-            raise Unverified(f"the proposal's record: {refusal.code}: {refusal.message}") from refusal
+        self.checked = proposed(found, view.record)
         if self.checked.header.hash != view.record_hash:
             raise Unverified("the proposal's hash isn't its record's")
         self.view = view
@@ -102,7 +141,11 @@ class Read:
         self.lines = difference.of_change(found, self.checked.payload)
         told = tuple((line.path, line.old, line.new) for line in view.difference)
         # Only a proposal on the head differs from what is in force in the way that both sides compute.
-        if self.on_head and told != tuple((line.path, line.old, line.new) for line in self.lines):
+        if (
+            self.on_head
+            and view.state in {"open", "ready"}
+            and told != tuple((line.path, line.old, line.new) for line in self.lines)
+        ):
             raise Unverified("the house shows another difference than its records give")
 
     def shown(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ data folder; whoever replays needs the file and two pinned fingerprints only, ge
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -16,6 +16,7 @@ from cli.refusal import NoHouse, Refusal
 from sigilcore import checkpoint, note, record
 from sigilcore.contracts import canon, house
 from sigilcore.contracts.common import Empty
+from sigilcore.records import user
 from sigilcore.replay import Diverged, Pins, Report
 from sigilrun import identities, settings
 from sigilrun.bus import Bus
@@ -23,7 +24,7 @@ from sigilrun.embedded import folder
 
 PAGE: Final = 500
 CONNECT_S: Final = 10.0
-LINE_BYTES: Final = 2 * 1024 * 1024  # a header of 16 KiB and a payload of 1 MiB, the largest there are, and room
+EXPORT_TRIES: Final = 16  # each begins where the last ended, and so takes less time
 
 __all__ = ["Diverged", "Pins", "connect", "events", "export", "replay", "size"]
 
@@ -58,19 +59,73 @@ async def events(bus: Bus, first: int = 0, *, until: int | None = None) -> Async
 
 
 async def export(data: Path, out: Path, progress: replaying.Progress = lambda _: None) -> int:
-    """Write the ledger up to the newest checkpoint; how many records. `progress` hears how many were written."""
+    """Write the ledger up to the newest checkpoint; how many records. `progress` hears how many were written.
+
+    An erasure that is committed meanwhile takes payloads from pages that weren't read yet, and its own record would stand beyond the end:
+    then the file goes on to a newer checkpoint, and what was erased until there is taken out of the pages that were read before.
+    """
     bus = await connect(data, house.OPERATOR.name)
     try:
-        newest = await bus.call(canon.CHECKPOINT, Empty())
-        signed = checkpoint.parse_text(note.parse(newest.note.encode()).text)
+        signed, size = await _newest(bus)
         with out.open("wb") as file:
-            file.write(msgspec.json.encode(Head(checkpoint=newest.note)) + b"\n")
-            async for placed in events(bus, until=signed.size):
-                file.write(msgspec.json.encode(placed) + b"\n")
-                progress(placed.seq + 1)
-        return signed.size
+            file.write(msgspec.json.encode(Head(checkpoint=signed)) + b"\n")
+            await _append(bus, file, 0, size, progress)
+        for _ in range(EXPORT_TRIES):
+            if not await _erased_since(bus, size):
+                return size
+            first = size
+            signed, size = await _newest(bus)
+            with out.open("ab") as file:
+                erased = await _append(bus, file, first, size, progress)
+            _rewrite(out, signed, erased)
+        raise Refusal("things are erased faster than the ledger can be read", "Export it at a quieter time.")
     finally:
         await bus.close()
+
+
+async def _newest(bus: Bus) -> tuple[str, int]:
+    newest = (await bus.call(canon.CHECKPOINT, Empty())).note
+    return newest, checkpoint.parse_text(note.parse(newest.encode()).text).size
+
+
+async def _append(bus: Bus, file: BinaryIO, first: int, until: int, progress: replaying.Progress) -> set[str]:
+    """Write these records; the ids that erasures among them name."""
+    erased: set[str] = set()
+    async for placed in events(bus, first, until=until):
+        file.write(msgspec.json.encode(placed) + b"\n")
+        erased |= _named(placed)
+        progress(placed.seq + 1)
+    return erased
+
+
+async def _erased_since(bus: Bus, first: int) -> bool:
+    while True:
+        page = await bus.call(canon.EVENTS, canon.Events(first=first, limit=1, kinds=("erasure",)))
+        if page.items or page.next >= page.head:
+            return bool(page.items)
+        first = page.next
+
+
+def _named(placed: record.PlacedRecord) -> set[str]:
+    """What an erasure erases; nothing for any other record."""
+    if b'"kind":"erasure"' not in bytes(placed.header):
+        return set()
+    return set(msgspec.json.decode(placed.payload, type=user.Erasure).records)
+
+
+def _rewrite(out: Path, signed: str, erased: Collection[str]) -> None:
+    """The same records under another checkpoint, those that were erased without their payloads."""
+    part = out.with_name(out.name + ".part")
+    with out.open("rb") as old, part.open("wb") as new:
+        old.readline(replaying.LINE_BYTES)
+        new.write(msgspec.json.encode(Head(checkpoint=signed)) + b"\n")
+        for line in old:
+            placed = msgspec.json.decode(line, type=record.PlacedRecord)
+            header, _ = record.open_header(bytes(placed.header))
+            if header.core.id in erased:
+                placed = msgspec.structs.replace(placed, payload=msgspec.Raw(b"null"), salt=None)
+            new.write(msgspec.json.encode(placed) + b"\n")
+    part.replace(out)
 
 
 def replay(
@@ -84,9 +139,10 @@ def replay(
     """Judge the file, on all cores unless told otherwise. Raises `Diverged`; `Refusal` when it can't be read."""
     with file.open("rb") as opened:
         try:
-            return replaying.replay_lines(
-                _lines(opened),
-                _head(opened).checkpoint.encode(),
+            signed = _head(opened).checkpoint.encode()
+            return replaying.replay_file(
+                opened,
+                signed,
                 pins or Pins(genesis=pinned_genesis),
                 workers=workers or replaying.cores(),
                 progress=progress,
@@ -107,10 +163,4 @@ def size(file: Path) -> int | None:
 
 
 def _head(file: BinaryIO) -> Head:
-    return msgspec.json.decode(file.readline(LINE_BYTES), type=Head)
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The records' lines; what is too long for one comes in pieces, and no piece is a record."""
-    while line := file.readline(LINE_BYTES):
-        yield line
+    return msgspec.json.decode(file.readline(replaying.LINE_BYTES), type=Head)

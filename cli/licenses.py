@@ -56,8 +56,63 @@ def create(
 
     created = seam.wait(work())
     private_files.write_new(out, created.toml.encode())
-    note = "\na bearer licence: whoever holds the file is its owner" if created.bearer else ""
+    note = _bearer(created.bearer)
     seam.show(state, created, f"{created.license_id} issued at seq {created.seq}, written to {out}{note}")
+
+
+def renew(
+    state: State,
+    license_id: str,
+    *,
+    expires_at: Annotated[str, typer.Option("--expires-at", help="the new, later end")],
+    out: Annotated[Path, typer.Option("--out", help="where the new licence goes; it is never overwritten")],
+    key: MaybeKey = None,
+    passphrase: Passphrase = PROMPT,
+) -> None:
+    """Issue a licence anew with a later end (Root); owner, level, scope and key stay. The old one lives to its own end: revoke it if it
+    mustn't."""
+    if out.exists():
+        raise Refusal(f"{out} is there already", "Choose another file.")
+    asked = licensing.RenewLicense(license_id=license_id, expires_at=moment(expires_at), id=ids.new())
+    root = caller.maybe_signer(key, passphrase)
+
+    async def work() -> licensing.LicenseCreated:
+        async with caller.calling(state, owner=root) as client:
+            return await owner.renew_license(client, asked, root)
+
+    created = seam.wait(work())
+    private_files.write_new(out, created.toml.encode())
+    seam.show(
+        state,
+        created,
+        f"{created.license_id} renews {license_id}, written to {out}{_bearer(created.bearer)}\n{license_id} lives to its own end",
+    )
+
+
+def reissue(
+    state: State,
+    *,
+    file: Path,
+    out: Annotated[Path, typer.Option("--out", help="where the licence goes; it is never overwritten")],
+) -> None:
+    """Have a valid licence sealed afresh by the license service's key of now; the old document counts as before."""
+    if out.exists():
+        raise Refusal(f"{out} is there already", "Choose another file.")
+    asked = licensing.ReissueLicense(license=seam.text(file))
+
+    async def work() -> licensing.LicenseReissued:
+        async with caller.calling(state) as client:
+            return await client.call(licensing.REISSUE, asked)
+
+    sealed = seam.wait(work())
+    private_files.write_new(out, sealed.toml.encode())
+    seam.show(
+        state, sealed, f"{sealed.license_id} sealed by {sealed.seal_key_id}, written to {out}{_bearer(sealed.bearer)}"
+    )
+
+
+def _bearer(bearer: bool) -> str:
+    return "\na bearer licence: whoever holds the file is its owner" if bearer else ""
 
 
 def validate(state: State, file: Path) -> None:
@@ -92,15 +147,22 @@ def revoke(
     seam.show(state, seam.wait(work()))
 
 
-def show_list(state: State, limit: seam.Limit = 50, cursor: seam.Cursor = None) -> None:
+def show_list(
+    state: State,
+    limit: seam.Limit = 50,
+    cursor: seam.Cursor = None,
+    only: Annotated[
+        licensing.State | None, typer.Option("--state", help="valid, 'not yet valid', expired or revoked")
+    ] = None,
+) -> None:
     """Licences in order of issue (mentor)."""
 
     async def work() -> licensing.LicensePage:
         async with caller.calling(state) as client:
-            return await client.call(licensing.LIST, licensing.ListLicenses(limit=limit, cursor=cursor))
+            return await client.call(licensing.LIST, licensing.ListLicenses(limit=limit, cursor=cursor, state=only))
 
     page = seam.wait(work())
-    columns = ("license_id", "owner_id", "loa", "expires_at", "key_bound", "issued_seq", "revoked_seq")
+    columns = ("license_id", "owner_id", "loa", "state", "expires_at", "bearer", "issued_seq", "revoked_seq")
     seam.show(state, page, seam.page(page.items, page.cursor, *columns))
 
 
@@ -123,6 +185,8 @@ def register(app: typer.Typer) -> None:
     """The noun `license`."""
     noun = seam.family(app, "license", "Licences: who may do what, until when.")
     seam.verb(noun, "create")(create)
+    seam.verb(noun, "renew")(renew)
+    seam.verb(noun, "reissue")(reissue)
     seam.verb(noun, "validate")(validate)
     seam.verb(noun, "revoke")(revoke)
     seam.verb(noun, "list")(show_list)

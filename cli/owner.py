@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cli import governed
+from cli import governed, packet
 from cli.refusal import Refusal
 from sigilcore import (
     canonical,
@@ -19,6 +19,7 @@ from sigilcore import (
     digest,
     drafts,
     governance,
+    ids,
     licence,
     model_update,
     policy,
@@ -28,14 +29,13 @@ from sigilcore import (
     trust,
 )
 from sigilcore.access import Loa
+from sigilcore.contracts import canon, quorum
 from sigilcore.contracts import license as licensing
-from sigilcore.contracts import quorum
-from sigilcore.records import system
+from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
 from sigilrun import http, settings
 
 SERVERS_CHOICE: Final = frozenset({"$.expires_at"})
-ATTEST_TYPE: Final = signing.RECORD
 BOOTSTRAP_S: Final = 20.0
 
 
@@ -140,6 +140,50 @@ async def create_license(
     return await client.call(licensing.CREATE, signed)
 
 
+async def renew_license(
+    client: http.Client, asked: licensing.RenewLicense, root: signing.Signer | None
+) -> licensing.LicenseCreated:
+    """Renew a licence; a mentor's is signed only over the table that Root itself signed before, with the new end."""
+    try:
+        return await client.call(licensing.RENEW, asked)
+    except Refused as refused:
+        if refused.code is not Code.ROOT_SIGNATURE_NEEDED or root is None:
+            raise
+        draft = (refused.detail or {}).get("draft")
+    assert client.session is not None
+    old = await _signed_before(client, asked.license_id, root)
+    again = licensing.CreateLicense(
+        owner_id=old.owner.id,
+        owner_name=old.owner.name,
+        owner_key=old.owner.key,
+        loa=old.loa,
+        scope=old.scope,
+        expires_at=asked.expires_at,
+        id=asked.id,
+        issued_at=asked.issued_at,
+    )
+    table = check_table(draft, again, client.session)
+    signed = msgspec.structs.replace(
+        asked, id=table.id, issued_at=table.issued_at, root_signature=licence.root_sign(table, root)
+    )
+    return await client.call(licensing.RENEW, signed)
+
+
+async def _signed_before(client: http.Client, license_id: str, root: signing.Signer) -> licence.LicenceTable:
+    """A mentor licence's table as the log holds it, believed for Root's own signature under it."""
+    view = await client.call(canon.GET, canon.Get(id=ids.derive(license_id, "issued")))
+    try:
+        issued = canonical.typed(view.payload, audit.LicenceIssued)
+    except canonical.NotCanonical as error:
+        raise governed.Unverified(f"the record of the licence can't be read: {error}") from error
+    mine = issued.root_signature is not None and licence.root_signed(
+        issued.license, issued.root_signature, root.public_key
+    )
+    if not mine or issued.license.id != license_id:
+        raise governed.Unverified("the licence to renew doesn't carry this Root's signature")
+    return issued.license
+
+
 def check_table(draft: Any, asked: licensing.CreateLicense, opened_as: http.Session) -> licence.LicenceTable:
     """The licence table that was asked for; its id and time of issue are the server's."""
     try:
@@ -176,6 +220,7 @@ async def propose_witness(
         "name": change.name,
         "key": change.key,
         "licence_id": licence_id,
+        "persona": bool(change.persona),
     }
     first = await client.call(command, change)
     signed = sign_draft(first.draft, "trusted_witness", asked, found, root)
@@ -198,6 +243,28 @@ async def propose_model(
     return await client.call(quorum.MODEL_UPLOAD, msgspec.structs.replace(upload, record=signed))
 
 
+async def propose_policy(
+    client: http.Client, root: signing.Signer, wanted: policy.AccessPolicy
+) -> quorum.DraftOrProposal:
+    """Propose an access policy."""
+    found = await governed.state(client)
+    upload = quorum.UploadPolicy(policy=wanted)
+    first = await client.call(quorum.POLICY_UPLOAD, upload)
+    signed = sign_draft(first.draft, "access_policy", {"policy": msgspec.to_builtins(wanted)}, found, root)
+    return await client.call(quorum.POLICY_UPLOAD, msgspec.structs.replace(upload, record=signed))
+
+
+async def rebase(client: http.Client, root: signing.Signer, proposal_id: str) -> quorum.Proposed:
+    """Propose the same change again on the present head, under an end of its own; nobody's voice carries over."""
+    old = await read_proposal(client, proposal_id)
+    asked = msgspec.to_builtins(old.checked.payload)
+    del asked["expires_at"]
+    kind = old.checked.core.kind
+    draft = await client.call(quorum.DRAFT, quorum.MakeDraft(kind=kind, payload=asked))
+    signed = sign_draft(draft, kind, asked, await governed.state(client), root)
+    return await client.call(quorum.REBASE, quorum.Propose(record=signed))
+
+
 async def propose(client: http.Client, root: signing.Signer, kind: str, payload: Mapping[str, Any]) -> quorum.Proposed:
     """Propose any system change."""
     found = await governed.state(client)
@@ -213,14 +280,15 @@ def seal_payload(
     proposal_ttl_s: int,
     c: int = 0,
     cosigners: Sequence[system.Cosigner] = (),
+    personas: int = 0,
 ) -> dict[str, Any]:
-    """The quorum policy that seals a house: k voices, c of these cosigners for checkpoints, no personas."""
+    """The quorum policy that seals a house: k voices, at most so many of them personas', c of these cosigners for checkpoints."""
     return {
         "k": k,
         "kinds": dict(kinds),
         "proposal_ttl_s": proposal_ttl_s,
         "checkpoint_witnesses": {"c": c, "cosigners": [msgspec.to_builtins(one) for one in cosigners]},
-        "persona_cap": 0,
+        "persona_cap": personas,
     }
 
 
@@ -282,12 +350,31 @@ async def read_proposal(client: http.Client, proposal_id: str) -> governed.Read:
 
 
 async def attest(client: http.Client, read: governed.Read, witness_id: str, signer: signing.Signer) -> quorum.Tally:
-    """A witness's voice for exactly the record that was read."""
-    sig = signing.sign_typed(signer, ATTEST_TYPE, read.checked.core_bytes)
+    """A witness's voice for exactly the record that was read, if it stands on the newest record that governs: else the difference shown
+    is not the one that would be made."""
+    if not read.on_head:
+        raise governed.Unverified("the record doesn't stand on the newest system record that the house shows")
+    sig = packet.signature(read.checked, signer)
     return await client.call(
-        quorum.ATTEST,
-        quorum.Attest(proposal_id=read.view.proposal_id, witness_id=witness_id, signature=signing.signature_text(sig)),
+        quorum.ATTEST, quorum.Attest(proposal_id=read.view.proposal_id, witness_id=witness_id, signature=sig)
     )
+
+
+async def submit(client: http.Client, held: packet.Packet) -> quorum.Tally:
+    """The voices that a file holds, in order; one that is there already is as good."""
+    tally: quorum.Tally | None = None
+    known: Refused | None = None
+    for voice in held.voices:
+        asked = quorum.Attest(proposal_id=held.proposal_id, witness_id=voice.witness_id, signature=voice.signature)
+        try:
+            tally = await client.call(quorum.ATTEST, asked)
+        except Refused as refused:
+            if refused.code is not Code.ALREADY_ATTESTED:
+                raise
+            known = refused
+    if tally is None:
+        raise known or Refusal("nobody has signed this file")
+    return tally
 
 
 def mentor_licence(items: tuple[licensing.LicenseView, ...], owner_id: str) -> licensing.LicenseView:

@@ -7,10 +7,11 @@ class Refusal(Exception):  # noqa: N818 - our own side says no
     code = "REFUSED"
     exit_code = 1
 
-    def __init__(self, message: str, next_step: str = "") -> None:
-        """Written for the person at the terminal."""
+    def __init__(self, message: str, next_step: str = "", *, field: str | None = None) -> None:
+        """Written for the person at the terminal; `field` names the place in a file of theirs."""
         super().__init__(message)
         self.next_step = next_step
+        self.field = field
 
 
 class NoHouse(Refusal):

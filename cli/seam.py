@@ -1,6 +1,7 @@
 """What all verbs share: options, output, and how an error reaches a person.
 
-Exit codes: 0 done; 1 refused, or it doesn't verify; 2 usage, or a file that can't be read; 3 nobody answers, or a fault of the house.
+Exit codes: 0 done; 1 refused, or it doesn't verify; 2 usage, or a file that can't be read; 3 nobody answers, or a fault of the house;
+10 to 30 a key file or a passphrase, each fault its own (`key_faults`, docs/CLI.md).
 A refusal shows its code, the message, the field and the next step, on stderr; with `--json` as one JSON object.
 """
 
@@ -29,7 +30,9 @@ PROMPT = "prompt"
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
-EXIT_CODES = "Exit codes: 0 done, 1 refused, 2 usage, 3 unreachable or a fault."
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 refused, 2 usage, 3 unreachable or a fault, 10 to 30 a key file or passphrase (docs/CLI.md)."
+)
 
 Key = Annotated[Path, typer.Option("--key", help="your key file; the key never leaves this machine")]
 MaybeKey = Annotated[
@@ -140,11 +143,16 @@ def show(state: State, value: Any, text: str | None = None) -> None:
             raise Refusal(f"the answer has no field {state.field!r}", f"It has: {', '.join(plain)}.")
         say(cell(plain[state.field]))
     elif state.as_json:
-        say(json.dumps(plain, indent=2, ensure_ascii=False))
+        say(as_json(plain))
     elif text is not None:
         say(text)
     else:
         say(fields(plain))
+
+
+def as_json(plain: Any) -> str:
+    """A value as JSON for people and programs."""
+    return json.dumps(plain, indent=2, ensure_ascii=False)
 
 
 def say(text: str) -> None:
@@ -232,10 +240,15 @@ def _told(error: BaseException) -> tuple[int, dict[str, Any]]:
                 "next_step": f"Find trace id {error.trace_id} in the logs.",
             }
         case KeystoreError():
-            return EXIT_REFUSED, {"code": type(error).__name__, "message": str(error)}
-        case Refusal():
-            told = {"code": error.code, "message": str(error), "next_step": error.next_step}
+            told = {"code": type(error).__name__, "message": error.what, "next_step": error.next_step}
             return error.exit_code, told
+        case Refusal():
+            return error.exit_code, {
+                "code": error.code,
+                "message": str(error),
+                "field": error.field,
+                "next_step": error.next_step,
+            }
         case TimeoutError() | ConnectionError():
             return EXIT_UNREACHABLE, {
                 "code": "UNREACHABLE",

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from cli import caller, owner, profiles, seam
+from cli import blueprint, building, caller, owner, profiles, seam
 from cli.refusal import Refusal
-from cli.seam import PROMPT, Key, Passphrase, State
+from cli.seam import PROMPT, Passphrase, State
 from sigilcore import canonical, clock, licence
 from sigilcore.contracts import gatekeeper
 from sigilcore.contracts.common import Empty
@@ -35,7 +35,12 @@ OwnerKey = Annotated[Path | None, typer.Option("--key", help="the licence owner'
 def init(
     state: State,
     *,
-    key: Key,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="Root's key file, made if it isn't there; it never leaves this machine")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="a TOML file that says all of the house: docs/CLI.md")
+    ] = None,
     owner_id: Annotated[str, typer.Option("--owner-id", help="Root's short name")] = "root",
     owner_name: Annotated[str, typer.Option("--owner-name", help="Root's name")] = "Root",
     passphrase: Passphrase = PROMPT,
@@ -43,7 +48,14 @@ def init(
     data: Data = caller.DATA,
     out: Annotated[Path | None, typer.Option("--out", help="also write Root's licence to this file")] = None,
 ) -> None:
-    """Found the canon: make Root's key if the file isn't there, sign record 0 here, keep the licence, log in."""
+    """Found the canon: make Root's key if the file isn't there, sign record 0 here, keep the licence, log in. With --from, set up a whole
+    house, from wherever an earlier run broke off."""
+    if (key is None) == (source is None):
+        raise typer.BadParameter("name Root's key file with --key, or a whole house with --from")
+    if source is not None:
+        _from(state, source, passphrase, token, data)
+        return
+    assert key is not None
     secret = _token(token, data)
     deployed = _deployed(data)
     if not key.exists():
@@ -69,6 +81,29 @@ def init(
     seam.show(
         state, {"genesis_hash": opened.genesis_hash, **_told(opened)}, f"genesis {opened.genesis_hash}\n{_line(opened)}"
     )
+
+
+def _from(state: State, source: Path, passphrase: str, token: Path | None, data: Path) -> None:
+    """A house from a file; what is told on the way goes to stderr, a line a thing."""
+    asked = blueprint.read(source)
+    deployed = _deployed(data)
+    address = caller.address_of(state, data)
+    base = source.absolute().parent
+
+    async def work() -> tuple[building.Builder, http.Session]:
+        async with http.Client(address) as client:
+            secrets = building.Secrets(base, passphrase)
+            builder = building.Builder(client, asked, base, secrets, seam.note)
+            return builder, await builder.run(lambda: _token(token, data), deployed)
+
+    try:
+        builder, opened = seam.wait(work())
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    state.kept.keep(about=profiles.About(address=address), license_toml=builder.toml, session=opened)
+    told = {"genesis_hash": opened.genesis_hash, "done": builder.done, **_told(opened)}
+    text = f"{len(builder.done)} things done" if builder.done else "nothing to do: the house is as the file says"
+    seam.show(state, told, f"genesis {opened.genesis_hash}\n{text}")
 
 
 def login(

@@ -30,6 +30,8 @@ from sigilcore.refusals import Code, Refused
 from sigilrun import consume, http, keys, settings
 from sigilrun.bus import Bus
 from sigilrun.embedded import folder
+from sigilrun.follow import Follower
+from sigilrun.settings import DeploymentFile
 
 MENTORS: Final = ("ada", "barbara", "claude", "dorothy")
 K: Final = 3
@@ -307,13 +309,14 @@ class Story:
     async def subscribe(self) -> str:
         """A downstream consumer with the subscriber's own bus identity; holes are filled through the operator's."""
         bus, pager = await self.connect(house.SUBSCRIBER.name), await self.connect(house.OPERATOR.name)
-        deployed = json.loads((self.data / "deployment.json").read_bytes())
+        deployed = msgspec.json.decode((self.data / "deployment.json").read_bytes(), type=DeploymentFile)
         self._following = asyncio.create_task(
             consume.consume(
                 bus,
                 self.subscriber,
-                tenant=deployed["tenant"],
-                log_key=deployed["log"],
+                tenant=deployed.tenant,
+                # Not started: it reads what governs when a checkpoint asks for it, which is when the log's key was rotated.
+                log_key=Follower(pager, deployed).opened,
                 stop=self._stop,
                 pager=lambda asked: pager.call(canon.EVENTS, asked),
             )

@@ -25,11 +25,14 @@ def add(
     key: Key,
     witness_key: WitnessKey,
     name: Name = None,
+    persona: Annotated[
+        bool, typer.Option("--persona", help="a model speaks for it; the policy caps such voices")
+    ] = False,
     passphrase: Passphrase = PROMPT,
 ) -> None:
     """Propose a mentor as a witness."""
     root, public = caller.signer(key, passphrase), licenses.public_hex(witness_key)
-    _propose(state, root, action="add", witness_id=witness_id, witness_key=public, name=name)
+    _propose(state, root, action="add", witness_id=witness_id, witness_key=public, name=name, persona=persona)
 
 
 def rotate(
@@ -53,11 +56,18 @@ def revoke(state: State, *, witness_id: str, key: Key, passphrase: Passphrase = 
 
 
 def _propose(
-    state: State, root: signing.Signer, *, action: str, witness_id: str, witness_key: str | None, name: str | None
+    state: State,
+    root: signing.Signer,
+    *,
+    action: str,
+    witness_id: str,
+    witness_key: str | None,
+    name: str | None,
+    persona: bool = False,
 ) -> None:
     async def work() -> quorum.DraftOrProposal:
         async with caller.calling(state, owner=root) as client:
-            change, licence_id = await complete(client, action, witness_id, witness_key, name)
+            change, licence_id = await complete(client, action, witness_id, witness_key, name, persona=persona)
             return await owner.propose_witness(client, root, action, change, licence_id)
 
     done = seam.wait(work())
@@ -66,7 +76,13 @@ def _propose(
 
 
 async def complete(
-    client: http.Client, action: str, witness_id: str, witness_key: str | None, name: str | None
+    client: http.Client,
+    action: str,
+    witness_id: str,
+    witness_key: str | None,
+    name: str | None,
+    *,
+    persona: bool = False,
 ) -> tuple[quorum.WitnessChange, str]:
     """The whole change, and the mentor licence behind it, filled from what the house lists; the comparison is made with this."""
     listed = await client.call(quorum.WITNESS_LIST, Empty())
@@ -86,7 +102,8 @@ async def complete(
     present = None if current is None else current.name
     chosen = name or (licensed_name if action == "add" else present) or "-"
     kept = witness_key or (None if current is None else current.key)
-    return quorum.WitnessChange(witness_id=witness_id, name=chosen, key=kept), licence_id
+    stays = persona if current is None else current.persona
+    return quorum.WitnessChange(witness_id=witness_id, name=chosen, key=kept, persona=stays), licence_id
 
 
 def show_list(state: State) -> None:
@@ -98,7 +115,7 @@ def show_list(state: State) -> None:
 
     listed = seam.wait(work())
     seal = "not sealed" if listed.quorum is None else f"sealed: {listed.quorum} of {listed.active}"
-    rows = seam.table(listed.items, "witness_id", "name", "key", "since_seq", "until_seq")
+    rows = seam.table(listed.items, "witness_id", "name", "key", "persona", "since_seq", "until_seq")
     seam.show(state, listed, f"{rows}\n{listed.active} active, {seal}")
 
 

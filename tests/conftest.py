@@ -5,6 +5,7 @@ import pytest
 import pytest_asyncio
 import structlog
 
+from sigilrun import answer
 from tests import database as databases
 
 # Timing is not a test: a machine under load draws slowly, and no property is less true for it.
@@ -16,6 +17,15 @@ hypothesis.settings.load_profile("sigil")
 def logging_as_at_the_start():
     """A process sets its logging up once; a test that plays several processes must not leave it to the next."""
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def every_refusal_is_declared(request, monkeypatch):
+    """Whatever a service refuses with in any test, its contract says that it may; but for files that play services of their own."""
+    found = set()
+    monkeypatch.setattr(answer, "undeclared", lambda command, refused: found.add((command.name, str(refused.code))))
+    yield
+    assert found == set() or getattr(request.module, "INVENTED_HANDLERS", False)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

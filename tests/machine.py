@@ -135,6 +135,7 @@ class Machine:
         pids = self.pids() if folder.running(self.data) else {}
         if self._process is not None and self._process.returncode is None:
             await self.stop()
+        assert "refusal_undeclared" not in self.logs(), "a service refused with what its contract doesn't declare"
         left = [pid for pid in pids.values() if Path(f"/proc/{pid}").exists()]
         assert left == []
 

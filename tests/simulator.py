@@ -539,12 +539,12 @@ class House:
             registered.append(self.enrol(f"mentor-{number}", registered))
         return registered
 
-    def enrol(self, owner_id: str, voices: list[Person]) -> Person:
+    def enrol(self, owner_id: str, voices: list[Person], **changes: Any) -> Person:
         """One more mentor becomes a witness, by these voices and its own proof of possession."""
         mentor = self.issue(Person(owner_id), Loa.MENTOR)
         voice = Person(owner_id)
         voice.table = mentor.table
-        change = self.proposal("trusted_witness", self.enrolment(mentor, voice.signer))
+        change = self.proposal("trusted_witness", self.enrolment(mentor, voice.signer, **changes))
         self.place(self.attested(change, *voices, voice))
         return voice
 
@@ -563,6 +563,32 @@ class House:
     def seal(self, voices: list[Person], k: int) -> record.Checked:
         """Seal with k of these witnesses."""
         return self.place(self.attested(self.proposal("quorum_policy", self.quorum_policy(k)), *voices))
+
+    def root_change(self, successor: Person, **changes: Any) -> system.RootKey:
+        """The payload that makes somebody Root."""
+        fields = {
+            "owner_id": successor.owner_id,
+            "name": successor.owner_id.title(),
+            "key": successor.signer.public_key.hex(),
+            "expires_at": self.later(),
+        }
+        return system.RootKey(**(fields | changes))
+
+    def replace_root(self, successor: Person, *voices: Person, without_root: bool = False) -> record.Checked:
+        """Another Root: signed by the old one, where the new key proves itself among the witnesses; or by the new one itself."""
+        change = self.root_change(successor)
+        if without_root:
+            signed = self.attested(self.proposal("root_key", change, successor.signer), *voices)
+        else:
+            signed = self.attested(self.proposal("root_key", change), *voices, successor)
+        placed = self.place(signed)
+        self.root = successor
+        return placed
+
+    def root_licence_follows(self) -> None:
+        """The license service issues the licence of the Root that the log names."""
+        label, target = admission.root_link(self.state)
+        self._issue(self.root, Loa.ROOT, None, [record.Link(label=label, target=target)])
 
     def new_model(self, version: str = "second", **changes: Any) -> system.ModelConfig:
         """A model_config payload."""

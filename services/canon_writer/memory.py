@@ -88,7 +88,7 @@ class MemoryStore:
                 break
             if row.thing == of or (row.space == "system" and row.kind == of):
                 rows.append(row)
-                size_bytes += len(row.header) + len(row.payload)
+                size_bytes += row.weight
         return rows
 
     async def headers(self, first: int, end: int) -> Sequence[bytes]:
@@ -209,6 +209,9 @@ class MemoryStore:
             raise Moved(f"what stands up to {end} is something else")
         disk.rows.extend(batch.rows[len(standing) :])
         disk.ids.update((row.id, row) for row in batch.rows)
+        for added in batch.rows[len(standing) :]:
+            if erases(added):
+                self._erase(added)
         for row in batch.decisions:
             disk.decisions.setdefault((row.record, row.index), row)
         for use in batch.uses:

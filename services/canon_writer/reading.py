@@ -133,7 +133,10 @@ class Reading:
             if not issued:
                 return []
             licence = await self._at(max(issued))
-            return [*await self._introductions(licence), licence.seq]
+            # A mentor's licence carries the signature of the Root of its time.
+            named = max(seq for seq in self._state().roots if seq < licence.seq)
+            told = await self._system_before(licence.seq) if named else []
+            return [*sorted({*told, *await self._introductions(licence)}), licence.seq]
         if entry.since_seq == 0:
             return []
         if entry.role == "service":
@@ -157,12 +160,14 @@ class Reading:
         head = await self._reached(request.wait_for)
         of = await self._versioned(viewer, request)
         below = head.size if request.cursor is None else _cursor(request.cursor) + 1
-        rows = [] if of is None else await self._shelf.versions(of, below, request.limit + 1, ANSWER_BYTES)
+        most = request.limit + (1 if request.cursor is None else 2)  # one to know whether there are more, and an anchor
+        rows = [] if of is None else await self._shelf.versions(of, below, most, ANSWER_BYTES)
         if not rows and request.cursor is None:
             raise _NOWHERE
         # The last version of the page before comes again, to be held to its successor here.
         anchors = 1 if request.cursor is not None and rows and rows[0].seq == below - 1 else 0
         shown = rows[anchors:][: request.limit]
+        ends = _ends(rows, anchors + request.limit)
         items, corrupt = [], []
         for at, row in enumerate(rows[: anchors + len(shown)]):
             older = rows[at + 1] if at + 1 < anchors + len(shown) else None
@@ -174,9 +179,9 @@ class Reading:
                 continue
             if at >= anchors:
                 items.append(_view(row, checked, self._cosigned.standing(await self._cosigned.newest(), row.seq)))
-            if (older is not None or _ends(rows, request.limit)) and not _follows(checked, older):
+            if (older is not None or ends) and not _follows(checked, older):
                 corrupt.append(canon.CorruptAt(seq=row.seq, reason="the version before it isn't there"))
-        cursor = None if not shown or _ends(rows, request.limit) else str(shown[-1].seq)
+        cursor = None if not shown or ends else str(shown[-1].seq)
         return canon.RecordPage(items=tuple(items), corrupt=tuple(corrupt), cursor=cursor)
 
     async def diff(self, viewer: Viewer, request: canon.Diff) -> canon.Difference:
@@ -481,7 +486,7 @@ def _follows(checked: record.Checked, older: Row | None) -> bool:
 
 def _ends(rows: Sequence[Row], limit: int) -> bool:
     """Whether there is nothing after these: neither their number nor their bytes cut them off."""
-    return len(rows) <= limit and sum(len(row.header) + len(row.payload) for row in rows) < ANSWER_BYTES
+    return len(rows) <= limit and sum(row.weight for row in rows) < ANSWER_BYTES
 
 
 def _holes(first: int, end: int, rows: Sequence[Row]) -> list[int]:

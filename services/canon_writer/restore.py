@@ -86,7 +86,6 @@ class Restoring:
         self._store = store
         self._survivors = survivors
         self._deployment = deployment
-        self._log_key = note.VerifierKey.parse(deployment.log)
         self._replay = replay.Replay()
         self._edge = tree.Edge()
         self._open = _Commit()
@@ -163,7 +162,7 @@ class Restoring:
         commit, self._open = self._open, _Commit()
         growth = self._edge.grow([merkle.leaf_hash(row.header) for row in commit.rows])
         try:
-            opened = checkpoint.open_signed(signed, self._log_key)
+            opened = checkpoint.open_by_size(signed, self._replay.state.log_key_at)
         except note.NoteError as error:
             raise _stopped(
                 Code.READ_ONLY, seq, f"the checkpoint of its commit isn't one of this log: {error}"

@@ -33,7 +33,7 @@ from services.canon_writer.laws import (
 )
 from sigilcore import ids as uuids
 from sigilcore.admission import DecisionRow
-from sigilrun import postgres, settings
+from sigilrun import postgres, settings, sql
 
 _log = structlog.get_logger("canon_writer")
 
@@ -431,7 +431,7 @@ def _parts(batch: Batch) -> list[tuple[str, tuple[list[Any], ...]]]:
 def queries() -> Any:
     """The named queries, as they are installed with the program."""
     with importlib.resources.as_file(importlib.resources.files(__package__).joinpath("queries.sql")) as path:
-        return postgres.queries(Path(path))
+        return sql.queries(Path(path))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from sigilcore.refusals import Code, Refused
-from sigilrun.faces.routes import Route
+from sigilrun.faces.routes import PREFIX, Route
 
 _FIELD = re.compile(r"\{([a-z_]+)(\*?)\}")
 
@@ -34,7 +34,8 @@ class Router:
         self._patterns = [(_compiled(path), patterns[path]) for path in ordered]
 
     def find(self, method: str, raw_path: str) -> Match:
-        """Raises `Refused`: NOT_FOUND for a path that isn't there, METHOD_NOT_ALLOWED for another method than it has."""
+        """Raises `Refused`: UNKNOWN_COMMAND for a command and NOT_FOUND for a path that isn't there, METHOD_NOT_ALLOWED for another method
+        than it has."""
         wanted = "GET" if method == "HEAD" else method
         by_method = self._fixed.get(raw_path)
         if by_method is not None:
@@ -43,6 +44,8 @@ class Router:
             found = pattern.fullmatch(raw_path)
             if found is not None:
                 return Match(_of_method(candidates, wanted), {k: _decoded(v) for k, v in found.groupdict().items()})
+        if raw_path.startswith(PREFIX):
+            raise Refused(Code.UNKNOWN_COMMAND, "no such command")
         raise Refused(Code.NOT_FOUND, "no such route")
 
 

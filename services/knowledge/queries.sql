@@ -35,6 +35,15 @@ create table erasure (
     versions integer not null
 ) strict;
 create index erasure_thing on erasure (owner, slug, kind, seq);
+-- The quorum's orders to erase that weren't carried out.
+create table ordered (
+    id text primary key,
+    seq integer not null,
+    owner text not null,
+    kind text not null,
+    slug text not null,
+    until_ms integer not null
+) strict;
 
 -- name: add_version
 -- A new version of a thing; the first one makes it.
@@ -83,6 +92,17 @@ delete from thing where id = ?;
 -- name: add_erasure
 -- What the next version stands on.
 insert into erasure (seq, id, owner, kind, slug, hash, versions) values (?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_order
+insert into ordered (seq, id, owner, kind, slug, until_ms) values (?, ?, ?, ?, ?, ?);
+
+-- name: end_order
+-- The erasure that it ordered stands.
+delete from ordered where id = ?;
+
+-- name: orders
+-- What is to be carried out, the oldest first.
+select id, owner, kind, slug from ordered where until_ms > ? order by seq;
 
 -- name: erasure
 -- An erasure by its record's id.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from services.knowledge.things import DOCUMENT, FAMILIES, Thing, Version, key_of, slug_of
+from services.knowledge.things import DOCUMENT, Thing, Version, key_of, slug_of
 from sigilcore import canonical, decision, ids, permit, record, records
 from sigilcore.contracts import canon
 from sigilcore.contracts import knowledge as contract
@@ -111,13 +111,13 @@ def finished(
         where = "$.record" + (refused.field or "$")[1:]
         raise Refused(refused.code, refused.message, field=where, detail=refused.detail) from refused
     kind, payload = checked.core.kind, checked.payload
-    if kind not in FAMILIES:
+    if kind not in user.FAMILIES:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{kind} is not for people to write", field="$.record.header.core.kind")
     if payload.owner != bound.permit.owner_id:
         raise Refused(Code.KEY_NOT_ALLOWED, "the record is another owner's", field="$.record.payload.owner")
     thing = Thing(payload.owner, kind, slug_of(kind, payload.owner, payload.key))
     if thing.key != payload.key:
-        wanted = f"{FAMILIES[kind]}::{payload.owner}::<slug>"
+        wanted = user.key_of_slug(kind, payload.owner, "<slug>")
         raise Refused(Code.RECORD_INVALID, f"the key of a {kind} is {wanted}", field="$.record.payload.key")
     if request.key not in {None, thing.slug}:
         raise Refused(Code.BAD_INPUT, "the record has another key", field="$.key")
@@ -142,13 +142,20 @@ def erasure(thing: Thing, versions: Sequence[str], request: contract.UserErase, 
     """The record that ends a thing's versions. Of a thing without versions only a repeated call may still ask, by its id."""
     if not versions and request.id is None:
         raise Refused(Code.NOT_FOUND, "nothing of yours is left to erase under this name")
+    return _erasure(thing, versions, record_id(request.id, "$.id"), bound.request())
+
+
+def ordered_erasure(thing: Thing, versions: Sequence[str]) -> Effect:
+    """The same by an order of the quorum: at nobody's request."""
+    return _erasure(thing, versions, ids.new(), None)
+
+
+def _erasure(thing: Thing, versions: Sequence[str], name: str, request: decision.Request | None) -> Effect:
     if len(versions) > user.MAX_ERASED:
         raise Refused(Code.BODY_TOO_LARGE, f"one erasure lists at most {user.MAX_ERASED} versions")
     kind = cast("user.ErasableKind", thing.kind)  # every kind of thing that this service writes
-    payload = user.Erasure(
-        owner=thing.owner, kind=kind, key=key_of(thing), records=tuple(versions), request=bound.request()
-    )
-    return Effect(thing=thing, id=record_id(request.id, "$.id"), payload=payload, kind="erasure")
+    payload = user.Erasure(owner=thing.owner, kind=kind, key=key_of(thing), records=tuple(versions), request=request)
+    return Effect(thing=thing, id=name, payload=payload, kind="erasure")
 
 
 def batch(

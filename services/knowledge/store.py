@@ -1,7 +1,8 @@
 """Things and their versions in a SQLite file, folded from the change stream; the laws are `sigilrun.sqlite`'s.
 
-Only `user` records are kept; all others move nothing but the position. An erased record names no thing any more and isn't kept either, and
-an erasure drops whatever of its thing was kept: so a file that saw the versions equals one that came too late for them.
+Only `user` records are kept, and the quorum's orders to erase until they are carried out; all others move nothing but the position. An
+erased record names no thing any more and isn't kept either, and an erasure drops whatever of its thing was kept: so a file that saw the
+versions equals one that came too late for them.
 """
 
 import hashlib
@@ -11,11 +12,12 @@ from pathlib import Path
 import msgspec
 
 from services.knowledge.things import Order, Thing, Version, slug_of
-from sigilcore.records import user
-from sigilrun import consume, sqlite
+from sigilcore import clock, decision
+from sigilcore.records import system, user
+from sigilrun import consume, sql, sqlite
 
-VERSION = 2
-_SQL = sqlite.queries(Path(__file__).with_name("queries.sql"))
+VERSION = 3
+_SQL = sql.queries(Path(__file__).with_name("queries.sql"))
 _KINDS: dict[str, type[user.MemoryBlock | user.Document | user.UserValue]] = {
     "memory_block": user.MemoryBlock,
     "document": user.Document,
@@ -35,6 +37,9 @@ class Store(sqlite.ViewFile):
         for event in events:
             if event.kind == "erasure":
                 self._erase(event, event.typed())
+                continue
+            if event.kind == "erasure_order":
+                self._order(event, event.typed())
                 continue
             payload_type = _KINDS.get(event.kind)
             if payload_type is not None and event.payload is not None:
@@ -64,6 +69,16 @@ class Store(sqlite.ViewFile):
         core = event.header.core
         added = (event.seq, core.id, owner, kind, slug, event.header.hash, len(payload.records))
         self.db.execute(_SQL["add_erasure"], added)
+        ref = decision.parse_ref(core.link("decision") or "")
+        if ref is not None:
+            self.db.execute(_SQL["end_order"], (ref.record,))
+
+    def _order(self, event: consume.Event, payload: system.ErasureOrder) -> None:
+        slug = slug_of(payload.kind, payload.owner, payload.key)
+        until_ms = clock.parse_ms(payload.expires_at)
+        self.db.execute(
+            _SQL["add_order"], (event.seq, event.header.core.id, payload.owner, payload.kind, slug, until_ms)
+        )
 
     # What writers ask.
 
@@ -80,6 +95,10 @@ class Store(sqlite.ViewFile):
     def knows(self, record_id: str) -> bool:
         """True if a version is held by the record of this id."""
         return self.db.execute(_SQL["known"], {"id": record_id}).fetchone() is not None
+
+    def orders(self, now_ms: int) -> list[tuple[str, Thing]]:
+        """The orders to erase that weren't carried out and haven't ended, by record id, with their things."""
+        return [(row[0], Thing(*row[1:])) for row in self.db.execute(_SQL["orders"], (now_ms,)).fetchall()]
 
     def erasure(self, record_id: str) -> tuple[Thing, int] | None:
         """The thing that the erasure of this id ended, and how many versions."""

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import msgspec
 
-FAMILIES = {"memory_block": "mem", "user_value": "val", "document": "rag"}
+from sigilcore.records.user import FAMILIES, key_of_slug
+
 DOCUMENT = ("title", "text", "source", "licence")  # what a document's value holds
 FIRST_TIME = "0000"
 LAST_TIME = "9999-12-31T23:59:60"
@@ -26,7 +27,7 @@ class Thing(NamedTuple):
     @property
     def key(self) -> str:
         """As its records name it."""
-        return f"{FAMILIES[self.kind]}::{self.owner}::{self.slug}"
+        return key_of_slug(self.kind, self.owner, self.slug)
 
 
 class Version(msgspec.Struct, frozen=True, array_like=True):

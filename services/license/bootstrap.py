@@ -1,4 +1,4 @@
-"""How a deployment gets its one Root: the draft of record 0, what may come back of it, and the licence that follows.
+"""How a deployment gets its one Root: the draft of record 0, what may come back of it, and the licence that follows it, or a `root_key`.
 
 Invariants:
 
@@ -119,26 +119,33 @@ def check_resumes(request: wire.Bootstrap, state: Governance) -> None:
     assert state.genesis is not None
     same_token = hmac.compare_digest(token_hash(request.token), state.genesis.bootstrap_token_hash)
     asked = system.RootIdentity(owner_id=request.owner_id, name=request.owner_name, key=request.root_key)
-    if not same_token or asked != state.root:
+    if not same_token or asked != state.root or len(state.roots) > 1:
         raise Refused(Code.ALREADY_BOOTSTRAPPED, "Root exists and is single for ever")
 
 
-def root_licence_id(genesis_id: str) -> str:
-    """The id of Root's licence, the same however often it is made."""
-    return ids.derive(genesis_id, "licence")
+def check_root(request: wire.RootLicense, state: Governance) -> None:
+    """The licence is told to who names Root's key. It is bound to that key, so it is of use to nobody else."""
+    if request.root_key != state.root.key:
+        raise Refused(Code.ROOT_IS_SINGLE, "this is not Root's key now", field="$.root_key")
 
 
-def root_table(first: record.Checked) -> licence.LicenceTable:
-    """Root's licence, all of it derived from record 0."""
-    payload: system.Genesis = first.payload
+def root_licence_id(record_id: str) -> str:
+    """The id of Root's licence, the same however often it is made; `record_id` is that of the record that names Root."""
+    return ids.derive(record_id, "licence")
+
+
+def root_table(state: Governance) -> licence.LicenceTable:
+    """Root's licence, all of it derived from the record that names Root: genesis, or the newest `root_key`."""
+    named = state.root_entry
+    root = named.identity
     return licence.LicenceTable(
-        id=root_licence_id(first.core.id),
-        owner=licence.Owner(id=payload.root.owner_id, name=payload.root.name, key=payload.root.key),
+        id=root_licence_id(named.record_id),
+        owner=licence.Owner(id=root.owner_id, name=root.name, key=root.key),
         loa=Loa.ROOT,
         scope=rules.EVERYTHING,
-        issued_at=first.core.ts,
-        expires_at=clock.format_ms(clock.parse_ms(first.core.ts) + rules.LONGEST_LIFE_MS),
-        issuer=house.origin(payload.runtime_id, payload.tenant),
+        issued_at=named.ts,
+        expires_at=clock.format_ms(clock.parse_ms(named.ts) + rules.LONGEST_LIFE_MS),
+        issuer=house.origin(state.runtime_id, state.tenant),
         version=1,
-        bindings=licence.Bindings(runtime_id=payload.runtime_id, canon_fingerprint=first.header.hash),
+        bindings=licence.Bindings(runtime_id=state.runtime_id, canon_fingerprint=state.genesis_hash),
     )

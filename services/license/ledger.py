@@ -1,4 +1,4 @@
-"""The canon as the license service sees it: the followed state, one audit record at a time, and record 0."""
+"""The canon as the license service sees it: the followed state, one audit record at a time, and the founding."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ import msgspec
 from sigilcore import merkle, note, record
 from sigilcore.contracts import canon
 from sigilcore.contracts.common import Placed
-from sigilcore.faults import Corrupt
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused, raised
 from sigilrun import receipt, service
@@ -55,13 +54,6 @@ class BusLedger:
                 await self._parts.authoring.wait_introduced()
         except TimeoutError:
             raise Refused(Code.UNAVAILABLE, "this instance is not introduced yet") from None
-
-    async def genesis(self) -> record.Checked:
-        """Record 0."""
-        page = await self._parts.bus.call(canon.EVENTS, canon.Events(first=0, limit=1))
-        if not page.items or page.items[0].seq != 0:
-            raise Corrupt("the canon has no record 0")
-        return record.check(page.items[0].signed())
 
     async def found(self, request: canon.BootstrapAppend) -> None:
         """Have record 0 committed, and verify the receipt by the log's key."""

@@ -4,7 +4,7 @@ Invariants:
 
 1. Root is single: no request makes a second one, ends it, or gives a mentor its key or its name.
 2. A mentor has a key of its own, and Root's own signature stands under exactly the table that is issued.
-3. A licence ends within ten years, and its end lies ahead when it is issued.
+3. A licence ends within ten years, and its end lies ahead when it is issued. A renewal changes nothing but the end, to a later one.
 4. What is told of a licence comes from the log; a seal is never kept, never listed, and only ever answered to who asked for it.
 5. Claims of a presented document are told back only if the log knows that very document.
 """
@@ -34,9 +34,15 @@ _KNOWN: Final = frozenset({licence.Reason.NOT_YET_VALID, licence.Reason.EXPIRED,
 
 
 def table(state: Governance, request: wire.CreateLicense, *, licence_id: str, now_ms: int) -> licence.LicenceTable:
-    """The table that this request asks for, or the first reason why it can't be issued."""
+    """The table that this request asks for, or the first reason why it can't be issued.
+
+    An id that the log knows gets its table of then, whatever has become too old or too late since: whether this is the very same call is
+    the writer's to know, and an answer that was lost can be heard again."""
     if request.loa is Loa.ROOT:
         raise Refused(Code.ROOT_IS_SINGLE, "Root comes from genesis only", field="$.loa")
+    known = state.issued(licence_id)
+    if known is not None:
+        return known.table
     _check_owner(state, request)
     for index, pattern in enumerate(request.scope or ()):
         if not _PATTERN.fullmatch(pattern):
@@ -57,6 +63,28 @@ def table(state: Governance, request: wire.CreateLicense, *, licence_id: str, no
     return made
 
 
+def renewal(state: Governance, request: wire.RenewLicense, *, licence_id: str, now_ms: int) -> licence.LicenceTable:
+    """The table of a renewal, or the first reason against it."""
+    known = state.issued(licence_id)
+    if known is not None:
+        return known.table
+    old = check_revocable(state, request.license_id).table
+    if _time(request.expires_at, "$.expires_at") <= clock.parse_ms(old.expires_at):
+        raise Refused(Code.BAD_INPUT, f"a renewal ends later than {old.expires_at}", field="$.expires_at")
+    asked = wire.CreateLicense(
+        owner_id=old.owner.id,
+        owner_name=old.owner.name,
+        owner_key=old.owner.key,
+        loa=old.loa,
+        scope=old.scope,
+        expires_at=request.expires_at,
+        id=request.id,
+        issued_at=request.issued_at,
+        root_signature=request.root_signature,
+    )
+    return table(state, asked, licence_id=licence_id, now_ms=now_ms)
+
+
 def _check_owner(state: Governance, request: wire.CreateLicense) -> None:
     if request.owner_key is not None:
         strong_key(request.owner_key, "$.owner_key")
@@ -64,7 +92,7 @@ def _check_owner(state: Governance, request: wire.CreateLicense) -> None:
         return
     if request.owner_key is None:
         raise Refused(Code.BAD_INPUT, "a mentor licence is bound to the mentor's own key", field="$.owner_key")
-    if request.owner_key == state.root.key:
+    if state.was_root(bytes.fromhex(request.owner_key)):
         raise Refused(Code.ROOT_IS_SINGLE, "a mentor has a key of its own, not Root's", field="$.owner_key")
     if request.owner_id == state.root.owner_id:
         raise Refused(Code.ROOT_IS_SINGLE, "Root is no mentor", field="$.owner_id")
@@ -117,7 +145,7 @@ def issuance_id(licence_id: str) -> str:
     return ids.derive(licence_id, "issued")
 
 
-def licence_id(request: wire.CreateLicense) -> str:
+def licence_id(request: wire.CreateLicense | wire.RenewLicense) -> str:
     """The caller's id, or a new one."""
     return ids.new() if request.id is None else checked_id(request.id)
 
@@ -138,12 +166,12 @@ def strong_key(key: str, field: str) -> bytes:
 
 
 def check_revocable(state: Governance, asked: str) -> IssuedLicence:
-    """The licence, if it may be revoked now."""
+    """The licence, if it may be revoked or renewed now."""
     entry = state.issued(asked)
     if entry is None:
         raise Refused(Code.LICENSE_NOT_FOUND, "the log never issued it", field="$.license_id")
     if entry.table.loa is Loa.ROOT:
-        raise Refused(Code.ROOT_IS_SINGLE, "Root's licence can't be revoked", field="$.license_id")
+        raise Refused(Code.ROOT_IS_SINGLE, "Root's licence stays as it is", field="$.license_id")
     if entry.revoked_seq is not None:
         raise Refused(
             Code.LICENSE_REVOKED,
@@ -157,6 +185,21 @@ def check_revocable(state: Governance, asked: str) -> IssuedLicence:
 def revocation(request: wire.RevokeLicense, asked: decision.Request) -> audit.LicenceRevoked:
     """What the log keeps of a revocation."""
     return audit.LicenceRevoked(license_id=request.license_id, reason=request.reason, request=asked)
+
+
+def reissued(state: Governance, found: licence.Validation) -> licence.LicenceTable:
+    """The table to seal afresh: of a licence that is valid here and now, as the log holds it."""
+    if found.document is None or not found.valid:
+        reason = found.reasons[0]
+        raise Refused(
+            Code.LICENSE_INVALID,
+            f"the presented licence doesn't count: {reason}",
+            field="$.license",
+            detail={"reasons": list(found.reasons)},
+        )
+    entry = state.issued(found.document.license.id)
+    assert entry is not None, "a valid licence was issued"
+    return entry.table
 
 
 def validation(found: licence.Validation) -> wire.LicenseValidation:
@@ -177,20 +220,32 @@ def validation(found: licence.Validation) -> wire.LicenseValidation:
     )
 
 
-def page(state: Governance, *, cursor: str | None, limit: int) -> wire.LicensePage:
+def page(
+    state: Governance, *, cursor: str | None, limit: int, now_ms: int, only: wire.State | None = None
+) -> wire.LicensePage:
     """Licences in order of issue, from the one after `cursor` (an issuing seq)."""
     after = -1 if cursor is None else _seq(cursor)
     entries = sorted(
         (entry for entry in state.licences.values() if entry.issued_seq > after), key=lambda entry: entry.issued_seq
     )
+    entries = [entry for entry in entries if only in {None, standing(entry, now_ms)}]
     shown = entries[:limit]
     more = len(entries) > limit
     return wire.LicensePage(
-        items=tuple(view(entry) for entry in shown), cursor=str(shown[-1].issued_seq) if more else None
+        items=tuple(view(entry, now_ms) for entry in shown), cursor=str(shown[-1].issued_seq) if more else None
     )
 
 
-def view(entry: IssuedLicence) -> wire.LicenseView:
+def standing(entry: IssuedLicence, now_ms: int) -> wire.State:
+    """A licence's state now; what was revoked stays so, also when its time is over."""
+    if entry.revoked_seq is not None:
+        return "revoked"
+    if now_ms < clock.parse_ms(entry.table.issued_at):
+        return "not yet valid"
+    return "expired" if now_ms >= clock.parse_ms(entry.table.expires_at) else "valid"
+
+
+def view(entry: IssuedLicence, now_ms: int) -> wire.LicenseView:
     """A licence as the log knows it."""
     made = entry.table
     return wire.LicenseView(
@@ -202,8 +257,11 @@ def view(entry: IssuedLicence) -> wire.LicenseView:
         issued_at=made.issued_at,
         expires_at=made.expires_at,
         key_bound=made.key_bound,
+        bearer=not made.key_bound,
+        state=standing(entry, now_ms),
         issued_seq=entry.issued_seq,
         revoked_seq=entry.revoked_seq,
+        renews=entry.renews,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from services.license import bootstrap, key_rules, rules
-from sigilcore import clock, ids, licence, permit, record, signing
+from sigilcore import admission, clock, ids, licence, permit, record, signing
 from sigilcore.contracts import canon, keys
 from sigilcore.contracts import license as wire
 from sigilcore.contracts.common import Placed
@@ -40,9 +40,6 @@ class Ledger(Protocol):
 
     async def introduced(self) -> None:
         """Return once this instance may write audit records."""
-
-    async def genesis(self) -> record.Checked:
-        """Record 0."""
 
     async def found(self, request: canon.BootstrapAppend) -> None:
         """Have record 0 committed; the same bytes again are the same record 0."""
@@ -106,6 +103,16 @@ async def begin(service: License, request: wire.Bootstrap, call: Call) -> wire.B
         return await _root_licence(service)
 
 
+async def root(service: License, request: wire.RootLicense, call: Call) -> wire.Bootstrapped:
+    """The licence of the Root that the log names now, issued with the first such call."""
+    del call
+    if request.wait_for is not None:
+        await service.ledger.reach(request.wait_for)
+    async with service.founding:
+        bootstrap.check_root(request, service.state)
+        return await _root_licence(service)
+
+
 async def _found(service: License, request: wire.Bootstrap) -> wire.Draft | None:
     """Step 1's draft; or None once step 2's record 0 is the log's."""
     if service.token_hash is None:
@@ -129,18 +136,16 @@ async def _found(service: License, request: wire.Bootstrap) -> wire.Draft | None
 async def _root_licence(service: License) -> wire.Bootstrapped:
     """Root's licence, issued if it isn't yet. A crash on either side of the append ends here again, in the same document."""
     state = service.state
-    first = await service.ledger.genesis()
-    if first.header.hash != state.genesis_hash:
-        raise Corrupt("record 0 is not the genesis that was followed")
-    made = bootstrap.root_table(first)
+    made = bootstrap.root_table(state)
     if state.issued(made.id) is None:
         await service.ledger.introduced()
         payload = rules.issuance(made, seal_key_id=service.signer.key_id, root_signature=None, request=None)
+        label, target = admission.root_link(state)
         placed = await service.ledger.audit(
             "license_issued",
             payload,
             id=rules.issuance_id(made.id),
-            links=(record.Link(label="genesis", target=state.genesis_hash),),
+            links=(record.Link(label=label, target=target),),
         )
         await service.ledger.wait_for(placed.seq + 1)
     return wire.Bootstrapped(
@@ -150,15 +155,28 @@ async def _root_licence(service: License) -> wire.Bootstrapped:
 
 async def create(service: License, request: wire.CreateLicense, call: Call) -> wire.LicenseCreated:
     """Issue a licence."""
-    name = rules.licence_id(request)
-    made = rules.table(service.state, request, licence_id=name, now_ms=service.clock.now_ms())
+    made = rules.table(service.state, request, licence_id=rules.licence_id(request), now_ms=service.clock.now_ms())
+    return await _issued(service, made, request.root_signature, call)
+
+
+async def renew(service: License, request: wire.RenewLicense, call: Call) -> wire.LicenseCreated:
+    """Issue a licence anew with a later end. The old one lives to its own, so nobody is locked out while the new document travels."""
+    made = rules.renewal(service.state, request, licence_id=rules.licence_id(request), now_ms=service.clock.now_ms())
+    return await _issued(service, made, request.root_signature, call, renews=request.license_id)
+
+
+async def _issued(
+    service: License, made: licence.LicenceTable, root_signature: str | None, call: Call, renews: str | None = None
+) -> wire.LicenseCreated:
+    """Write the issuance, and answer the document of what the log holds then."""
+    name = made.id
     payload = rules.issuance(
-        made,
-        seal_key_id=service.signer.key_id,
-        root_signature=request.root_signature,
-        request=call.bound.request(),
+        made, seal_key_id=service.signer.key_id, root_signature=root_signature, request=call.bound.request()
     )
-    placed = await service.ledger.audit("license_issued", payload, id=rules.issuance_id(name), links=(_decision(call),))
+    links: tuple[record.Link, ...] = (_decision(call),)
+    if renews is not None:
+        links = (*links, record.Link(label=wire.RENEWS, target=renews))
+    placed = await service.ledger.audit("license_issued", payload, id=rules.issuance_id(name), links=links)
     await service.ledger.wait_for(placed.seq + 1)
     document = _sealed(service, name)
     return wire.LicenseCreated(
@@ -168,6 +186,20 @@ async def create(service: License, request: wire.CreateLicense, call: Call) -> w
         id=placed.id,
         hash=placed.hash,
         seq=placed.seq,
+        renews=renews,
+    )
+
+
+async def reissue(service: License, request: wire.ReissueLicense, call: Call) -> wire.LicenseReissued:
+    """A fresh seal over a valid licence. Nothing is written: the licence is the same, and what was presented counts as before."""
+    del call
+    found = licence.validate(request.license, service.state, service.clock.now_ms())
+    document = licence.seal(rules.reissued(service.state, found), service.signer)
+    return wire.LicenseReissued(
+        license_id=document.license.id,
+        toml=licence.to_toml(document),
+        bearer=not document.license.key_bound,
+        seal_key_id=document.seal.key_id,
     )
 
 
@@ -186,7 +218,14 @@ async def revoke(service: License, request: wire.RevokeLicense, call: Call) -> w
     name = ids.new() if request.id is None else rules.checked_id(request.id)
     placed = await service.ledger.audit("license_revoked", payload, id=name, links=(_decision(call),))
     await service.ledger.wait_for(placed.seq + 1)
-    return wire.LicenseRevoked(license_id=request.license_id, id=placed.id, hash=placed.hash, seq=placed.seq)
+    entry = service.state.licences[request.license_id]
+    return wire.LicenseRevoked(
+        license_id=request.license_id,
+        bearer=not entry.table.key_bound,
+        id=placed.id,
+        hash=placed.hash,
+        seq=placed.seq,
+    )
 
 
 async def listed(service: License, request: wire.ListLicenses, call: Call) -> wire.LicensePage:
@@ -194,7 +233,13 @@ async def listed(service: License, request: wire.ListLicenses, call: Call) -> wi
     del call
     if request.wait_for is not None:
         await service.ledger.reach(request.wait_for)
-    return rules.page(service.state, cursor=request.cursor, limit=request.limit)
+    return rules.page(
+        service.state,
+        cursor=request.cursor,
+        limit=request.limit,
+        now_ms=service.clock.now_ms(),
+        only=request.state,
+    )
 
 
 async def revoke_key(service: License, request: keys.RevokeKey, call: Call) -> keys.KeyEnded:
@@ -228,7 +273,10 @@ def _decision(call: Call) -> record.Link:
 
 HANDLERS: dict[Any, Any] = {
     wire.BOOTSTRAP: begin,
+    wire.ROOT: root,
     wire.CREATE: create,
+    wire.RENEW: renew,
+    wire.REISSUE: reissue,
     wire.VALIDATE: validate,
     wire.REVOKE: revoke,
     wire.LIST: listed,

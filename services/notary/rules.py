@@ -5,12 +5,16 @@
 - *Proven* means that two notes by the log's own key can't both be true. All else is a cosigner's word, and is told as such.
 """
 
+from collections.abc import Callable
+
 import msgspec
 
 from sigilcore import checkpoint, digest, merkle, note
 from sigilcore.checkpoint import AddCheckpoint, Checkpoint
 from sigilcore.contracts import canon
 from sigilcore.records import audit
+
+LogKeyAt = Callable[[int], note.VerifierKey]
 
 MAX_TEXT = 500  # of what a cosigner says, in the log
 SIZE_TYPE = "text/x.tlog.size"
@@ -65,9 +69,10 @@ class Contradiction(msgspec.Struct, frozen=True, kw_only=True):
     payload: audit.LogContradiction
 
 
-def target(data: bytes, log_key: note.VerifierKey) -> Target:
-    """A checkpoint that the log's key signed, without anybody else's lines. Raises `note.NoteError`."""
-    opened, signed = checkpoint.open_signed(data, log_key), note.parse(data)
+def target(data: bytes, log_key_at: LogKeyAt) -> Target:
+    """A checkpoint that the log signed by the key of that size, without anybody else's lines. Raises `note.NoteError`."""
+    opened, signed = checkpoint.open_by_size(data, log_key_at), note.parse(data)
+    log_key = log_key_at(opened.size)
     lines = (one.line() for one in signed.signatures if (one.name, one.key_id) == (log_key.name, log_key.key_id))
     own = f"{signed.text}\n{''.join(dict.fromkeys(lines))}"
     return Target(checkpoint=opened, text=signed.text, note=own.encode())
@@ -115,10 +120,10 @@ def _signed(one: Target, key: note.VerifierKey, body: bytes) -> Signed | Useless
     return Useless(reason=f"200, and no line by {key.name}")
 
 
-def shown(data: bytes | None, log_key: note.VerifierKey) -> Target | None:
-    """The checkpoint of ours that a cosigner shows to monitors; None if it shows none that our log's key signed."""
+def shown(data: bytes | None, log_key_at: LogKeyAt) -> Target | None:
+    """The checkpoint of ours that a cosigner shows to monitors; None if it shows none that our log's key of that size signed."""
     try:
-        return None if data is None else target(data, log_key)
+        return None if data is None else target(data, log_key_at)
     except note.NoteError:
         return None
 

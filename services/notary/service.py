@@ -110,14 +110,10 @@ class Notary:
         for (vkey, url), key in wanted.items():
             self._cosigners.setdefault((vkey, url), Cosigner(key, url))
 
-    @property
-    def _log_key(self) -> note.VerifierKey:
-        """The log's key now."""
-        return note.VerifierKey.parse(self._parts.following.state.log_key)
-
     async def _head(self) -> rules.Target:
-        newest = await self._parts.bus.call(canon.CHECKPOINT, Empty())
-        return rules.target(newest.note.encode(), self._log_key)
+        data = (await self._parts.bus.call(canon.CHECKPOINT, Empty())).note.encode()
+        await self._parts.following.opened(data)  # so that a key that was named by it is known
+        return rules.target(data, self.state.log_key_at)
 
     async def _ask_all(self, head: rules.Target) -> None:
         """Everybody who is free, and hasn't signed it."""
@@ -188,13 +184,12 @@ class Notary:
 
     async def _stands_beyond(self, one: Cosigner) -> str:
         """It cosigned more than we asked it to: another notary of ours did, or the log has gone back."""
-        data = await self._client.newest(one.url, self._log_key.name)
-        head = await self._head()  # read after theirs, so an honest log has at least what they have
+        data, other, head = await self._shown_and_head(one)
         if one.stands <= head.size:
             return "moving"
         claimed, one.stands = one.stands, 0
         if data is None or not await self._beyond(data, one.key.name):
-            await self._tell(rules.beyond(one.key, head, claimed, rules.shown(data, self._log_key)))
+            await self._tell(rules.beyond(one.key, head, claimed, other))
         return "contradicts"
 
     async def _beyond(self, data: bytes, known_to: str) -> bool:
@@ -233,9 +228,7 @@ class Notary:
 
     async def _unproven(self, one: Cosigner) -> str:
         """Our proof holds here and not there: what it cosigned isn't what our log had then."""
-        data = await self._client.newest(one.url, self._log_key.name)
-        head = await self._head()
-        other = rules.shown(data, self._log_key)
+        _, other, head = await self._shown_and_head(one)
         if other is None:
             await self._tell(rules.refused(one.key, head))
             return "contradicts"
@@ -251,6 +244,16 @@ class Notary:
             return "useless"
         await self._tell(found)
         return "contradicts"
+
+    async def _shown_and_head(self, one: Cosigner) -> tuple[bytes | None, rules.Target | None, rules.Target]:
+        """What a cosigner shows, raw and as our log's, and our head, read after theirs: so an honest log has at least what they have."""
+        data = await self._client.newest(one.url, self._origin)
+        head = await self._head()
+        return data, rules.shown(data, self.state.log_key_at), head
+
+    @property
+    def _origin(self) -> str:
+        return note.VerifierKey.parse(self.state.log_key).name  # one for all its keys
 
     async def _tell(self, found: rules.Contradiction) -> None:
         """Loudly each time, into the log once."""

@@ -15,10 +15,10 @@ import msgspec
 
 from services.projections.rules import Entry, Place, chained, entry_of
 from sigilcore.contracts import projections as contract
-from sigilrun import consume, sqlite
+from sigilrun import consume, sql, sqlite
 
 VERSION = 2
-_SQL = sqlite.queries(Path(__file__).with_name("queries.sql"))
+_SQL = sql.queries(Path(__file__).with_name("queries.sql"))
 _START = bytes(32)
 
 

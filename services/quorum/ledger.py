@@ -38,7 +38,6 @@ class BusLedger:
         self.book = Book()
         self.position = 0
         self._parts = parts
-        self._log_key = note.VerifierKey.parse(parts.deployment.log)
         self.head = 0  # the canon's size at the last look
         self._admitted: dict[int, str] = {}  # seq → hash of each system record that the follower admitted
         self._reading = asyncio.Lock()
@@ -94,7 +93,8 @@ class BusLedger:
         if shown is None:
             return 0
         try:
-            opened = witnessed.opened(shown.encode(), self.state.quorum, self._log_key)
+            await self._parts.following.opened(shown.encode())  # so that a key that was named by it is known
+            opened = witnessed.opened_by_size(shown.encode(), self.state.quorum, self.state.log_key_at)
         except note.NoteError as error:
             raise Corrupt(f"the witnessed checkpoint: {error}") from error
         return 0 if opened is None else opened.size

@@ -14,17 +14,13 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import clock, decision, record
+from sigilcore import clock, decision, record, records
+from sigilcore.governance import Governance
 from sigilcore.records import audit, system
 from sigilcore.refusals import Refused
 
 KINDS: Final = (
-    "genesis",
-    "trusted_witness",
-    "quorum_policy",
-    "model_config",
-    "access_policy",
-    "service_key",
+    *(kind.tag for kind in records.REGISTRY.values() if kind.space == "system"),
     "proposal_opened",
     "proposal_attested",
     "proposal_closed",
@@ -74,6 +70,7 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     opening_hash: str
     voices: tuple[Voice, ...] = ()
     ending: Ending | None = None
+    need: int | None = None  # voices, by the policy in force when it was committed or closed; None until then
 
     @property
     def hash(self) -> str:
@@ -144,6 +141,7 @@ class Book:
         self.proposals: dict[str, Proposal] = {}
         self.committed: dict[str, Place] = {}  # record hash → place
         self.open: set[str] = set()  # ids without an ending
+        self._system = Governance()  # of the system space alone: how many voices were needed when
 
     def apply(self, seq: int, checked: record.Checked) -> None:
         """Fold one admitted record; one that was folded before changes nothing."""
@@ -153,6 +151,10 @@ class Book:
         payload = checked.payload
         if checked.core.space == "system":
             self.committed[checked.header.hash] = Place(id=checked.core.id, hash=checked.header.hash, seq=seq)
+            proposal = self.pending(checked.header.hash)
+            if proposal is not None:
+                self._put(self._decided(proposal))
+            self._system.apply(seq, checked)
         elif isinstance(payload, audit.ProposalOpened):
             proposal = opened(seq, checked)
             if proposal is not None and payload.proposal_id not in self.proposals:
@@ -161,7 +163,13 @@ class Book:
             self._put(attested(self.proposals[payload.proposal_id], payload))
         elif isinstance(payload, audit.ProposalClosed) and payload.proposal_id in self.proposals:
             proposal = self.proposals[payload.proposal_id]
-            self._put(closed(proposal, payload, committed=proposal.hash in self.committed))
+            self._put(closed(self._decided(proposal), payload, committed=proposal.hash in self.committed))
+
+    def _decided(self, proposal: Proposal) -> Proposal:
+        """The proposal with the number of voices that it needs now, once for all."""
+        if proposal.need is not None:
+            return proposal
+        return msgspec.structs.replace(proposal, need=self._system.need(proposal.record.core.kind))
 
     def place(self, proposal: Proposal) -> Place | None:
         """Where the proposed record stands, once it does."""

@@ -46,22 +46,23 @@ PASSING: Final = frozenset(
 """Refusals of a commit that may heal; any other ends the proposal."""
 
 T = TypeVar("T")
-Asked = system.TrustedWitness | system.ModelConfig
+Asked = system.TrustedWitness | system.ModelConfig | system.AccessPolicyChange
 Outcome = Literal["committed", "expired", "withdrawn", "stale", "refused"]
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
-    """The voices that count now, and what is missing."""
+    """The voices that count now, and what is missing. `weight` is how many they are: of personas at most the policy's cap."""
 
     need: int
     have: tuple[str, ...]
+    weight: int
     missing: tuple[str, ...]
     joining: str | None  # the principal whose new key has not proven itself
 
     @property
     def complete(self) -> bool:
         """True if the writer would find a quorum."""
-        return len(self.have) >= self.need and self.joining is None
+        return self.weight >= self.need and self.joining is None
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +123,8 @@ def witness_payload(
     else:
         if current is None:
             raise Refused(Code.WITNESS_UNKNOWN, f"{change.witness_id} is no active witness", field="$.witness_id")
+        if change.persona not in {None, current.persona}:
+            raise Refused(Code.BAD_INPUT, "who is enrolled as a persona stays one", field="$.persona")
         key, name = change.key if action == "rotate" else current.key.hex(), current.name
     if key is None:
         raise Refused(Code.BAD_INPUT, "the new key", field="$.key")
@@ -134,6 +137,7 @@ def witness_payload(
         key=key,
         licence_id="" if mentor is None else mentor.id,
         expires_at=expires_at,
+        persona=bool(change.persona) if current is None else current.persona,
     )
 
 
@@ -147,6 +151,11 @@ def model_payload(upload: wire.UploadModel, *, expires_at: str) -> system.ModelC
     }
     model = _typed(plain, trust.TrustModel, "$")
     return system.ModelConfig(model=model, expires_at=expires_at, because=upload.because)
+
+
+def policy_payload(upload: wire.UploadPolicy, *, expires_at: str) -> system.AccessPolicyChange:
+    """The access policy that the request names."""
+    return system.AccessPolicyChange(policy=upload.policy, expires_at=expires_at)
 
 
 def check_asked(asked: Asked, checked: record.Checked) -> None:
@@ -198,16 +207,17 @@ def same_call(known: Proposal, asked: decision.Request) -> Proposal:
 
 
 def tally(state: Governance, proposal: Proposal) -> Tally:
-    """Who has spoken, of those whose voice counts now."""
+    """Who has spoken, of those whose voice counts now; what is needed is what was when the proposal ended, if it has."""
     active = state.active_witnesses()
     have = {voice.witness_id for voice in proposal.voices if _counts(active.get(voice.witness_id), voice.key_id)}
-    joining = joining_key(proposal)
+    joining = admission.joining_key(proposal.record.payload)
     proven = joining is None or any(
         (voice.witness_id, voice.key_id) == (joining[0], signing.key_id(joining[1])) for voice in proposal.voices
     )
     return Tally(
-        need=state.need(proposal.record.core.kind),
+        need=state.need(proposal.record.core.kind) if proposal.need is None else proposal.need,
         have=tuple(sorted(have)),
+        weight=state.weight(have),
         missing=tuple(sorted(active.keys() - have)),
         joining=None if proven or joining is None else joining[0],
     )
@@ -215,14 +225,6 @@ def tally(state: Governance, proposal: Proposal) -> Tally:
 
 def _counts(entry: WitnessEntry | None, key_id: str) -> bool:
     return entry is not None and signing.key_id(entry.key) == key_id
-
-
-def joining_key(proposal: Proposal) -> tuple[str, bytes] | None:
-    """Principal and key that must prove itself, in a proposal that adds or rotates a witness."""
-    payload = proposal.record.payload
-    if not isinstance(payload, system.TrustedWitness) or payload.action == "revoke":
-        return None
-    return payload.witness_id, bytes.fromhex(payload.key)
 
 
 def expires_ms(state: Governance, proposal: Proposal) -> int:
@@ -281,11 +283,11 @@ def attestation(
     check_running(standing(state, book, proposal, now_ms))
     sig = signing.signature_bytes(asked.signature)
     root = bytes.fromhex(state.root.key)
-    if asked.witness_id == state.root.owner_id or _signs(root, proposal, sig):
+    joining = admission.joining_key(proposal.record.payload)
+    joins = joining is not None and joining[0] == asked.witness_id
+    if _signs(root, proposal, sig) or (asked.witness_id == state.root.owner_id and not joins):
         raise Refused(Code.ROOT_IS_NO_WITNESS, "Root's signature never counts as a witness's", field="$.witness_id")
     entry = state.active_witnesses().get(asked.witness_id)
-    joining = joining_key(proposal)
-    joins = joining is not None and joining[0] == asked.witness_id
     if entry is None and not joins:
         known = asked.witness_id in state.witnesses
         why = "its voice was revoked" if known else "it is not in the registry"
@@ -333,11 +335,11 @@ def committable(state: Governance, book: Book, proposal: Proposal, now_ms: int) 
     check_running(now)
     voices = tally(state, proposal)
     if not voices.complete:
-        detail: dict[str, Any] = {"have": len(voices.have), "need": voices.need, "missing": list(voices.missing)}
+        detail: dict[str, Any] = {"have": voices.weight, "need": voices.need, "missing": list(voices.missing)}
         if voices.joining is not None:
             detail["possession"] = voices.joining
         raise Refused(
-            Code.QUORUM_NOT_SATISFIED, now.reason or f"{len(voices.have)} of {voices.need} voices", detail=detail
+            Code.QUORUM_NOT_SATISFIED, now.reason or f"{voices.weight} of {voices.need} voices", detail=detail
         )
     signed = record.witnessed(proposal.record.signed(), _witnesses(state, proposal))
     admission.check_system(state, record.check(signed), now_ms)
@@ -347,7 +349,7 @@ def committable(state: Governance, book: Book, proposal: Proposal, now_ms: int) 
 def _witnesses(state: Governance, proposal: Proposal) -> list[record.WitnessSignature]:
     """Every signature that counts now and the proof of a joining key, once each, in the order that the header keeps."""
     active = state.active_witnesses()
-    joining = joining_key(proposal)
+    joining = admission.joining_key(proposal.record.payload)
     keys = {(name, signing.key_id(entry.key)) for name, entry in active.items()}
     if joining is not None:
         keys.add((joining[0], signing.key_id(joining[1])))

@@ -301,7 +301,7 @@ def _tally(service: Quorum, name: str) -> wire.Tally:
     return views.tally(service.state, service.book, service.proposal(name), service.clock.now_ms())
 
 
-# The registry and the model
+# The registry, the model and the policy
 
 
 async def witness_add(service: Quorum, request: wire.WitnessChange, call: Call) -> wire.DraftOrProposal:
@@ -336,6 +336,13 @@ async def model_upload(service: Quorum, request: wire.UploadModel, call: Call) -
     return await _draft_or_proposal(service, payload, request.record, call)
 
 
+async def policy_upload(service: Quorum, request: wire.UploadPolicy, call: Call) -> wire.DraftOrProposal:
+    """Draft, then propose, a new access policy."""
+    await service.ledger.reach_head()
+    payload = rules.policy_payload(request, expires_at=service.end_of_draft())
+    return await _draft_or_proposal(service, payload, request.record, call)
+
+
 async def _draft_or_proposal(
     service: Quorum, payload: rules.Asked, parts: wire.RootSigned | None, call: Call
 ) -> wire.DraftOrProposal:
@@ -358,6 +365,12 @@ async def model_current(service: Quorum, request: Empty, call: Call) -> wire.Cur
     return views.model(service.state)
 
 
+async def policy_current(service: Quorum, request: Empty, call: Call) -> wire.CurrentPolicy:
+    """The access policy in force."""
+    del request, call
+    return views.policy(service.state)
+
+
 HANDLERS: dict[Any, Any] = {
     wire.DRAFT: draft,
     wire.PROPOSE: propose,
@@ -373,4 +386,6 @@ HANDLERS: dict[Any, Any] = {
     wire.WITNESS_LIST: witness_list,
     wire.MODEL_UPLOAD: model_upload,
     wire.MODEL_CURRENT: model_current,
+    wire.POLICY_UPLOAD: policy_upload,
+    wire.POLICY_CURRENT: policy_current,
 }

@@ -1,4 +1,4 @@
-"""What the quorum service tells: proposals, tallies, the registry, the model; all of it from book and state.
+"""What the quorum service tells: proposals, tallies, the registry, model and policy; all of it from book and state.
 
 The difference shown is the server's own reading against what is in force now. Who signs computes it again from verified records; after
 an ending there is nothing left to compare with, and none is shown.
@@ -32,6 +32,7 @@ def view(state: Governance, book: Book, proposal: Proposal, now_ms: int, witness
     voices = rules.tally(state, proposal)
     running = now.state in RUNNING
     by = voices.have if running else _spoken(proposal)
+    have = voices.weight if running else len(by)
     return wire.ProposalView(
         proposal_id=proposal.proposal_id,
         state=now.state,
@@ -40,7 +41,7 @@ def view(state: Governance, book: Book, proposal: Proposal, now_ms: int, witness
         record_hash=proposal.hash,
         difference=_changes(state, proposal) if running else (),
         need=voices.need,
-        have=len(by),
+        have=have,
         by=by,
         missing=voices.missing if running else (),
         expires_at=clock.format_ms(rules.expires_ms(state, proposal)),
@@ -54,7 +55,7 @@ def tally(state: Governance, book: Book, proposal: Proposal, now_ms: int) -> wir
     """Voices so far."""
     now = rules.standing(state, book, proposal, now_ms)
     voices = rules.tally(state, proposal)
-    return wire.Tally(have=len(voices.have), need=voices.need, state=now.state)
+    return wire.Tally(have=voices.weight, need=voices.need, state=now.state)
 
 
 def page(
@@ -85,6 +86,7 @@ def witnesses(state: Governance) -> wire.WitnessList:
                 key=entry.key.hex(),
                 since_seq=entry.since_seq,
                 until_seq=entry.until_seq,
+                persona=entry.persona,
             )
             for entry in entries
         ),
@@ -97,6 +99,12 @@ def model(state: Governance) -> wire.CurrentModel:
     """The trust model in force, the record that put it there, and the position up to which this is known."""
     assert state.model is not None
     return wire.CurrentModel(model=state.model, seq=state.model_seq, as_of=state.size)
+
+
+def policy(state: Governance) -> wire.CurrentPolicy:
+    """The access policy in force, and the same of it."""
+    assert state.policy is not None
+    return wire.CurrentPolicy(policy=state.policy, seq=state.policy_seq, as_of=state.size)
 
 
 def _changes(state: Governance, proposal: Proposal) -> tuple[wire.Change, ...]:

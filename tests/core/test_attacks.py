@@ -8,7 +8,21 @@ import os
 import msgspec
 import pytest
 
-from sigilcore import checkpoint, decision, digest, ids, licence, note, permit, record, replay, signing, verify
+from sigilcore import (
+    canonical,
+    checkpoint,
+    clock,
+    decision,
+    digest,
+    ids,
+    licence,
+    note,
+    permit,
+    record,
+    replay,
+    signing,
+    verify,
+)
 from sigilcore.access import Loa
 from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
@@ -218,6 +232,21 @@ def test_mentor_licence_without_roots_own_signature(house):
     refused(Code.SIGNATURE_INVALID, house.append, "license_issued", payload, house.instances["license"], links=[link])
 
 
+@pytest.mark.parametrize("field", ["issued_at", "expires_at"])
+def test_licence_that_ends_at_no_time(house, field):
+    """A moment that doesn't exist would stop everybody who asks whether the licence counts."""
+    request, link = house._permission("license/create")
+    table = msgspec.structs.replace(house.operator.table, **{"id": ids.new(), field: "2026-02-30T00:00:00.000Z"})
+    payload = audit.LicenceIssued(
+        license=table,
+        content_hash=licence.content_hash(table),
+        seal_key_id=house.services["license"].key_id,
+        root_signature=None,
+        request=request,
+    )
+    refused(Code.RECORD_INVALID, house.append, "license_issued", payload, house.instances["license"], links=[link])
+
+
 def test_second_root(house):
     """Root is single for ever, whoever asks."""
     request, link = house._permission("license/create")
@@ -247,7 +276,7 @@ def test_system_write_without_a_quorum(house):
     house.place(house.attested(change, *mentors[:3]))
 
 
-def test_witness_signing_twice_under_two_names(house):
+def test_same_key_under_two_names(house):
     """One key has one name: under a second it is nobody's voice."""
     mentors = house.mentors(3)
     house.seal(mentors, 2)
@@ -257,7 +286,7 @@ def test_witness_signing_twice_under_two_names(house):
     refused(Code.WITNESS_UNKNOWN, house.place, house.attested(change, mentors[0], twice))
 
 
-def test_witness_listed_twice(house):
+def test_same_key_twice(house):
     """The same voice twice is one voice, and a list that says otherwise is refused."""
     mentors = house.mentors(3)
     house.seal(mentors, 2)
@@ -277,22 +306,28 @@ def test_witness_under_another_witness_name(house):
     )
 
 
-def test_witness_signature_over_other_bytes(house):
-    """A signature moved from another proposal doesn't verify."""
+def test_approval_replayed_to_another_body(house):
+    """A signature moved from another proposal doesn't verify, nor does the record when its payload is another's."""
     mentors = house.mentors(3)
     house.seal(mentors, 2)
     other = house.proposal("model_config", house.new_model("other"))
     change = house.proposal("model_config", house.new_model())
     moved = [record.witness(other, mentor.owner_id, mentor.signer) for mentor in mentors[:2]]
     refused(Code.SIGNATURE_INVALID, house.place, record.witnessed(change, moved))
+    approved = house.attested(other, *mentors[:2])
+    another_body = msgspec.structs.replace(approved, payload=change.payload, salt=change.salt)
+    refused(Code.RECORD_INVALID, house.place, another_body)
 
 
-def test_root_as_witness(house):
+def test_root_attesting_its_own_proposal(house):
     """Root's key never counts: not as a voice, not enrolled, not under another name."""
     mentors = house.mentors(3)
     house.seal(mentors, 2)
     change = house.proposal("model_config", house.new_model())
     refused(Code.ROOT_IS_NO_WITNESS, house.place, house.attested(change, mentors[0], house.root))
+    borrowed = Person(mentors[1].owner_id)
+    borrowed.signer = house.root.signer
+    refused(Code.ROOT_IS_NO_WITNESS, house.place, house.attested(change, mentors[0], borrowed))
     enrol = house.enrolment(mentors[0], house.root.signer, witness_id="zoe", action="add")
     refused(Code.ROOT_IS_NO_WITNESS, house.place, house.attested(house.proposal("trusted_witness", enrol), *mentors))
 
@@ -328,20 +363,104 @@ def test_witness_without_a_mentor_licence(house):
     refused(Code.LICENSE_INVALID, house.place, house.attested(house.proposal("trusted_witness", enrol), voice))
 
 
-@pytest.mark.parametrize(("k", "n"), [(1, 2), (2, 4), (4, 3), (5, 4)])
+@pytest.mark.parametrize(("k", "n"), [(2, 1), (4, 3), (5, 4), (32, 4)])
+def test_threshold_above_n(house, k, n):
+    """A quorum that nobody can reach is refused, in the policy and for a single kind."""
+    mentors = house.mentors(n)
+    for policy in (house.quorum_policy(k), house.quorum_policy(n, kinds={"model_config": k})):
+        change = house.proposal("quorum_policy", policy)
+        refused(Code.THRESHOLD_INVALID, house.place, house.attested(change, *mentors))
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 2), (2, 4)])
 def test_threshold_that_is_no_quorum(house, k, n):
-    """k above n, or not more than half of n, is refused: two quorums must meet."""
+    """Not more than half of n is refused: two quorums must meet."""
     mentors = house.mentors(n)
     change = house.proposal("quorum_policy", house.quorum_policy(k))
     refused(Code.THRESHOLD_INVALID, house.place, house.attested(change, *mentors))
 
 
-@pytest.mark.parametrize("k", [0, -1])
-def test_threshold_0(house, k):
-    """A threshold below one can't be expressed: the record itself is invalid."""
+def written(house, kind, plain):
+    """A system record of Root's over any payload whatever, which the ordinary road wouldn't build."""
+    signed = house.proposal("model_config", house.new_model())
+    core = msgspec.structs.replace(record.check(signed).core, kind=kind)
+    payload = plain if isinstance(plain, bytes) else canonical.encode(plain)
+    salt = bytes.fromhex(signed.salt)
+    core = msgspec.structs.replace(core, payload_hash=digest.payload_hash(salt, payload))
+    return record.seal(core, payload, salt, house.root.signer)
+
+
+@pytest.mark.parametrize("k", [0, -1], ids=["threshold 0", "threshold negative"])
+def test_threshold_0_or_negative(house, k):
+    """A threshold below one can't be expressed: the record itself is invalid, and so is an override below one."""
     mentors = house.mentors(1)
-    change = house.proposal("quorum_policy", house.quorum_policy(k))
-    refused(Code.RECORD_INVALID, house.place, house.attested(change, *mentors))
+    for policy in (house.quorum_policy(k), house.quorum_policy(1, kinds={"model_config": k})):
+        change = house.proposal("quorum_policy", policy)
+        refused(Code.RECORD_INVALID, house.place, house.attested(change, *mentors))
+
+
+@pytest.mark.parametrize("k", [None, "", "2", 1.5, True, [], 10**30], ids=repr)
+def test_threshold_missing(house, k):
+    """No threshold, or something that is no whole number, is no policy: nothing is read as a default."""
+    mentors = house.mentors(1)
+    plain = msgspec.to_builtins(house.quorum_policy(1))
+    without = {name: value for name, value in plain.items() if name != "k"}
+    bodies = (
+        [without, {**plain, "k": k}] if k != 10**30 else [canonical.encode(without)[:-1] + b',"k":1' + b"0" * 30 + b"}"]
+    )
+    for body in bodies:
+        refused(Code.RECORD_INVALID, house.place, house.attested(written(house, "quorum_policy", body), *mentors))
+    assert not house.state.sealed
+
+
+def test_policy_record_missing(house):
+    """Without a quorum_policy nothing but witnesses and the policy itself is taken, with every voice in the house."""
+    mentors = house.mentors(3)
+    rules = system.AccessPolicyChange(policy=house.state.policy, expires_at=house.later())
+    key = system.ServiceKey(
+        service="quorum", key=signing.Ed25519Signer.generate().public_key.hex(), expires_at=house.later()
+    )
+    for kind, payload in (("model_config", house.new_model()), ("access_policy", rules), ("service_key", key)):
+        refused(Code.NOT_SEALED, house.place, house.attested(house.proposal(kind, payload), *mentors))
+
+
+@pytest.mark.parametrize("kind", ["quorum_policy", "access_policy"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"null",
+        b"[]",
+        b"{",
+        b"\xff",
+        b'{"k":1}',
+        b'{"k":1,"k":2}',
+        b'{ "k":1}',
+        b'{"policy":{}}',
+        b'{"policy":null}',
+    ],
+    ids=repr,
+)
+def test_policy_record_empty_or_malformed(house, kind, body):
+    """A policy that is empty, half, in another spelling or no JSON at all is refused as it stands, and what was in force stays."""
+    mentors = house.mentors(3)
+    house.seal(mentors, 2)
+    before = (house.state.quorum, house.state.policy)
+    refused(Code.RECORD_INVALID, house.place, house.attested(written(house, kind, body), *mentors))
+    assert (house.state.quorum, house.state.policy) == before
+
+
+@pytest.mark.parametrize("kind", ["quorum_policy", "access_policy"])
+def test_policy_record_with_more_than_it_says(house, kind):
+    """A field that this version doesn't know might change what the others mean: refused."""
+    mentors = house.mentors(1)
+    plain = msgspec.to_builtins(
+        house.quorum_policy(1)
+        if kind == "quorum_policy"
+        else system.AccessPolicyChange(policy=house.state.policy, expires_at=house.later())
+    )
+    refused(Code.RECORD_INVALID, house.place, house.attested(written(house, kind, {**plain, "extra": 1}), *mentors))
 
 
 def test_seal_with_no_witnesses(house):
@@ -526,6 +645,53 @@ def test_licences_of_a_seal_key_that_ended(house):
     forged = licence.seal(msgspec.structs.replace(house.operator.table, id=ids.new()), stolen)
     validation = licence.validate(licence.to_toml(forged), house.state, house.now_ms)
     assert validation.reasons == (licence.Reason.NEVER_ISSUED,)
+
+
+def renewal(house, old, by="license/renew", link=True, **changes):
+    """Write the renewal of a licence, as a license service that went wrong might."""
+    request, decided = house._permission(by)
+    later = clock.format_ms(house.now_ms + 60 * 86_400_000)
+    table = msgspec.structs.replace(old.table, **({"id": ids.new(), "expires_at": later} | changes))
+    signature = licence.root_sign(old.table, house.root.signer)  # all of Root's that a thief can have
+    payload = audit.LicenceIssued(
+        license=table,
+        content_hash=licence.content_hash(table),
+        seal_key_id=house.services["license"].key_id,
+        root_signature=signature,
+        request=request,
+    )
+    links = [decided, record.Link(label="renews", target=old.table.id)] if link else [decided]
+    return house.append("license_issued", payload, house.instances["license"], links=links)
+
+
+def test_renewal_that_makes_somebody_more(house):
+    """With Root's decision to renew, a license service that went wrong makes no other owner, key, level or scope of it."""
+    guest = house.issue(Person("gus"), Loa.GUEST, scope=("trust/*",))
+    key = signing.Ed25519Signer.generate().public_key.hex()
+    for change in (
+        {"loa": Loa.OPERATOR},
+        {"scope": ("*",)},
+        {"owner": msgspec.structs.replace(guest.table.owner, id="eve")},
+        {"owner": msgspec.structs.replace(guest.table.owner, key=key)},
+        {"expires_at": guest.table.expires_at},
+    ):
+        refused(Code.RECORD_INVALID, renewal, house, guest, **change)
+    refused(Code.RECORD_INVALID, renewal, house, guest, link=False)
+    refused(Code.RECORD_INVALID, renewal, house, guest, by="license/create")
+    written = renewal(house, guest)
+    assert house.state.issued(written.payload.license.id).renews == guest.licence_id
+
+
+def test_renewal_of_what_ended_or_never_was(house):
+    """Revoked is for good; Root's licence comes from genesis only; and a mentor's isn't renewed by its old signature."""
+    gone, mentor = house.issue(Person("gone"), Loa.OBSERVER), house.issue(Person("mia"), Loa.MENTOR)
+    house.revoke(gone)
+    refused(Code.LICENSE_REVOKED, renewal, house, gone)
+    refused(Code.ROOT_IS_SINGLE, renewal, house, house.root)
+    refused(Code.SIGNATURE_INVALID, renewal, house, mentor)
+    never = Person("never")
+    never.table = msgspec.structs.replace(house.operator.table, id=ids.new())
+    refused(Code.LICENSE_NOT_FOUND, renewal, house, never)
 
 
 def test_keys_that_revocation_does_not_end(house):

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from sigilcore import decision, record, replay, verify
+from sigilcore import canonical, clock, decision, record, replay, verify
 from sigilcore.access import Loa
-from sigilcore.records import user
+from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 from tests import oracle
 from tests.simulator import House, Person
@@ -44,6 +44,30 @@ class Memory(House):
         link = record.Link(label="decision", target=granted.decision.link())
         head = self.heads.get(("memory_block", owner, key))
         written = self.append("erasure", payload, self.instances["knowledge"], links=[link], prev=head)
+        self.gone |= set(live)
+        return written
+
+    def order(self, key, *, owner="ada", until_ms=60_000):
+        """The quorum orders that a memory is erased."""
+        payload = system.ErasureOrder(
+            owner=owner,
+            kind="memory_block",
+            key=key,
+            reason="a court said so",
+            expires_at=clock.format_ms(self.now_ms + until_ms),
+        )
+        self.change("erasure_order", payload)
+        return record.check(self.log[-1])
+
+    def carry_out(self, order, key, *, owner="ada", names=None, author="knowledge", kind="memory_block"):
+        """The erasure by an order, as knowledge writes it, or as somebody would like to."""
+        live = self.live(key)
+        payload = user.Erasure(
+            owner=owner, kind=kind, key=key, records=tuple(live if names is None else names), request=None
+        )
+        link = record.Link(label="decision", target=decision.DecisionRef(record=order, index=0).link())
+        head = self.heads.get((kind, owner, key))
+        written = self.append("erasure", payload, self.instances[author], links=[link], prev=head)
         self.gone |= set(live)
         return written
 
@@ -143,3 +167,133 @@ def test_a_bundle_of_an_erased_record_verifies(house):
     results = verify.verify(msgspec.structs.replace(bundle, record={**bundle.record, "payload": None, "salt": None}))
     assert verify.verified(results), results
     assert "payload erased" in results[2].detail
+
+
+# By the quorum
+
+
+def refused(code):
+    class Expect:
+        def __enter__(self):
+            self.raises = pytest.raises(Refused)
+            self.caught = self.raises.__enter__()
+            return self
+
+        def __exit__(self, *error):
+            caught = self.raises.__exit__(*error)
+            assert self.caught.value.code is code, self.caught.value
+            return caught
+
+    return Expect()
+
+
+def test_an_order_of_the_quorum_erases_anothers_thing(house):
+    """No decision of the owner's: the erasure names the order, and the ledger replays with and without the payloads."""
+    name = key(house, "note")
+    written = house.carry_out(house.order(name).core.id, name)
+    assert written.payload.request is None
+    with_them = oracle.check(house.placed(), house.checkpoint())
+    without_them = oracle.check(house.left(), house.checkpoint())
+    assert (without_them.root, without_them.erased) == (with_them.root, 2)
+
+
+def test_an_order_is_carried_out_once(house):
+    """What is written after it stays; a ledger in which the order was used twice is found out."""
+    name = key(house, "note")
+    order = house.order(name)
+    house.carry_out(order.core.id, name)
+    house.remember(house.ada, "note", "written anew")
+    with refused(Code.DECISION_USED):
+        house.carry_out(order.core.id, name)
+    row = house.rows[order.core.id, 0]
+    house.rows[order.core.id, 0] = msgspec.structs.replace(row, used_by=None)  # a writer that forgot
+    twice = house.carry_out(order.core.id, name)
+    found = diverged(house, house.placed())
+    assert (found.code, found.seq) == (Code.DECISION_USED, len(house.log) - 1), twice
+
+
+def test_an_order_names_one_thing(house):
+    """Another key, owner or kind is not what was signed."""
+    note, other = key(house, "note"), key(house, "other")
+    order = house.order(note)
+    with refused(Code.DECISION_MISMATCH):
+        house.carry_out(order.core.id, other)
+    with refused(Code.DECISION_MISMATCH):
+        house.carry_out(order.core.id, note, owner="bob")
+    with refused(Code.DECISION_MISMATCH):
+        house.carry_out(order.core.id, note, kind="document")
+
+
+def test_an_order_ends(house):
+    """It doesn't lie around: after its own end nothing is erased by it."""
+    name = key(house, "note")
+    order = house.order(name)
+    house.clock.ms += 60_000
+    with refused(Code.DECISION_UNKNOWN):
+        house.carry_out(order.core.id, name)
+
+
+def test_no_order_no_erasure(house):
+    """Without a decision and without an order: links to other system records and to a memory, no link at all."""
+    name = key(house, "note")
+    house.order(name)
+    genesis, change = (
+        record.check(house.log[0]).core.id,
+        next(one.core.id for one in map(record.check, house.log) if one.core.kind == "trusted_witness"),
+    )
+    for nothing in (genesis, change, house.live(name)[0]):
+        with refused(Code.DECISION_UNKNOWN):
+            house.carry_out(nothing, name)
+    payload = user.Erasure(owner="ada", kind="memory_block", key=name, records=tuple(house.live(name)), request=None)
+    with refused(Code.DECISION_UNKNOWN):
+        house.append("erasure", payload, house.instances["knowledge"], prev=house.heads["memory_block", "ada", name])
+
+
+def test_an_owners_decision_is_no_order(house):
+    """Who writes for a person says for which call: an erasure at nobody's request needs the quorum."""
+    name = key(house, "note")
+    granted = house.granted(house.ada, "canon/user/erase", b"{}")
+    payload = user.Erasure(owner="ada", kind="memory_block", key=name, records=tuple(house.live(name)), request=None)
+    link = record.Link(label="decision", target=granted.decision.link())
+    with refused(Code.DECISION_MISMATCH):
+        house.append(
+            "erasure",
+            payload,
+            house.instances["knowledge"],
+            links=[link],
+            prev=house.heads["memory_block", "ada", name],
+        )
+
+
+def test_an_order_admits_nothing_but_an_erasure(house):
+    """Not a memory in the owner's name, and no audit effect."""
+    name = key(house, "note")
+    order = house.order(name)
+    target = decision.DecisionRef(record=order.core.id, index=0).link()
+    link = record.Link(label="decision", target=target)
+    request = decision.Request(command="memory/write", salt="0" * 32, digest="0" * 64, parameters="0" * 64)
+    forged = user.MemoryBlock(
+        owner="ada", key=name, text="x", tags=(), origin="person", admitted_at="operator", request=request
+    )
+    head = house.heads["memory_block", "ada", name]
+    with refused(Code.KIND_NOT_ALLOWED):
+        house.append("memory_block", forged, house.instances["knowledge"], links=[link], prev=head)
+    revoked = audit.KeyRevoked(key_id=house.instances["knowledge"].key_id, role="instance", reason="", request=request)
+    with refused(Code.KIND_NOT_ALLOWED):
+        house.append("key_revoked", revoked, house.instances["license"], links=[link])
+
+
+def test_only_knowledge_carries_out(house):
+    """Another service's instance, though the order is true, doesn't speak for it."""
+    name = key(house, "note")
+    with refused(Code.KEY_NOT_ALLOWED):
+        house.carry_out(house.order(name).core.id, name, author="license")
+
+
+@pytest.mark.parametrize("kind", ["genesis", "decision_batch", "erasure", "trusted_witness", ""])
+def test_audit_and_system_can_not_be_ordered_away(kind):
+    """There is no spelling of such an order."""
+    plain = {"owner": "ada", "kind": kind, "key": "x", "reason": "x", "expires_at": "2035-01-01T00:00:00.000Z"}
+    with pytest.raises(canonical.NotCanonical) as caught:
+        canonical.typed(plain, system.ErasureOrder)
+    assert caught.value.path == "$.kind"

@@ -8,13 +8,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigilcore import canonical, checkpoint, decision, digest, ids, merkle, note, places, record, replay, signing, vouch
+from sigilcore import (
+    canonical,
+    checkpoint,
+    decision,
+    digest,
+    ids,
+    merkle,
+    note,
+    places,
+    record,
+    replay,
+    signing,
+    standing,
+    vouch,
+)
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.records import audit, system
+from sigilcore.refusals import Code, Refused
+from tests.judging import agrees, diverges
 from tests.simulator import House, Person
-
-RUNS = (1, 3, 16, 1_000)
 
 
 @pytest.fixture(scope="module")
@@ -41,47 +55,6 @@ class Beating(House):
         signer = self.instances["gatekeeper"]
         count = sum(record.check(signed).header.key_id == signer.key_id for signed in self.log)
         return self.append("instance_beat", audit.InstanceBeat(records=count + off, closing=closing), signer)
-
-
-def in_runs(records, signed_checkpoint, pins, length):
-    """The ledger as the workers of `sigil audit replay` judge it: vouched for in runs, each record's place asked in order."""
-    machine, voucher = replay.Replay(pins), vouch.Voucher()
-    lines = [msgspec.json.encode(placed) for placed in records]
-    for first in range(0, len(lines), length):
-        run = lines[first : first + length]
-        machine.absorb(voucher.vouch(first, run), run)
-    return machine.finish(signed_checkpoint)
-
-
-def outcome(judge, *arguments):
-    """A report, or where and why the ledger stopped agreeing."""
-    try:
-        return judge(*arguments)
-    except replay.Diverged as diverged:
-        return diverged.seq, diverged.code, diverged.reason
-
-
-def judged(records, signed_checkpoint, **pins):
-    """What every way of judging says."""
-    records, pinned = list(records), replay.Pins(**pins)
-    said = outcome(replay.replay, records, signed_checkpoint, None, pinned)
-    for length in RUNS:
-        assert outcome(in_runs, records, signed_checkpoint, pinned, length) == said
-    return said
-
-
-def agrees(records, signed_checkpoint, **pins):
-    """The ledger is judged good."""
-    said = judged(records, signed_checkpoint, **pins)
-    assert isinstance(said, replay.Report), said
-    return said
-
-
-def diverges(records, signed_checkpoint, **pins):
-    """Replay must stop, and say where and why."""
-    said = judged(records, signed_checkpoint, **pins)
-    assert not isinstance(said, replay.Report)
-    return said
 
 
 def bend(house, seq, **header):
@@ -290,6 +263,16 @@ def test_no_byte_of_a_record_can_be_changed(house, data):
     assert diverges(bent, house.checkpoint())[0] == placed.seq
 
 
+@pytest.mark.parametrize(
+    "spoil", [str.upper, lambda salt: salt[2:], lambda salt: "zz" + salt[2:], lambda salt: salt + " "]
+)
+def test_salt_that_is_none(house, spoil):
+    """A salt is in no hash but its payload's, and has one spelling: any other is named, and stops no worker."""
+    seq = last(house, "memory_block")
+    spoiled = replaced(house.placed(), seq, salt=spoil(house.placed()[seq].salt))
+    assert diverges(spoiled, house.checkpoint())[:2] == (seq, "RECORD_INVALID")
+
+
 def test_header_changed_and_hash_made_to_fit(house):
     """The author's signature still tells."""
     seq = last(house, "memory_block")
@@ -391,15 +374,15 @@ def young():
     return built
 
 
-def decided(house, chain):
-    """The gate commits this chain, whatever it says, and its writer takes it; where."""
+def decided(house, chain, ts=None):
+    """The gate commits this chain, whatever it says, and its writer takes it; where. The record's own time is the chain's unless told."""
     signer = house.instances["gatekeeper"]
     signed = record.build(
         "decision_batch",
         audit.DecisionBatch(decisions=(decision.freeze(chain),)),
         id=ids.new(),
         tenant="default",
-        ts=chain.audit.ts,
+        ts=ts or chain.audit.ts,
         space="audit",
         signer=signer,
         salt=bytes(16),
@@ -450,6 +433,22 @@ def test_judged_before_the_licence_began(young):
     assert "NOT_YET_VALID" in found[2]
 
 
+@pytest.mark.parametrize("ts", ["", "soon", "2026-02-30T00:00:00.000Z", "2026-01-01T00:00:00Z"])
+def test_denied_at_no_time(young, ts):
+    """A denial needs no licence that counts, but a time, which whoever folds decisions reads: the writer refuses what is none, and replay
+    names it."""
+    chain = young.judge(young.operator, "license/create")
+    assert chain.verdict is decision.Verdict.DENY
+    timeless = msgspec.structs.replace(chain, audit=msgspec.structs.replace(chain.audit, ts=ts))
+    with pytest.raises(Refused) as caught:
+        young.append(
+            "decision_batch", audit.DecisionBatch(decisions=(decision.freeze(timeless),)), young.instances["gatekeeper"]
+        )
+    assert caught.value.code is Code.RECORD_INVALID
+    seq = decided(young, timeless, ts=chain.audit.ts)
+    assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "RECORD_INVALID")
+
+
 def test_judged_ahead_of_the_log(young):
     """A position that the gate can't have seen would hide that the law had moved."""
     seq = decided(young, young.judge(young.operator, "memory/write", as_of=len(young.log) + 1))
@@ -473,6 +472,40 @@ def test_rate_below_what_the_log_shows():
     found = diverges(other.placed(), other.checkpoint())
     assert found[:2] == (seq, "RECORD_INVALID")
     assert "the rate 8333 is below 16666" in found[2]
+
+
+def test_standing_that_the_log_does_not_give():
+    """A gate that forgives somebody, or looks back further than it must, so as not to see what it denied itself."""
+    for favour in ({"standing": 500_000}, {"standing": 500_000, "standing_as_of": 0}):
+        house = Beating()
+        ada = house.issue(Person("ada", keyed=False), Loa.OPERATOR)
+        for _ in range(3):
+            denied = audit.DecisionBatch(decisions=(decision.freeze(house.judge(ada, "license/list")),))
+            house.append("decision_batch", denied, house.instances["gatekeeper"])
+        agrees(house.placed(), house.checkpoint())
+        honest = house.judge(ada, "memory/write")
+        assert honest.trust.features.standing == 500_000 - 3 * standing.LOSS
+        seq = decided(house, house.judge(ada, "memory/write", **favour))
+        found = diverges(house.placed(), house.checkpoint())
+        assert found[:2] == (seq, "RECORD_INVALID")
+        assert "the standing 500000 isn't" in found[2]
+
+
+def test_standing_told_by_another_gate():
+    """Two gates: what the other decided in between needn't have been seen yet, and is counted by position."""
+    house = Beating()
+    ada = house.issue(Person("ada", keyed=False), Loa.OPERATOR)
+    as_of = house.standings.size
+    denied = audit.DecisionBatch(decisions=(decision.freeze(house.judge(ada, "license/list")),))
+    house.append("decision_batch", denied, house.instances["gatekeeper"])
+    late = house.judge(ada, "memory/write", standing=500_000, standing_as_of=as_of)
+    second = signing.Ed25519Signer.generate()
+    opened = audit.InstanceOpened(
+        service="gatekeeper", instance="2", key=second.public_key.hex(), settings_digest="0" * 64
+    )
+    house.append("instance_opened", opened, house.services["gatekeeper"])
+    house.append("decision_batch", audit.DecisionBatch(decisions=(decision.freeze(late),)), second)
+    agrees(house.placed(), house.checkpoint())
 
 
 def test_rate_within_one_batch():

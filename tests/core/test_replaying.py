@@ -2,6 +2,8 @@
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cli import ledger, main, replaying, seam
@@ -72,6 +74,72 @@ def test_many_cores_stop_where_one_stops(house, file):
     assert said[0][0] == seq
 
 
+def flipped(lines, data):
+    """One bit of one line; it may be no JSON any more, or two lines."""
+    at = data.draw(st.integers(0, len(lines) - 1))
+    raw = bytearray(lines[at])
+    raw[data.draw(st.integers(0, len(raw) - 2))] ^= 1 << data.draw(st.integers(0, 7))
+    return [*lines[:at], bytes(raw), *lines[at + 1 :]]
+
+
+def dropped(lines, data):
+    """One record less."""
+    at = data.draw(st.integers(0, len(lines) - 1))
+    return lines[:at] + lines[at + 1 :]
+
+
+def doubled(lines, data):
+    """One record once more, somewhere."""
+    at = data.draw(st.integers(0, len(lines)))
+    return [*lines[:at], data.draw(st.sampled_from(lines)), *lines[at:]]
+
+
+def crossed(lines, data):
+    """The bytes of one record at the place of another."""
+    at = data.draw(st.integers(0, len(lines) - 1))
+    others = [*lines[:at], *lines[at + 1 :]]
+    other = msgspec.json.decode(data.draw(st.sampled_from(others)), type=record.PlacedRecord)
+    return [*lines[:at], msgspec.json.encode(msgspec.structs.replace(other, seq=at)) + b"\n", *lines[at + 1 :]]
+
+
+def emptied(lines, data):
+    """A payload and its salt are gone."""
+    at = data.draw(st.integers(0, len(lines) - 1))
+    whole = msgspec.json.decode(lines[at], type=record.PlacedRecord)
+    erased = msgspec.structs.replace(whole, payload=msgspec.Raw(b"null"), salt=None)
+    return [*lines[:at], msgspec.json.encode(erased) + b"\n", *lines[at + 1 :]]
+
+
+def kept(lines, data):
+    """Nothing."""
+    return lines
+
+
+def outcome(path, workers):
+    """The report, or where and why it stopped; how far it came before that."""
+    heard = [0]
+    try:
+        return ledger.replay(path, workers=workers, progress=heard.append), heard
+    except (replay.Diverged, Refusal) as stopped:
+        return str(stopped), heard
+
+
+@given(
+    data=st.data(),
+    workers=st.integers(2, 4),
+    tamper=st.sampled_from([kept, flipped, dropped, doubled, crossed, emptied]),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_number_of_workers_says_the_same(house, file, data, workers, tamper):
+    """One process and several give the same report, or stop at the same record for the same reason, whatever was done to the file."""
+    path = file(house.placed())
+    head, *lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(head + b"".join(tamper(lines, data)))
+    alone = outcome(path, 1)
+    assert outcome(path, workers) == alone
+    assert isinstance(alone[0], replay.Report) == (tamper is kept)
+
+
 def test_what_is_no_record_can_t_be_read(house, file):
     """A line that isn't a record, or is longer than any, is no ledger: that is said, not a position."""
     path = file(house.placed())
@@ -81,31 +149,56 @@ def test_what_is_no_record_can_t_be_read(house, file):
     for workers in (1, 2):
         with pytest.raises(Refusal, match="can't be read"):
             ledger.replay(path, workers=workers)
-    lines[50] = b" " * (ledger.LINE_BYTES + 1) + b"\n"
+    lines[50] = b" " * (replaying.LINE_BYTES + 1) + b"\n"
     path.write_bytes(b"".join(lines))
     with pytest.raises(Refusal, match="can't be read"):
         ledger.replay(path, workers=1)
 
 
-def test_a_worker_that_dies_is_missed():
+def test_a_worker_that_dies_is_missed(file):
     """Nothing is believed of a worker that doesn't answer."""
-    with replaying._team(1) as team:
+    with replaying._team(1, file([])) as team:
         team[0].process.kill()
         with pytest.raises(replaying.WorkerDied):
             team[0].receive()
 
 
-def test_a_worker_follows_what_it_is_told(house):
-    """A worker's answer over its pipe is a voucher's."""
-    lines = tuple(msgspec.json.encode(placed) for placed in house.placed())
-    with replaying._team(1) as team:
+def test_workers_end_with_who_asks(file):
+    """A pipe that closes ends its worker, whatever the others hold open."""
+    with replaying._team(3, file([])) as team:
+        for worker in team:
+            worker.pipe.close()
+        for worker in reversed(team):
+            worker.process.join(20)
+            assert worker.process.exitcode == 0
+
+
+def test_a_worker_reads_and_follows_what_it_is_told(house, file):
+    """A worker's answer over its pipe is a voucher's; it reads its own bytes of the file."""
+    lines = tuple(msgspec.json.encode(placed) + b"\n" for placed in house.placed())
+    path = file(house.placed())
+    at = path.stat().st_size - sum(map(len, lines[80:]))
+    with replaying._team(1, path) as team:
         team[0].earlier = [(seq, line) for seq, line in enumerate(lines[:80]) if vouch.governs(line)]
-        team[0].send(80, lines[80:100])
+        team[0].send(replaying.Run(80, at, lines[80:100]))
         answer = team[0].receive()
     whole = vouch.Voucher()
     whole.vouch(0, lines[:80])
     assert answer == whole.vouch(80, lines[80:100])
     assert any(answer.entries)
+
+
+def test_a_file_that_changes_while_it_is_read(house):
+    """A governing record that a worker read otherwise than the one who judges it: the tree is not of what was judged."""
+    lines = [msgspec.json.encode(placed) for placed in house.placed()]
+    seq = max(seq for seq, line in enumerate(lines) if vouch.governs(line))
+    other = record.witnessed(house.log[seq], [record.witness(house.log[seq], "eve", house.root.signer)])
+    swapped = list(lines)
+    swapped[seq] = msgspec.json.encode(msgspec.structs.replace(house.placed()[seq], header=other.header))
+    machine = replay.Replay()
+    with pytest.raises(replay.Diverged) as caught:
+        machine.absorb(vouch.Voucher().vouch(0, swapped), lines)
+    assert (caught.value.seq, caught.value.code) == (seq, "REPLAY")
 
 
 def said(words, *more):

@@ -2,53 +2,16 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
-from pathlib import Path
+import time
 
 import pytest
 
 from cli import main
-
-PASSPHRASE = "correct horse battery staple"
-
-
-class Person:
-    """Somebody at a terminal: a folder to work in, a home for profiles."""
-
-    def __init__(self, work: Path) -> None:
-        self.work = work
-        self.data = work / "data"
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("SIGIL_")},
-            "SIGIL_HOME": str(work / "home"),
-            "SIGIL_DATA": str(self.data),
-            "SIGIL_PASSPHRASE": f"file:{work / 'pass'}",
-        }
-        (work / "pass").write_text(PASSPHRASE + "\n")
-        (work / "pass").chmod(0o600)
-
-    def sigil(self, *words: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "cli.main", *words],
-            cwd=self.work,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
-        return done
-
-    def ask(self, *words: str) -> dict:
-        return json.loads(self.sigil(*words, "--json").stdout)
-
-    def refused(self, *words: str, code: int = 1) -> dict:
-        """The error as a program reads it."""
-        return json.loads(self.sigil(*words, "--json", code=code).stderr.splitlines()[-1])
+from tests.terminal import PASSPHRASE, Person
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +74,7 @@ def test_every_verb_has_help_json_and_no_secret_option(words):
 def test_a_passphrase_on_the_command_line_is_refused_and_not_repeated(tmp_path):
     """Who types the passphrase itself is told where it comes from, and the text is shown nowhere."""
     person = Person(tmp_path)
-    done = person.sigil("keys", "new", "--out", "a.key", "--passphrase", "hunter2-my-secret", code=1)
+    done = person.sigil("keys", "new", "--out", "a.key", "--passphrase", "hunter2-my-secret", code=27)
     assert "hunter2" not in done.stdout + done.stderr
     assert not (tmp_path / "a.key").exists()
 
@@ -123,7 +86,7 @@ def test_a_key_file_is_private_and_never_overwritten(tmp_path):
     before = (tmp_path / "a.key").read_bytes()
     assert stat.S_IMODE((tmp_path / "a.key").stat().st_mode) == 0o600
     assert person.sigil("keys", "public", "a.key").stdout.strip() == public
-    assert person.refused("keys", "new", "--out", "a.key")["code"] == "KeyExists"
+    assert person.refused("keys", "new", "--out", "a.key", code=21)["code"] == "KeyExists"
     assert (tmp_path / "a.key").read_bytes() == before
 
 
@@ -163,6 +126,13 @@ def test_a_house_that_cannot_start_says_why(tmp_path):
     done = person.sigil("up", code=1)
     assert "[bus] nkey" in done.stderr
     assert not (person.data / "run.json").exists()
+
+
+def test_the_doctor_says_what_it_could_not_look_at(tmp_path):
+    """No house at all is exit 2: nothing was found, and nothing was called good."""
+    told = Person(tmp_path).ask("doctor", code=2)
+    assert told["findings"] == []
+    assert "nothing runs" in told["unseen"][0]
 
 
 # On the house
@@ -240,6 +210,38 @@ def test_memory_is_written_listed_and_read(person):
     listed = person.ask("memory", "list", "--profile", "olga")
     assert [item["key"] for item in listed["items"]] == ["greeting"]
     assert person.sigil("memory", "read", "greeting", "--profile", "olga").stdout == "Good morning\n"
+
+
+def test_versions_are_told_and_compared(person):
+    """History by id and by kind and key, page by page; the difference of two versions; a strange cursor and another's thing are refused."""
+    olga = ("--profile", "olga")
+    first, second = (person.ask("memory", "write", "--key", "told", "--text", text, *olga) for text in ("one", "two"))
+    whole = [second["seq"], first["seq"]]
+    named = ("--kind", "memory_block", "--key", "mem::olga::told")
+    for asked in ((first["id"],), named):
+        page = person.ask("canon", "history", *asked, *olga)
+        assert ([one["seq"] for one in page["items"]], page["cursor"], page["corrupt"]) == (whole, None, [])
+    page = person.ask("canon", "history", *named, "--limit", "1", *olga)
+    assert [one["seq"] for one in page["items"]] == whole[:1]
+    page = person.ask("canon", "history", *named, "--limit", "1", "--cursor", page["cursor"], *olga)
+    assert ([one["seq"] for one in page["items"]], page["cursor"]) == (whole[1:], None)
+    refused = person.refused("canon", "history", *named, "--cursor", "one", *olga)
+    assert (refused["code"], refused["field"]) == ("BAD_INPUT", "$.cursor")
+    for old in ((), (first["id"],)):
+        told = person.ask("canon", "diff", second["id"], *old, *olga)
+        assert {"path": "$.text", "old": "one", "new": "two"} in told["lines"]
+    assert '$.text: "one" -> "two"' in person.sigil("canon", "diff", second["id"], *olga).stdout
+    for verb in ("history", "diff"):
+        hidden = person.refused("canon", verb, first["id"], "--profile", "gus")
+        absent = person.refused("canon", verb, "0190b2c4-7c1e-7000-8000-000000000000", "--profile", "gus")
+        assert hidden["code"] == absent["code"], (hidden, absent)
+
+
+def test_an_erasure_of_anothers_thing_is_proposed(person):
+    """A kind that can't be erased is refused here; before the seal there is no quorum that could order anything."""
+    words = ("--owner", "olga", "--name", "told", "--reason", "a court", "--key", "root.key")
+    assert "no kind" in person.refused("proposal", "erase", *words, "--kind", "genesis")["message"]
+    assert person.refused("proposal", "erase", *words)["code"] == "NOT_SEALED"
 
 
 def test_files_are_imported_once(person):
@@ -344,7 +346,7 @@ def test_call_asks_anything_and_adapts_words(person):
     assert [item["header"]["core"]["kind"] for item in one["items"]] == ["genesis"]
     assert json.loads(person.sigil("call", "canon/get", '{"seq": 0}').stdout)["seq"] == 0
     assert "--wait_for" in person.refused("call", "canon/list", "--nope")["message"]
-    assert person.refused("call", "no/such", "--a", "1")["code"] in {"NOT_FOUND", "UNKNOWN_COMMAND"}
+    assert person.refused("call", "no/such", "--a", "1")["code"] == "UNKNOWN_COMMAND"
 
 
 def test_logout_closes_and_forgets(person):
@@ -367,3 +369,72 @@ def test_config_show_is_effective_and_holds_no_secret(person):
     assert passphrase not in json.dumps(shown)
     done = person.sigil("config", "show", code=1, SIGIL_GATE_BATHC="7")
     assert "SIGIL_GATE_BATHC" in done.stderr
+
+
+def doctors(person, code=1, *words, **environment):
+    """The findings' codes."""
+    done = person.sigil("doctor", "--json", *words, code=code, **environment)
+    return [one["code"] for one in json.loads(done.stdout)["findings"]]
+
+
+def test_the_doctor_finds_what_is_open_to_others(person):
+    """Run.json, the data folder, the keystore and a key in it, the profile's session: each by its path, with the command that mends it."""
+    assert doctors(person) == ["UNSEALED"]
+    spoilt = {
+        person.data: 0o755,
+        person.data / "run.json": 0o644,
+        person.data / "keystore": 0o750,
+        person.data / "keystore/license.json": 0o640,
+        person.work / "home/profiles/default/session.json": 0o604,
+    }
+    before = {path: stat.S_IMODE(path.stat().st_mode) for path in spoilt}
+    for path, mode in spoilt.items():
+        path.chmod(mode)
+    try:
+        found = person.ask("doctor", code=1)["findings"]
+    finally:
+        for path, mode in before.items():
+            path.chmod(mode)
+    mended = {one["next_step"].split(";")[0] for one in found if one["code"] == "PERMISSIONS"}
+    kept = {path: "700" if path.is_dir() else "600" for path in spoilt}
+    assert mended == {f"chmod {mode} {path}" for path, mode in kept.items()}
+
+
+def test_the_doctor_finds_settings_that_nobody_knows(person):
+    """A misspelt setting, in the environment or in config.toml, by its origin."""
+    assert "SETTINGS" in doctors(person, SIGIL_GATE_BATHC="7")
+    config = person.data / "config.toml"
+    before = config.read_text()
+    config.write_text(before + "\n[gate]\nbathc = 7\n")
+    try:
+        assert doctors(person) == ["SETTINGS", "UNSEALED"]
+    finally:
+        config.write_text(before)
+
+
+def test_the_doctor_finds_who_is_silent(person):
+    """A service that hangs is told, with its log; the look goes on."""
+    pid = json.loads((person.data / "run.json").read_text())["processes"]["notary"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = person.ask("doctor", code=1)["findings"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    silent = [one for one in found if one["code"] == "UNHEALTHY"]
+    assert [one["what"].split(";")[0] for one in silent] == ["notary: silent"]
+    assert "logs/notary.log" in silent[0]["next_step"]
+    assert "UNSEALED" in [one["code"] for one in found]
+
+
+def test_the_doctor_of_a_profile(person):
+    """One's own licence is looked at from anywhere, also where the log isn't one's to read; a revoked one is found by the log."""
+    soon = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 5 * 86_400))
+    words = ("--owner-id", "eva", "--owner-name", "Eva", "--loa", "observer", "--expires-at", soon)
+    issued = person.ask("license", "create", *words, "--out", "eva.toml", "--key", "root.key")
+    person.sigil("login", "--profile", "eva", "--license", "eva.toml")
+    assert sorted(doctors(person, 1, "--profile", "eva")) == ["LICENCE_EXPIRING", "UNSEALED"]
+    address = json.loads((person.data / "run.json").read_text())["address"]
+    remote = ("--profile", "eva", "--data", str(person.work / "nowhere"), "--address", address)
+    assert sorted(doctors(person, 1, *remote)) == ["LICENCE_EXPIRING", "UNSEALED"]
+    person.sigil("license", "revoke", issued["license_id"], "--key", "root.key")
+    assert sorted(doctors(person, 1, "--profile", "eva")) == ["LICENCE_ENDED", "UNSEALED"]

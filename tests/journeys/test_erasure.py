@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+import urllib.parse
 
 import msgspec
 import pytest
 
-from cli import ledger
+from cli import ledger, owner
 from sigilcore import ids, verify
 from sigilcore.access import Loa
-from sigilcore.contracts import canon, knowledge
+from sigilcore.contracts import canon, knowledge, quorum
+from sigilcore.records import user
 from sigilcore.refusals import Code, Refused
 
 CANARY = "xylophone-7f3a91c4-quicksand"
@@ -143,3 +145,156 @@ async def test_a_crash_before_the_stream_is_cleared_heals(machine):
             await asyncio.sleep(0.2)
     assert await gone(machine) == []
     await machine.audit()
+
+
+async def remember(someone, key, text):
+    return await someone.client.call(knowledge.MEMORY_WRITE, knowledge.MemoryWrite(key=key, text=text))
+
+
+async def propose_erasure(machine, owner_id, slug, kind="memory_block"):
+    """Root's proposal, as `sigil proposal erase` makes it."""
+    asked = {
+        "owner": owner_id,
+        "kind": kind,
+        "key": user.key_of_slug("memory_block", owner_id, slug),
+        "reason": "a court",
+    }
+    return await owner.propose(machine.root.client, machine.root.signer, "erasure_order", asked)
+
+
+async def test_the_quorum_erases_anothers_thing(machine):
+    """Root and k witnesses order it; before that nothing happens, after it the thing is gone everywhere, by no call of anybody's."""
+    ada = await machine.person("ada-ordered", Loa.OPERATOR)
+    written = [await remember(ada, "libel", f"{number} {CANARY}") for number in range(2)]
+    stays = await remember(ada, "stays", "stays")
+    proposed = await propose_erasure(machine, "ada-ordered", "libel")
+    assert {change.path for change in proposed.difference} >= {"$.owner", "$.kind", "$.key", "$.reason"}
+    for mentor in machine.mentors[:2]:
+        await machine.attest(proposed.proposal_id, mentor)
+    with pytest.raises(Refused) as caught:
+        await machine.commit(proposed.proposal_id)
+    assert caught.value.code is Code.QUORUM_NOT_SATISFIED
+    read = await ada.client.call(knowledge.MEMORY_READ, knowledge.MemoryRead(key="libel", wait_for=stays.seq))
+    assert CANARY in read.text
+    await machine.attest(proposed.proposal_id, machine.mentors[2])
+    done = await machine.commit(proposed.proposal_id)
+
+    assert await gone(machine) == []
+    erasures = [
+        one
+        for one in (await ada.client.call(canon.HISTORY, canon.History(id=written[0].id))).items
+        if one.header["core"]["kind"] == "erasure"
+    ]
+    assert [one.header["core"]["links"] for one in erasures] == [[{"label": "decision", "target": f"{done.id}.0"}]]
+    assert (erasures[0].payload["records"], erasures[0].payload["request"]) == ([one.id for one in written], None)
+    for one in written:
+        bundle = await ada.client.call(canon.PROOF, canon.Prove(id=one.id))
+        assert verify.verified(verify.verify(bundle, machine.genesis))
+    bundle = await ada.client.call(canon.PROOF, canon.Prove(id=erasures[0].header["core"]["id"]))
+    assert verify.verified(verify.verify(bundle, machine.genesis))
+    shown = await machine.root.client.call(quorum.PROPOSAL, quorum.ReadProposal(proposal_id=proposed.proposal_id))
+    assert (shown.state, shown.need, shown.have) == ("committed", 3, 3)
+    again = await remember(ada, "libel", "written anew")
+    now = await ada.client.call(knowledge.MEMORY_READ, knowledge.MemoryRead(key="libel", wait_for=again.seq))
+    assert now.text == "written anew"
+    await machine.audit()
+
+
+@pytest.mark.parametrize("kind", ["erasure", "decision_batch", "genesis"])
+async def test_audit_and_system_can_not_be_ordered_away(machine, kind):
+    """The draft of such an order is refused, with its place."""
+    with pytest.raises(Refused) as caught:
+        await propose_erasure(machine, "root", "x", kind)
+    assert (caught.value.code, caught.value.field) == (Code.BAD_INPUT, "$.payload.kind")
+
+
+async def test_history_and_difference_of_erased_versions(machine):
+    """The chain is whole, with its erasure in it; what was said is told nowhere, and what came after is compared with nothing."""
+    ada = await machine.person("ada-history", Loa.OPERATOR)
+    first, second = await remember(ada, "h", f"1 {CANARY}"), await remember(ada, "h", f"2 {CANARY}")
+    erased = await ada.client.call(knowledge.USER_ERASE, knowledge.UserErase(key="h", id=ids.new()))
+    third = await remember(ada, "h", "3")
+    key = user.key_of_slug("memory_block", "ada-history", "h")
+    whole = [third.id, erased.id, second.id, first.id]
+    for asked in (canon.History(id=first.id), canon.History(kind="memory_block", key=key)):
+        page = await ada.client.call(canon.HISTORY, asked)
+        assert ([one.header["core"]["id"] for one in page.items], page.corrupt, page.cursor) == (whole, (), None)
+        assert [one.payload is None for one in page.items] == [False, False, True, True]
+    found, cursor = [], None
+    for _ in whole:
+        page = await ada.client.call(canon.HISTORY, canon.History(id=third.id, limit=1, cursor=cursor))
+        assert page.corrupt == ()
+        found += [one.header["core"]["id"] for one in page.items]
+        cursor = page.cursor
+    assert (found, cursor) == (whole, None)
+    lines = (await ada.client.call(canon.DIFF, canon.Diff(new=third.id, old=second.id))).lines
+    assert {one.path: (one.old, one.new) for one in lines}["$.text"] == (None, "3")
+    assert (await ada.client.call(canon.DIFF, canon.Diff(new=second.id, old=first.id))).lines == ()
+    told = await ada.client.call(canon.DIFF, canon.Diff(new=erased.id))
+    assert (told.old_seq, CANARY in json.dumps(msgspec.to_builtins(told))) == (second.seq, False)
+
+
+async def test_history_and_difference_by_get(machine):
+    """Plain GETs with query fields; a bad cursor is refused by its field; what is another's looks exactly like what isn't there."""
+    ada, eve = await machine.person("ada-get", Loa.OPERATOR), await machine.person("eve-get", Loa.OPERATOR)
+    first, second = await remember(ada, "g", "1"), await remember(ada, "g", "2")
+    key = urllib.parse.quote(user.key_of_slug("memory_block", "ada-get", "g"), safe="")
+
+    async def asked(someone, path):
+        headers = {"Authorization": f"Bearer {someone.client.session.token}"}
+        status, body = await someone.client.fetch("GET", path, headers=headers)
+        return status, msgspec.json.decode(body)
+
+    by_key = f"/api/canon/history?kind=memory_block&key={key}"
+    for path in (by_key, f"/api/canon/history?id={first.id}"):
+        status, page = await asked(ada, path)
+        assert (status, [one["seq"] for one in page["items"]]) == (200, [second.seq, first.seq])
+    status, page = await asked(ada, f"{by_key}&limit=1")
+    assert (status, len(page["items"]), page["cursor"]) == (200, 1, str(second.seq))
+    status, page = await asked(ada, f"{by_key}&limit=1&cursor={page['cursor']}")
+    assert (status, [one["seq"] for one in page["items"]]) == (200, [first.seq])
+    for path in (f"/api/canon/diff?new={second.id}", f"/api/canon/diff?new={second.id}&old={first.id}"):
+        status, told = await asked(ada, path)
+        assert (status, told["old_seq"], told["new_seq"]) == (200, first.seq, second.seq)
+        assert {"path": "$.text", "old": "1", "new": "2"} in told["lines"]
+    for cursor in ("x", "-1", "1_0", "%D9%A3"):
+        status, problem = await asked(ada, f"{by_key}&cursor={cursor}")
+        assert (status, problem["code"], problem["field"]) == (400, "BAD_INPUT", "$.cursor")
+
+    def told_of(answer):
+        status, problem = answer
+        return status, {name: value for name, value in problem.items() if name not in {"trace_id", "instance"}}
+
+    absent = told_of(await asked(eve, f"/api/canon/history?id={ids.new()}"))
+    assert (absent[0], absent[1]["code"]) == (404, "NOT_FOUND")
+    for path in (f"/api/canon/history?id={first.id}", f"{by_key}&owner=ada-get", by_key):
+        assert told_of(await asked(eve, path)) == absent
+    missing = told_of(await asked(eve, f"/api/canon/diff?new={ids.new()}"))
+    assert told_of(await asked(eve, f"/api/canon/diff?new={second.id}")) == missing
+    assert (await asked(machine.root, f"{by_key}&owner=ada-get"))[0] in {200, 401}
+
+
+async def test_an_export_that_an_erasure_passes_still_verifies(machine, tmp_path, monkeypatch):
+    """One version is read before the erasure, one after it, and the erasure stands beyond the first checkpoint: the file is whole."""
+    ada = await machine.person("ada-export", Loa.OPERATOR)
+    first = await remember(ada, "torn", f"1 {CANARY}")
+    for number in range(6):
+        await remember(ada, f"between-{number}", "x")
+    second = await remember(ada, "torn", "2")
+    monkeypatch.setattr(ledger, "PAGE", 5)
+    assert second.seq - first.seq > 2 * ledger.PAGE
+    loop, erased = asyncio.get_running_loop(), []
+
+    def erase(count):
+        if count == first.seq + 1 and not erased:
+            asked = knowledge.UserErase(key="torn", id=ids.new())
+            erasing = asyncio.run_coroutine_threadsafe(ada.client.call(knowledge.USER_ERASE, asked), loop)
+            erased.append(erasing.result(20))
+
+    out = tmp_path / "ledger.jsonl"
+    size = await asyncio.to_thread(lambda: asyncio.run(ledger.export(machine.data, out, erase)))
+    assert size > erased[0].seq > second.seq
+    report = await asyncio.to_thread(ledger.replay, out, machine.genesis, workers=1)
+    assert (report.records, report.erased >= 2) == (size, True)
+    assert CANARY.encode() not in out.read_bytes()
+    assert list(tmp_path.iterdir()) == [out]

@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import json
+import os
+import sys
 
 import pytest
 
 from cli import carried, governed, house_keys, owner
-from sigilcore import clock, verify
+from sigilcore import verify
 from sigilcore.access import Loa
-from sigilcore.contracts import canon, keys, knowledge
+from sigilcore.contracts import canon, common, keys, knowledge, quorum
 from sigilcore.refusals import Code, Refused
 from sigilrun import http
+from sigilrun import keys as keystore
 from tests import machine as machines
 
 HEAL_S = 30.0
@@ -173,22 +177,90 @@ async def test_gatekeepers_key_rotated(machine):
     await remember(ada.client, knowledge.MemoryWrite(key="after", text="x"))
 
 
-async def test_quorum_services_key_revoked(machine):
+PASSWORD = "the operator's own words"
+
+
+class Desk:
+    """A terminal in the operator's folder: key files of everyone's, each of whom would sit at another one."""
+
+    def __init__(self, folder, machine):
+        self.folder = folder
+        self.machine = machine
+        (folder / "pass").write_text(PASSWORD + "\n")
+        (folder / "pass").chmod(0o600)
+
+    def key_file(self, name, signer):
+        path = self.folder / f"{name}.key"
+        keystore.write_key_file(path, name, PASSWORD.encode(), bytes(signer._key))
+        return str(path)
+
+    async def sigil(self, *words):
+        """Exit code, and the JSON of the answer or the refusal."""
+        told = ("--data", str(self.machine.data)) if words[1] != "attest" else ()
+        secret = ("--passphrase", f"file:{self.folder / 'pass'}") if words[1] != "carry" else ()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "cli.main", *words, *told, *secret, "--json"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self.folder,
+            env={**os.environ, "SIGIL_HOME": str(self.folder / "home")},
+        )
+        out, error = await process.communicate()
+        answer = out if process.returncode == 0 else error.splitlines()[-1]
+        return process.returncode, json.loads(answer)
+
+
+async def test_quorum_services_key_revoked(machine, tmp_path):
     """Nobody can propose without the quorum service, so the record that gives it a key again goes by hand, with the same voices."""
     service = next(one for one in await listed(machine, active=True) if (one.role, one.name) == ("service", "quorum"))
     await machine.root.client.call(keys.REVOKE, keys.RevokeKey(key_id=service.key_id, reason="stolen"))
+    desk = Desk(tmp_path, machine)
+    root = desk.key_file("root", machine.root.signer)
+    one, two, _ = ((mentor.owner_id, desk.key_file(mentor.owner_id, mentor.signer)) for mentor in machine.mentors)
+    file = str(tmp_path / "record.json")
+
+    assert (await desk.sigil("keys", "rotate-service", "nobody", "--key", root, "--out", file))[0] == 1
+    code, told = await desk.sigil("keys", "rotate-service", "quorum", "--key", one[1], "--out", file)
+    assert (code, told["message"]) == (1, "this key is not Root's")
+    assert not (tmp_path / "record.json").exists()
+    assert (await desk.sigil("keys", "rotate-service", "quorum", "--key", root, "--out", file))[0] == 0
+    drafted = (tmp_path / "record.json").read_bytes()
+
+    async def attested(witness):
+        code, shown = await desk.sigil("keys", "attest", file, "--as", witness[0], "--key", witness[1])
+        assert (code, shown["kind"], shown["payload"]["service"]) == (0, "service_key", "quorum")
+        return shown
+
+    shown = await attested(one)
+    assert await attested(one) == shown  # the same voice again is the same voice
+    code, told = await desk.sigil("keys", "carry", file)
+    assert (code, told["code"], told["detail"]["have"]) == (1, "QUORUM_NOT_SATISFIED", 1)
+
+    whole = json.loads((tmp_path / "record.json").read_bytes())
+    spoilt = {**whole, "payload": {**whole["payload"], "key": "ab" * 32}}
+    (tmp_path / "record.json").write_text(json.dumps(spoilt))
+    for words in (("carry", file), ("attest", file, "--as", two[0], "--key", two[1])):
+        assert (await desk.sigil("keys", *words))[0] == 1
+    (tmp_path / "record.json").write_text(json.dumps(whole))
+
+    assert (await attested(two))["hash"] == shown["hash"] == json.loads(drafted)["header"]["hash"]
+    code, placed = await desk.sigil("keys", "carry", file)
+    assert (code, placed["hash"]) == (0, shown["hash"])
+    assert await desk.sigil("keys", "carry", file) == (0, placed)  # carried again, it is where it was
+    assert (await spoken(machine, "quorum")).since_seq > placed["seq"]
+    assert (await rotate(machine, "knowledge")).seq > placed["seq"]
+
+
+async def test_the_log_is_read_by_the_key_of_each_size(machine):
+    """After the log's key was rotated: who follows from genesis on reads both checkpoints, and the proposal is committed."""
+    before = (await machine.root.client.call(canon.CHECKPOINT, common.Empty())).note.encode()
+    named = await commit(machine, "log_key", lambda found: {"vkey": house_keys.log_successor(machine.data, found)})
     found = await carried.folded(machine.data)
     try:
-        key = house_keys.successor(machine.data, "quorum", found.state).hex()
-        asked = {"service": "quorum", "key": key}
-        signed = carried.drafted(found.state, "service_key", asked, machine.root.signer, clock.SystemClock().now_ms())
-        one, two, _ = machine.mentors
-        signed = carried.voiced(signed, one.owner_id, one.signer)
-        with pytest.raises(Refused) as caught:
-            await carried.carry(found, signed)
-        assert caught.value.code is Code.QUORUM_NOT_SATISFIED
-        placed = await carried.carry(found, carried.voiced(signed, two.owner_id, two.signer))
+        after = (await found.bus.call(canon.CHECKPOINT, common.Empty())).note.encode()
+        assert (await found.follower.opened(before)).size <= named.seq < (await found.follower.opened(after)).size
+        assert len(found.state.log_keys) == 2
     finally:
         await found.bus.close()
-    assert (await spoken(machine, "quorum")).since_seq > placed.seq
-    assert (await rotate(machine, "knowledge")).seq > placed.seq
+    shown = await machine.root.client.call(quorum.PROPOSAL, quorum.ReadProposal(proposal_id=named.proposal_id))
+    assert (shown.state, shown.have >= shown.need) == ("committed", True)

@@ -11,8 +11,8 @@ from services.canon_writer import committer, laws, memory, rules
 from services.canon_writer.reading import Viewer
 from sigilcore import checkpoint, clock, decision, digest, ids, merkle, note, record, tiles, verify
 from sigilcore.access import Loa
-from sigilcore.contracts import canon
-from sigilcore.records import audit
+from sigilcore.contracts import canon, knowledge
+from sigilcore.records import audit, user
 from sigilcore.refusals import Code, Refused
 from tests import oracle
 from tests.canonworld import TOKEN, World, code_of
@@ -748,6 +748,37 @@ async def test_bundles_verify_offline(house):
         carried = verify.read(msgspec.json.encode(bundle))
         results = verify.verify(carried, house.world.state.genesis_hash)
         assert verify.verified(results), (kind, results)
+
+
+async def test_bundles_verify_after_root_was_replaced(house):
+    """The change, a system record after it, and what a new mentor signed: the licence behind that carries the new Root's signature."""
+    world = house.world
+    world.change_policy()
+    assert world.witness is not None
+    changed = world.replace_root(Person("zoe"), world.witness, without_root=True)
+    world.root_licence_follows()
+    max_ = world.issue(Person("max"), Loa.MENTOR)
+    world.change_model()
+    name = ids.new()
+    signed = record.build(
+        "user_value",
+        user.UserValue(owner="max", key="k", value=1, request=None),
+        id=name,
+        tenant="default",
+        ts=world.later(0),
+        space="user",
+        signer=max_.signer,
+        salt=os.urandom(16),
+    )
+    body = msgspec.json.encode(knowledge.UserWrite(record=signed))
+    granted = world.granted(max_, knowledge.USER_WRITE.name, body)
+    await world.send(house.canon)
+    await house.call(signed, decision=granted.decision)
+    newest = next(row for row in reversed(house.canon.store.disk.rows) if row.space == "system")
+    for wanted in (changed.core.id, newest.id, name):
+        bundle = await house.canon.reading.proof(ROOT, canon.Prove(id=wanted))
+        results = verify.verify(bundle, world.state.genesis_hash)
+        assert verify.verified(results), results
 
 
 async def test_the_log_is_served_in_tiles_and_proven_consistent(house):

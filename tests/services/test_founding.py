@@ -222,10 +222,10 @@ class Founded:
         )
 
 
-@pytest.fixture
-async def founded(tmp_path: Path) -> AsyncIterator[Founded]:
+@contextlib.asynccontextmanager
+async def residents(folder: Path) -> AsyncIterator[Founded]:
     """Gate and license before genesis, on an empty canon."""
-    async with testing.bus_house(tmp_path / "house") as bus_house:
+    async with testing.bus_house(folder / "house") as bus_house:
         deployed = bus_house.deployment
         memory = await MemoryCanon.start(
             signer=bus_house.keystore.signer("writer"),
@@ -246,6 +246,13 @@ async def founded(tmp_path: Path) -> AsyncIterator[Founded]:
         finally:
             await house.stack.aclose()
             await memory.stop()
+
+
+@pytest.fixture
+async def founded(tmp_path: Path) -> AsyncIterator[Founded]:
+    """A house of its own."""
+    async with residents(tmp_path) as house:
+        yield house
 
 
 async def bootstrapped(house: Founded) -> wire.Bootstrapped:

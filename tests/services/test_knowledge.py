@@ -11,7 +11,7 @@ from sigilcore import checkpoint as checkpoints
 from sigilcore import clock, ids, merkle, note, record, signing
 from sigilcore.contracts import canon, common, projections
 from sigilcore.contracts import knowledge as contract
-from sigilcore.records import user
+from sigilcore.records import system, user
 from sigilcore.refusals import Code, Refused
 from tests.services import study as studies
 
@@ -581,3 +581,72 @@ async def test_a_long_log_is_folded_from_its_first_record(tmp_path):
             content = running.service.shelf.store.content()
             assert content.records == len(study.world.log) > 4_500
             assert running.service.shelf.store.recomputed() == content
+
+
+# Erased by the quorum's order
+
+
+async def ordered(study, key, *, owner="ada", kind="memory_block", until_ms=3_600_000):
+    """Root and a witness order it; the order's record."""
+    study.world.clock.ms = clock.SystemClock().now_ms()
+    payload = system.ErasureOrder(
+        owner=owner,
+        kind=kind,
+        key=user.key_of_slug(kind, owner, key),
+        reason="a court said so",
+        expires_at=clock.format_ms(study.world.now_ms + until_ms),
+    )
+    study.world.change("erasure_order", payload)
+    order = record.check(study.world.log[-1])
+    await study.world.send(study.canon)
+    return order
+
+
+async def erasure_of(study, order):
+    """The erasure that carries it out, once it stands."""
+    async with asyncio.timeout(10):
+        while True:
+            for signed in study.world.log:
+                found = record.check(signed)
+                if found.core.kind == "erasure" and found.core.link("decision") == f"{order.core.id}.0":
+                    return found
+            await asyncio.sleep(0.02)
+
+
+async def test_an_order_is_carried_out_by_itself(study, key):
+    """Both versions go, whoever's they are; the erasure names the order and nobody's call. What is written after it stays."""
+    first, second = await remember(study, key, "one"), await remember(study, key, "two")
+    order = await ordered(study, key)
+    erasure = await erasure_of(study, order)
+    assert (erasure.payload.request, erasure.payload.records) == (None, (first.id, second.id))
+    rows = study.canon.store.disk.rows
+    assert [rows[written.seq].erased for written in (first, second)] == [True, True]
+    third = await remember(study, key, "three")
+    now = await recall(study, key, wait_for=third.seq)
+    assert (now.text, now.version) == ("three", 1)
+    assert record.check(study.world.log[third.seq]).core.prev == erasure.header.hash
+    assert study.kinds().count("erasure") == len({row.id for row in rows if row.kind == "erasure"})
+
+
+async def test_an_order_waits_for_its_thing(study, key):
+    """Nothing is there yet: the order stands until it is, and acts once."""
+    order = await ordered(study, key)
+    written = await remember(study, key, "late")
+    erasure = await erasure_of(study, order)
+    assert erasure.payload.records == (written.id,)
+
+
+async def test_an_order_that_a_stopped_service_missed_is_carried_out_at_its_start(tmp_path):
+    """Committed while nobody was there to hear it; the view finds it, and finds it only once."""
+    async with studies.opened(tmp_path / "house") as one:
+        written = await remember(one, "k", "x")
+        await recall(one, "k", wait_for=written.seq)
+        order = await ordered(one, "k", owner="nobody")  # of a thing that never comes
+        async with one.running("knowledge", "second"):
+            missed = await ordered(one, "k")
+            await erasure_of(one, missed)
+        later = await remember(one, "k", "y")
+        assert (await recall(one, "k", wait_for=later.seq)).text == "y"
+        assert f"{order.core.id}.0" not in [
+            record.open_header(bytes(signed.header))[0].core.link("decision") for signed in one.world.log
+        ]

@@ -11,6 +11,7 @@ from sigilcore import canonical, clock, drafts, ids, licence, note, record, sign
 from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
+from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
 from sigilrun.settings_sections import DeploymentFile
 from tests.simulator import DAY_MS, NOW_MS, House, Person
@@ -205,7 +206,165 @@ def test_one_licence_has_one_issuing_record() -> None:
     assert ids.is_id(rules.issuance_id(name))
 
 
+# Renewing and reissuing
+
+
+def renewing(world: House, person: Person, **changes: Any) -> wire.RenewLicense:
+    fields: dict[str, Any] = {
+        "license_id": person.licence_id,
+        "expires_at": clock.format_ms(world.now_ms + 60 * DAY_MS),
+        "id": ids.new(),
+    }
+    return wire.RenewLicense(**(fields | changes))
+
+
+def renewed(world: House, request: wire.RenewLicense) -> licence.LicenceTable:
+    return rules.renewal(world.state, request, licence_id=rules.licence_id(request), now_ms=world.now_ms)
+
+
+@pytest.mark.parametrize("loa", [Loa.GUEST, Loa.OBSERVER, Loa.OPERATOR])
+@pytest.mark.parametrize("keyed", [True, False])
+def test_a_renewal_changes_id_and_times_only(world: House, loa: Loa, keyed: bool) -> None:
+    """Owner, level, scope and key are the log's, whatever is asked."""
+    ada = world.issue(Person("ada", keyed=keyed), loa, scope=("memory/*",))
+    world.clock.advance(DAY_MS)
+    made, old = renewed(world, renewing(world, ada)), ada.table
+    assert old is not None
+    assert (made.owner, made.loa, made.scope, made.bindings) == (old.owner, old.loa, old.scope, old.bindings)
+    assert made.id != old.id
+    assert (made.issued_at, made.expires_at) == (
+        clock.format_ms(world.now_ms),
+        clock.format_ms(world.now_ms + 60 * DAY_MS),
+    )
+
+
+def test_an_expired_licence_may_be_renewed(world: House) -> None:
+    """That is when people notice."""
+    ada = world.issue(Person("ada"), Loa.OPERATOR, days=1)
+    world.clock.advance(2 * DAY_MS)
+    assert renewed(world, renewing(world, ada)).expires_at == clock.format_ms(world.now_ms + 60 * DAY_MS)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"expires_at": clock.format_ms(NOW_MS + 30 * DAY_MS)}, "$.expires_at"),
+        ({"expires_at": clock.format_ms(NOW_MS + rules.LONGEST_LIFE_MS + 1)}, "$.expires_at"),
+        ({"expires_at": "2030-02-30T00:00:00.000Z"}, "$.expires_at"),
+        ({"issued_at": clock.format_ms(NOW_MS - rules.OLDEST_TABLE_MS - 1)}, "$.issued_at"),
+        ({"id": "0" * 36}, "$.id"),
+    ],
+)
+def test_what_is_no_renewal(world: House, change: dict[str, Any], field: str) -> None:
+    """An end that isn't later, or too late; a time or an id that isn't one."""
+    ada = world.issue(Person("ada"), Loa.OPERATOR)
+    with refused(Code.BAD_INPUT, field):
+        renewed(world, renewing(world, ada, **change))
+
+
+def test_what_ended_is_not_renewed(world: House) -> None:
+    """Revoked is for good, Root's stays as it is, and what was never issued is nothing."""
+    ada = world.issue(Person("ada"), Loa.OPERATOR)
+    world.revoke(ada)
+    with refused(Code.LICENSE_REVOKED, "$.license_id"):
+        renewed(world, renewing(world, ada))
+    with refused(Code.ROOT_IS_SINGLE, "$.license_id"):
+        renewed(world, renewing(world, world.root))
+    with refused(Code.LICENSE_NOT_FOUND, "$.license_id"):
+        renewed(world, renewing(world, ada, license_id=ids.new()))
+
+
+def test_a_mentors_renewal_needs_root_again(world: House) -> None:
+    """Root's signature under the old licence, or under another renewal, renews nothing."""
+    mia = world.issue(Person("mia"), Loa.MENTOR)
+    request = renewing(world, mia, issued_at=clock.format_ms(NOW_MS))
+    with refused(Code.ROOT_SIGNATURE_NEEDED, "$.root_signature") as info:
+        renewed(world, request)
+    draft = msgspec.convert(info.value.detail["draft"], licence.LicenceTable)
+    assert mia.table is not None
+    for other in (mia.table, msgspec.structs.replace(draft, expires_at=clock.format_ms(NOW_MS + 61 * DAY_MS))):
+        stale = licence.root_sign(other, world.root.signer)
+        with refused(Code.SIGNATURE_INVALID, "$.root_signature"):
+            renewed(world, msgspec.structs.replace(request, root_signature=stale))
+    signature = licence.root_sign(draft, world.root.signer)
+    assert renewed(world, msgspec.structs.replace(request, root_signature=signature)) == draft
+
+
+def test_the_same_call_again_is_the_same_table_for_ever(world: House) -> None:
+    """An answer that was lost can be heard again after every date has passed; a new call by then is refused."""
+    request = asked(id=ids.new())
+    made = table(world, request)
+    issue(world, made)
+    world.clock.advance(40 * DAY_MS)
+    assert table(world, request) == made
+    with refused(Code.BAD_INPUT, "$.expires_at"):
+        table(world, msgspec.structs.replace(request, id=ids.new()))
+
+
+def test_a_known_id_makes_no_root(world: House) -> None:
+    """Level root is refused before anything is looked up."""
+    with refused(Code.ROOT_IS_SINGLE, "$.loa"):
+        table(world, asked(id=world.root.licence_id, loa=Loa.ROOT))
+
+
+def test_a_reissue_is_the_same_content_under_the_key_of_now(world: House) -> None:
+    """After a rotation both seals verify, over one content; nothing else of the document differs."""
+    ada = world.issue(Person("ada", keyed=False), Loa.OPERATOR)
+    old = licence.parse(ada.toml)
+    world.rotate_service("license")
+    found = licence.validate(ada.toml, world.state, world.now_ms)
+    fresh = licence.seal(rules.reissued(world.state, found), world.services["license"])
+    assert fresh.license == old.license
+    assert fresh.seal.content_hash == old.seal.content_hash
+    assert fresh.seal.key_id != old.seal.key_id
+    for document in (old, fresh):
+        assert licence.validate(licence.to_toml(document), world.state, world.now_ms).valid
+
+
+def test_only_what_counts_is_reissued(world: House) -> None:
+    """Revoked, expired, forged, altered, of another house, or no licence at all: each by its reason, and no seal is made."""
+    ada, eve = world.issue(Person("ada"), Loa.OPERATOR), world.issue(Person("eve"), Loa.OPERATOR, days=1)
+    stolen = licence.seal(
+        msgspec.structs.replace(licence.parse(ada.toml).license, id=ids.new()), world.services["license"]
+    )
+    world.revoke(ada)
+    world.clock.advance(2 * DAY_MS)
+    for text, reason in (
+        (ada.toml, licence.Reason.REVOKED),
+        (eve.toml, licence.Reason.EXPIRED),
+        (licence.to_toml(stolen), licence.Reason.NEVER_ISSUED),
+        (eve.toml.replace("operator", "mentor"), licence.Reason.SEAL_BROKEN),
+        (House().root.toml, licence.Reason.SEAL_KEY_UNKNOWN),
+        ("", licence.Reason.UNREADABLE),
+    ):
+        with refused(Code.LICENSE_INVALID, "$.license") as info:
+            rules.reissued(world.state, licence.validate(text, world.state, world.now_ms))
+        assert info.value.detail == {"reasons": [reason]}
+
+
 # Revoking, listing, validating
+
+
+def page_of(world: House, *, cursor: str | None = None, limit: int, only: Any = None) -> wire.LicensePage:
+    return rules.page(world.state, cursor=cursor, limit=limit, now_ms=world.now_ms, only=only)
+
+
+def test_licences_are_listed_by_state(world: House) -> None:
+    """Each licence is in one state now, revoked before expired; a cursor goes on within it."""
+    people = {name: world.issue(Person(name, keyed=False), Loa.OBSERVER, days=days) for name, days in
+              (("ada", 30), ("bob", 1), ("cyd", 1), ("dan", 30), ("eve", 30))}  # fmt: skip
+    for name in ("cyd", "dan"):
+        world.revoke(people[name])
+    world.clock.advance(2 * DAY_MS)
+    wanted = {"valid": ["root", "ada", "eve"], "expired": ["bob"], "revoked": ["cyd", "dan"], "not yet valid": []}
+    for only, owners in wanted.items():
+        found = page_of(world, limit=500, only=only).items
+        assert [(item.owner_id, item.state) for item in found] == [(name, only) for name in owners]
+    first = page_of(world, limit=1, only="revoked")
+    assert [item.owner_id for item in page_of(world, cursor=first.cursor, limit=1, only="revoked").items] == ["dan"]
+    assert {item.owner_id: item.bearer for item in page_of(world, limit=500).items} == {
+        "root": False, **dict.fromkeys(people, True)
+    }  # fmt: skip
 
 
 def test_revoking_names_why_not(world: House) -> None:
@@ -227,7 +386,7 @@ def test_pages_hold_every_licence_once(world: House) -> None:
     people = [world.issue(Person(f"p{index}"), Loa.OBSERVER) for index in range(6)]
     seen, cursor, pages = [], None, 0
     while True:
-        page = rules.page(world.state, cursor=cursor, limit=3)
+        page = page_of(world, cursor=cursor, limit=3)
         seen += [item.license_id for item in page.items]
         pages += 1
         cursor = page.cursor
@@ -241,21 +400,21 @@ def test_a_full_last_page_ends() -> None:
     """No empty page follows a page that happens to be full."""
     world = House()
     world.issue(Person("ada"), Loa.OBSERVER)
-    assert rules.page(world.state, cursor=None, limit=2).cursor is None
+    assert page_of(world, limit=2).cursor is None
 
 
 @pytest.mark.parametrize("cursor", ["", "-1", "1_0", "٣", "1.0", "9" * 17])
 def test_a_forged_cursor_is_bad_input(world: House, cursor: str) -> None:
     """A cursor is a decimal seq, nothing that int() would also take."""
     with refused(Code.BAD_INPUT, "$.cursor"):
-        rules.page(world.state, cursor=cursor, limit=2)
+        page_of(world, cursor=cursor, limit=2)
 
 
 def test_a_list_shows_no_seal_and_no_key(world: House) -> None:
     """What is listed tells the level and the end, never what could be presented."""
     ada = world.issue(Person("ada"), Loa.OPERATOR)
     world.revoke(ada)
-    item = rules.page(world.state, cursor=None, limit=10).items[-1]
+    item = page_of(world, limit=10).items[-1]
     assert (item.owner_id, item.loa, item.key_bound) == ("ada", Loa.OPERATOR, True)
     assert item.revoked_seq == world.state.licences[ada.licence_id].revoked_seq
     assert ada.signer.public_key.hex().encode() not in msgspec.json.encode(item)
@@ -453,8 +612,6 @@ def test_a_draft_without_its_signature_is_bad_input(founding: Founding) -> None:
 
 def test_the_door_stays_closed_but_for_the_one_who_opened_it(founding: Founding) -> None:
     """After genesis the same token, owner and key hear their licence again; any difference is refused for ever."""
-    from sigilcore.governance import Governance
-
     state = Governance()
     state.apply(0, founding.accept(founding.signed(founding.draft())))
     bootstrap.check_resumes(founding.request(), state)
@@ -464,24 +621,30 @@ def test_the_door_stays_closed_but_for_the_one_who_opened_it(founding: Founding)
             bootstrap.check_resumes(founding.request(**other), state)
 
 
+def after(first: record.Checked) -> Governance:
+    """The state of a log that holds this record 0."""
+    state = Governance()
+    state.apply(0, first)
+    return state
+
+
 def test_roots_licence_is_the_same_however_often_it_is_made(founding: Founding) -> None:
     """All of it is derived from record 0, so a resumed bootstrap ends in the same document."""
     first = founding.accept(founding.signed(founding.draft()))
-    made = bootstrap.root_table(first)
-    assert made == bootstrap.root_table(first)
+    made = bootstrap.root_table(after(first))
+    assert made == bootstrap.root_table(after(first))
     assert (made.loa, made.owner.key) == (Loa.ROOT, founding.root.public_key.hex())
     assert made.bindings.canon_fingerprint == first.header.hash
     assert made.issued_at == first.core.ts
     signer = founding.services["license"]
     assert licence.to_toml(licence.seal(made, signer)) == licence.to_toml(licence.seal(made, signer))
     later = founding.accept(founding.signed(founding.draft()))
-    assert bootstrap.root_table(later).id != made.id
+    assert bootstrap.root_table(after(later)).id != made.id
 
 
 def test_the_writer_takes_roots_licence_after_genesis(founding: Founding) -> None:
     """Admission lets the derived licence in once, without a decision, and never a second one."""
     from sigilcore import admission
-    from sigilcore.governance import Governance
     from sigilcore.records import audit
 
     state = Governance()
@@ -512,7 +675,7 @@ def test_the_writer_takes_roots_licence_after_genesis(founding: Founding) -> Non
 
     place(1, "instance_opened", opened, founding.services["license"])
     payload = rules.issuance(
-        bootstrap.root_table(first), seal_key_id=founding.services["license"].key_id, root_signature=None, request=None
+        bootstrap.root_table(state), seal_key_id=founding.services["license"].key_id, root_signature=None, request=None
     )
     link = record.Link(label="genesis", target=first.header.hash)
     place(2, "license_issued", payload, instance, [link])

@@ -96,6 +96,9 @@ class Study:
     async def wait_bootstrapped(self):
         return
 
+    async def opened(self, data):
+        return checkpoint.open_by_size(data, self.state.log_key_at)
+
     async def call(self, command, request):
         answers = {
             canon.CHECKPOINT: lambda _: self.canon.reading.checkpoint(),
@@ -460,7 +463,7 @@ async def _value(value):
 
 async def test_a_reader_that_lies_about_the_way_convinces_nobody(study):
     """A proof that doesn't lead to the signed root is found out before anybody is asked, and convicts no log."""
-    head = rules.target(study.canon.writer.head.note, study.log_key)
+    head = rules.target(study.canon.writer.head.note, study.state.log_key_at)
     grown = await study.canon.reading.grown(canon.Consistency(old=3))
     root, path = rules.proven(grown, 3, head.checkpoint)
     assert root == merkle.root([merkle.leaf_hash(bytes(one.header)) for one in study.world.log[:3]])
@@ -480,4 +483,20 @@ def test_a_target_carries_no_strangers_line(study):
     """What is shown as evidence, and what cosigners are sent, holds the log's own signature only."""
     data = study.canon.writer.head.note
     with_more = data + study.line(0).encode() + note.Signature("x.example", 7, bytes(9)).line().encode()
-    assert rules.target(with_more, study.log_key).note == data
+    assert rules.target(with_more, study.state.log_key_at).note == data
+
+
+def test_what_is_shown_of_older_sizes_is_read_by_the_key_of_that_size():
+    """After the log's key was rotated, the old key's other history still convicts; neither key speaks for the other's sizes."""
+    world = World()
+    world.change_model()
+    size, forged = len(world.log), checkpoint.Checkpoint(world.origin, len(world.log), bytes(32))
+    old = world.rotate_log()
+    keys = world.state.log_key_at
+    head, other = rules.target(world.checkpoint(), keys), rules.shown(checkpoint.sign(forged, old), keys)
+    assert (head.size, other.size) == (len(world.log), size)
+    our_root = merkle.root([merkle.leaf_hash(bytes(one.header)) for one in world.log[:size]])
+    assert rules.forked(KEYS[0], head, other, our_root).payload.proven
+    assert rules.shown(checkpoint.sign(forged, world.writer), keys) is None
+    late = checkpoint.Checkpoint(world.origin, head.size, bytes(32))
+    assert rules.shown(checkpoint.sign(late, old), keys) is None

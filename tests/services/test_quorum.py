@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from services.quorum import proposals, rules
-from sigilcore import admission, canonical, clock, decision, drafts, ids, record, signing, trust
+from sigilcore import admission, canonical, clock, decision, drafts, ids, record, records, signing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import quorum as wire
 from sigilcore.records import audit, system
@@ -355,6 +355,17 @@ def test_a_witness_needs_a_valid_mentor_licence(house: House) -> None:
             house.propose(change)
     with refusal(Code.LICENSE_INVALID):
         house.adding(operator)
+
+
+def test_a_witness_needs_a_licence_that_has_not_expired(house: House) -> None:
+    """What was valid when it was drafted is asked again when it is committed."""
+    pam = house.issue(Person("pam"), Loa.MENTOR, days=1)
+    payload = house.adding(pam, expires_at=clock.format_ms(NOW_MS + 3 * DAY_MS))
+    house.clock.advance(DAY_MS)
+    with refusal(Code.LICENSE_INVALID):
+        house.propose(payload)
+    with refusal(Code.LICENSE_INVALID):
+        house.adding(pam)
 
 
 def test_one_key_one_name_one_principal(house: House) -> None:
@@ -717,3 +728,24 @@ def test_a_proposal_is_found_by_its_record(house: House) -> None:
     assert house.book.pending(proposal.hash) is proposal
     house.close(name, "withdrawn")
     assert house.book.pending(proposal.hash) is None
+
+
+def test_an_ended_proposals_need_is_what_it_was_at_its_end():
+    """A later policy changes what running proposals need, and nothing of those that were committed or withdrawn."""
+    house = House(mentors=3, sealed=True)
+    done, gone = house.propose(house.model(1)), house.propose(house.model(2))
+    house.close(gone, "withdrawn")
+    house.pass_(done)
+    running = house.propose(house.model(3))
+    stricter = house.propose(house.quorum(k=3))
+    house.pass_(stricter)
+
+    def need(name):
+        return rules.tally(house.state, house.book.proposals[name]).need
+
+    assert [need(name) for name in (done, gone, stricter, running)] == [2, 2, 2, 3]
+
+
+def test_every_system_kind_closes_its_proposal():
+    """A change of the log's key, like any other, is seen as committed by the book that proposals are read from."""
+    assert {kind.tag for kind in records.REGISTRY.values() if kind.space == "system"} <= set(proposals.KINDS)

@@ -26,6 +26,8 @@ from tests.services.canon_on_bus import CanonOnBus, canon_on_bus
 
 NOTED = licence_contract.LIST
 
+INVENTED_HANDLERS = True  # what they refuse is no contract's
+
 
 @contextlib.asynccontextmanager
 async def build(parts: service.Parts) -> AsyncIterator[list[service.Call]]:

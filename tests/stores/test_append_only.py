@@ -6,8 +6,10 @@ import asyncpg
 import pytest
 import pytest_asyncio
 
-from services.canon_writer import committer, migrate, store
+from services.canon_writer import committer, laws, migrate, store
+from sigilcore import decision, record
 from sigilcore.access import Loa
+from sigilcore.records import user
 from tests import payloadkey
 from tests.canonworld import World
 from tests.simulator import Person
@@ -37,7 +39,36 @@ CHANGES = [
     "update canon.decision set owner = 'mallory'",
     "update canon.decision set used_by = null where used_by is not null",
     "update canon.decision set used_by = record where used_by is not null",
+    "delete from canon.data_key",
+    "delete from canon.data_key where erased_seq is null",
+    "truncate canon.data_key",
+    "update canon.data_key set wrapped = '\\x00'",
+    "update canon.data_key set purpose = gen_random_uuid()",
+    "update canon.data_key set id = id + 1",
+    "update canon.data_key set tenant = 'other'",
+    "update canon.data_key set erasable = true where not erasable",
+    "update canon.data_key set wrapped = null, erased_seq = 1 where not erasable",
+    "update canon.data_key set wrapped = '\\x00', erased_seq = null where erased_seq is not null",
+    "update canon.data_key set erased_seq = erased_seq + 1 where erased_seq is not null",
+    "update canon.data_key set erased_seq = 1 where erased_seq is null and erasable",
+    "update canon.data_key set wrapped = null where erased_seq is null and erasable",
 ]
+
+
+def erase(world, person, slug):
+    """The person erases a memory that has one version."""
+    (old,) = (
+        one
+        for one in map(record.check, world.log)
+        if one.core.kind == "memory_block" and one.payload.key.endswith(f"::{slug}")
+    )
+    granted = world.granted(person, "canon/user/erase")
+    request = decision.Request(command=granted.command, salt=granted.salt, digest=granted.digest, parameters="0" * 64)
+    payload = user.Erasure(
+        owner=person.owner_id, kind="memory_block", key=old.payload.key, records=(old.core.id,), request=request
+    )
+    link = record.Link(label="decision", target=granted.decision.link())
+    world.append("erasure", payload, world.instances["knowledge"], links=[link], prev=old.header.hash)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -52,6 +83,7 @@ async def written(database):
     for number in range(130):
         world.remember(ada, f"key-{number}")
     world.granted(ada, "memory/write")
+    erase(world, ada, "key-7")
     await world.send(writer)
     yield database
     task.cancel()
@@ -73,6 +105,42 @@ async def test_nobody_changes_what_was_written(written, role):
             with pytest.raises(asyncpg.PostgresError, match="append-only"):
                 await connection.execute("delete from canon.record")
         assert await connection.fetch("select * from canon.record order by seq") == before
+
+
+async def test_a_destroyed_key_never_comes_back(written):
+    """Not by update, not by another row of its number, and a second key for what was sealed opens nothing; readers can't touch any."""
+    async with written.connection("canon_writer") as connection:
+        ended = await connection.fetchrow("select * from canon.data_key where erased_seq is not null")
+        assert (ended["wrapped"], ended["erasable"]) == (None, True)
+        other = await connection.fetchrow("select * from canon.data_key where erased_seq is null and erasable limit 1")
+        for again in (
+            "insert into canon.data_key select id, null, purpose, true, tenant, '' from canon.data_key where wrapped is null",
+            "insert into canon.data_key select id, null, gen_random_uuid(), true, tenant, '' from canon.data_key limit 1",
+        ):
+            with pytest.raises(asyncpg.UniqueViolationError):
+                await connection.execute(again)
+        # A key in use of the same thing may be made again, since it may be written again: what was sealed stays sealed.
+        done = await connection.execute(
+            "insert into canon.data_key (id, purpose, erasable, tenant, wrapped) values (1, $1, true, 'default', $2)",
+            ended["purpose"],
+            other["wrapped"],
+        )
+        assert done == "INSERT 0 1"
+    shelf = await store.PostgresStore.connect(written.options("canon_writer"), "default", payloadkey.ONE)
+    try:
+        rows = await shelf.rows(laws.Query(first=0, end=10_000, limit=10_000))
+    finally:
+        await shelf.close()
+    gone = [row for row in rows if row.thing is not None and row.thing == ended["purpose"].bytes]
+    assert [(row.kind, row.erased) for row in gone] == [("memory_block", True), ("erasure", False)]
+    async with written.connection("canon_reader") as connection:
+        for change in (
+            "insert into canon.data_key (id, purpose, erasable, tenant, wrapped) values (2, gen_random_uuid(), true, 'x', '')",
+            "update canon.data_key set wrapped = null, erased_seq = 1",
+            "delete from canon.data_key",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(change)
 
 
 async def test_a_reader_only_reads(written):

@@ -9,8 +9,9 @@ import pytest_asyncio
 
 from services.canon_writer import laws, memory, store, tree
 from services.canon_writer.laws import Batch, Fenced, Head, Moved, Query, Use
-from sigilcore import admission, merkle, record
+from sigilcore import admission, decision, merkle, record
 from sigilcore.access import Loa
+from sigilcore.records import user
 from tests import payloadkey
 from tests.canonworld import World
 from tests.simulator import Person
@@ -53,7 +54,31 @@ class Bench:
         }
         return Batch(**(fields | changes))
 
-    async def write(self, one, count):
+    def erase(self, slug):
+        """The house's next records end with an erasure of all that Ada wrote under this name; the thing."""
+        granted = self.house.granted(self.ada, "canon/user/erase", b"{}")
+        name = next(
+            one.kind.thing_name(one.payload)
+            for one in map(record.check, self.house.log)
+            if one.core.kind == "memory_block" and one.payload.key.endswith(slug)
+        )
+        live = []
+        for one in map(record.check, self.house.log):
+            if one.kind.thing_name(one.payload) == name:
+                live = [] if one.kind.erases else [*live, one.core.id]
+        request = decision.Request(
+            command=granted.command, salt=granted.salt, digest=granted.digest, parameters="0" * 64
+        )
+        payload = user.Erasure(owner=name[1], kind=name[0], key=name[2], records=tuple(live), request=request)
+        link = record.Link(label="decision", target=granted.decision.link())
+        self.house.append(
+            "erasure", payload, self.house.instances["knowledge"], links=[link], prev=self.house.heads[name]
+        )
+        return laws.thing_named("default", name[1], name[0], name[2])
+
+    async def write(self, one, count=None):
+        """So many records more, or all that the house has."""
+        count = len(self.house.log) - self.size if count is None else count
         batch = self.batch(count)
         await one.commit(batch)
         self.edge, self.size = self.grown, self.size + count
@@ -238,6 +263,89 @@ async def test_single_rows_are_found_by_id_and_hash(bench):
     assert sorted(found, key=lambda row: row.seq) == [rows[3], rows[7]]
     assert await one.by_hash(rows[9].hash) == rows[9]
     assert await one.by_hash(bytes(32)) is None
+
+
+async def test_an_erasure_takes_the_payloads_of_one_thing_and_nothing_else(bench):
+    """After its commit the thing's rows so far are headers, for every reader of the store at once; all else stays, and says what it was."""
+    one, other = await bench.make(), await bench.make()
+    await one.open()
+    rows = list((await bench.write(one, 60)).rows)
+    await everything(other, bench)  # who has read it before doesn't read on
+    thing = bench.erase("key-3")
+    rows += bench.rows(len(bench.house.log) - bench.size)
+    gone = [row.seq for row in rows if row.thing == thing and row.kind != "erasure"]
+    assert len(gone) > 2
+    assert await one.live([thing, bytes(16)]) == {thing: [rows[seq].id for seq in gone if seq < bench.size]}
+    await bench.write(one)
+    for store_of in (one, other, await bench.make()):
+        for found in await everything(store_of, bench):
+            before = rows[found.seq]
+            if found.seq not in gone:
+                assert found == before
+                continue
+            assert found == laws.without_payload(before)
+            assert (found.erased, found.header, found.weight) == (True, before.header, before.weight)
+        assert await store_of.by_hash(rows[gone[0]].hash) == laws.without_payload(rows[gone[0]])
+        assert {row.seq for row in await store_of.by_ids({rows[seq].id for seq in gone})} == set(gone)
+        assert [row.seq for row in await store_of.versions(thing, len(rows), 500, 1 << 30)] == [
+            len(rows) - 1,
+            *gone[::-1],
+        ]
+    assert await one.live([thing]) == {}
+    assert [(erased.seq, erased.by) for erased in await one.erased(0)] == [(seq, len(rows) - 1) for seq in gone]
+    assert await one.erased(len(rows)) == []
+    assert await one.thing_heads([thing]) == {thing: rows[-1].hash.hex()}
+
+
+async def test_a_thing_is_written_and_erased_again(bench):
+    """Each erasure ends what stands before it and nothing after it; a thing that is written and erased in one commit is gone too."""
+    one = await bench.make()
+    await one.open()
+    await bench.write(one, 40)
+    thing = bench.erase("key-1")
+    await bench.write(one)
+    bench.house.remember(bench.ada, "key-1")
+    await bench.write(one)
+    (second,) = (await one.live([thing]))[thing]
+    (row,) = await one.by_ids({second})
+    assert not row.erased
+    bench.erase("key-1")
+    bench.house.remember(bench.ada, "key-1")
+    bench.erase("key-1")
+    batch = await bench.write(one)
+    third = next(row for row in batch.rows if row.thing == thing and row.kind == "memory_block")
+    assert [found.erased for found in await one.by_ids({second, third.id})] == [True, True]
+    assert await one.live([thing]) == {}
+
+
+async def test_an_erasure_that_is_put_back_erases_again(bench):
+    """A store that was set back behind an erasure holds the payloads again; with the erasure they go, whole."""
+    one = await bench.make()
+    await one.open()
+    rows = (await bench.write(one, 40)).rows
+    thing = bench.erase("key-4")
+    lost = bench.batch(len(bench.house.log) - bench.size)
+    await one.put_back(lost)
+    found = await everything(one, bench)
+    gone = [row.seq for row in (*rows, *lost.rows) if row.thing == thing and row.kind != "erasure"]
+    assert [row.seq for row in found if row.erased] == gone
+    assert await one.live([thing]) == {}
+    await one.put_back(msgspec.structs.replace(lost, rows=tuple(found[bench.size :])))
+    assert await everything(one, bench) == found
+
+
+async def test_a_refused_commit_erases_nothing(bench):
+    """An erasure whose commit doesn't stand leaves every payload where it was."""
+    one = await bench.make()
+    await one.open()
+    rows = (await bench.write(one, 40)).rows
+    thing = bench.erase("key-2")
+    batch = bench.batch(len(bench.house.log) - bench.size)
+    with pytest.raises(Moved):
+        await one.commit(msgspec.structs.replace(batch, uses=(Use(ref=(rows[0].id, 0), by=rows[0].id),)))
+    assert await everything(one, bench) == list(rows)
+    await bench.write(one)
+    assert await one.live([thing]) == {}
 
 
 def _plainly(rows, query):

@@ -4,9 +4,11 @@
 this kind in this space now → the author's signature → the rules of its space → `prev`. The first true reason is the refusal.
 
 - `system`: Root's signature, `prev`, time, the seal, what the change itself must satisfy, and the quorum: distinct active principals with
-  distinct keys over exactly these bytes. Root never counts. Threshold and set come from the log before this record.
+  distinct keys over exactly these bytes. Root never counts. Threshold and set come from the log before this record. One record needs no
+  Root: a `root_key` that the new Root signs itself, with the voice of every active witness.
 - `audit`: an instance key that its service key introduced; that key's chain; the decision, if the kind is an effect.
 - `user`: the service that owns the command, or the person whose key the licence names; the decision; the thing's previous version.
+  An erasure may stand on an order of the quorum instead: of this very thing, unused, before the order's end.
 
 An erased payload can't be asked what it said: in a ledger that is read again, such a record is held to all that its header says. It never
 enters: `record.check`, which the writer asks, takes whole records only.
@@ -14,23 +16,31 @@ enters: `record.check`, which the writer asks, takes whole records only.
 There is no other path: canon_writer, followers, verifiers and the simulator call these same functions.
 """
 
+from collections.abc import Collection
+
 import msgspec
 
 from sigilcore import clock, decision, licence, note, signing
 from sigilcore.access import Loa
-from sigilcore.contracts import catalogue
-from sigilcore.governance import Governance, KeyEntry
-from sigilcore.record import Checked, verify_author, verify_witness
-from sigilcore.records import REGISTRY, audit, system
+from sigilcore.contracts import catalogue, knowledge
+from sigilcore.contracts import license as licensing
+from sigilcore.governance import Governance, KeyEntry, WitnessEntry
+from sigilcore.record import AuthorCheck, Checked, verify_author, verify_witness
+from sigilcore.records import REGISTRY, audit, system, user
 from sigilcore.refusals import Code, Refused
 
 DECISION_AGE_MS = 60_000
 DECISION_SKEW_MS = 2_000
+_LINKS = "$.header.core.links"
 BEFORE_SEAL = ("trusted_witness", "quorum_policy")
 
 
+ORDER = "erasure_order"  # stands for the command in the row of an order, which nobody called
+NOBODY = "00000000-0000-0000-0000-000000000000"  # and for its licence
+
+
 class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An Allow that may still admit one append. `used_by` is the first record id of the call that used it."""
+    """An Allow that may still admit one append, or an order of the quorum. `used_by` is the first record id of the call that used it."""
 
     record: str
     index: int
@@ -45,7 +55,9 @@ class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decisions_of(checked: Checked, seq: int) -> list[DecisionRow]:
-    """The rows that a decision batch at `seq` brings: each Allow of a command that writes."""
+    """The rows that a record at `seq` brings: of a decision batch each Allow of a command that writes, of an order the one that it is."""
+    if isinstance(checked.payload, system.ErasureOrder):
+        return [_order_row(checked, checked.payload, seq)]
     if not isinstance(checked.payload, audit.DecisionBatch):
         return []
     rows = []
@@ -67,6 +79,20 @@ def decisions_of(checked: Checked, seq: int) -> list[DecisionRow]:
                 )
             )
     return rows
+
+
+def _order_row(checked: Checked, payload: system.ErasureOrder, seq: int) -> DecisionRow:
+    return DecisionRow(
+        record=checked.core.id,
+        index=0,
+        seq=seq,
+        ts_ms=clock.parse_ms(checked.core.ts),
+        command=ORDER,
+        owner=payload.owner,
+        licence_id=NOBODY,
+        digest=checked.header.hash,
+        effect=None,
+    )
 
 
 def decision_ref(checked: Checked) -> decision.DecisionRef | None:
@@ -93,11 +119,12 @@ def admit(
     now_ms: int,
     decided: DecisionRow | None = None,
     thing_head: str | None = None,
+    author: AuthorCheck = verify_author,
 ) -> None:
     """Admit one record at the head of the log, or raise the first reason why not.
 
     `decided` is the row of the decision that the record links (or its call names); `thing_head` the hash of the newest version of the
-    record's thing.
+    record's thing. `author` checks the signature in `user` and `audit`; only who checks it afterwards puts another in its place.
     """
     core = checked.core
     if not state.bootstrapped:
@@ -107,9 +134,9 @@ def admit(
     if core.space == "system":
         check_system(state, checked, now_ms)
     elif core.space == "audit":
-        _admit_audit(state, checked, now_ms, decided)
+        _admit_audit(state, checked, now_ms, decided, author)
     else:
-        _admit_user(state, checked, now_ms, decided, thing_head)
+        _admit_user(state, checked, _entitled(state, checked, decided, now_ms), thing_head, author)
 
 
 def admit_governing(state: Governance, checked: Checked) -> None:
@@ -122,7 +149,7 @@ def admit_governing(state: Governance, checked: Checked) -> None:
     if checked.core.space == "system":
         check_system(state, checked, None)
     else:
-        _check_audit_author(state, checked)
+        _check_audit_author(state, checked, verify_author)
         _check_audit_payload(state, checked, None)
 
 
@@ -153,14 +180,7 @@ def check_genesis(checked: Checked) -> None:
 def check_system(state: Governance, checked: Checked, now_ms: int | None) -> None:
     """Law 4: the whole quorum, from the log's own state. `now_ms` is None when history is read again."""
     precheck_system(state, checked, now_ms)
-    have = voices(state, checked)
-    need = state.need(checked.core.kind)
-    if len(have) < need:
-        raise Refused(
-            Code.QUORUM_NOT_SATISFIED,
-            f"{len(have)} of {need} voices",
-            detail={"have": len(have), "need": need, "by": sorted(have)},
-        )
+    check_quorum(state, checked)
 
 
 def precheck_system(state: Governance, checked: Checked, now_ms: int | None) -> None:
@@ -168,7 +188,7 @@ def precheck_system(state: Governance, checked: Checked, now_ms: int | None) -> 
     core, payload = checked.core, checked.payload
     if isinstance(payload, system.Genesis):
         raise Refused(Code.ALREADY_BOOTSTRAPPED, "there is one genesis")
-    verify_author(checked.header, checked.core_bytes, bytes.fromhex(state.root.key))
+    verify_author(checked.header, checked.core_bytes, system_author(state, checked))
     if core.prev != state.system_head:
         raise Refused(Code.STALE_PREV, "prev is not the newest system record", detail={"head": state.system_head})
     if now_ms is not None and now_ms >= _time(payload.expires_at):
@@ -178,6 +198,35 @@ def precheck_system(state: Governance, checked: Checked, now_ms: int | None) -> 
     _check_change(state, payload, now_ms)
 
 
+def system_author(state: Governance, checked: Checked) -> bytes:
+    """Whose signature a system record must carry: Root's; or the new Root's own, where all witnesses put it in place of another."""
+    if not _without_root(checked):
+        return bytes.fromhex(state.root.key)
+    if not state.sealed:
+        raise Refused(Code.NOT_SEALED, "before the seal there are no witnesses to replace Root")
+    return bytes.fromhex(checked.payload.key)
+
+
+def _without_root(checked: Checked) -> bool:
+    payload = checked.payload
+    return isinstance(payload, system.RootKey) and signing.key_id(bytes.fromhex(payload.key)) == checked.header.key_id
+
+
+def check_quorum(state: Governance, checked: Checked) -> set[str]:
+    """Who agreed, if they are enough; of personas no more count than the policy lets. Without Root, everyone must agree."""
+    have = voices(state, checked)
+    weight, need = state.weight(have), state.need(checked.core.kind)
+    if _without_root(checked):
+        weight, need = len(have), len(state.active_witnesses())
+    if weight < need:
+        raise Refused(
+            Code.QUORUM_NOT_SATISFIED,
+            f"{weight} of {need} voices",
+            detail={"have": weight, "need": need, "by": sorted(have)},
+        )
+    return have
+
+
 def voices(state: Governance, checked: Checked) -> set[str]:
     """The distinct active principals who signed exactly these bytes; a signature that doesn't count is a refusal, not a bystander."""
     have: set[str] = set()
@@ -185,7 +234,7 @@ def voices(state: Governance, checked: Checked) -> set[str]:
     possessed = False
     active = state.active_witnesses()
     root = signing.key_id(bytes.fromhex(state.root.key))
-    joining = _joining(checked.payload)
+    joining = None if _without_root(checked) else joining_key(checked.payload)
     for index, witness in enumerate(checked.header.witnesses):
         field = f"$.header.witnesses[{index}]"
         seen.append((witness.witness_id, witness.key_id))
@@ -195,8 +244,8 @@ def voices(state: Governance, checked: Checked) -> set[str]:
         if entry is not None and signing.key_id(entry.key) == witness.key_id:
             public = entry.key
             have.add(witness.witness_id)
-        elif joining is not None and (witness.witness_id, witness.key_id) == joining[:2]:
-            public = joining[2]
+        elif joining is not None and (witness.witness_id, witness.key_id) == (joining[0], signing.key_id(joining[1])):
+            public = joining[1]
             possessed = True
         else:
             raise Refused(Code.WITNESS_UNKNOWN, f"{witness.witness_id} is no active witness with this key", field=field)
@@ -208,17 +257,20 @@ def voices(state: Governance, checked: Checked) -> set[str]:
         raise Refused(
             Code.QUORUM_NOT_SATISFIED,
             f"{joining[0]} has not proven its new key",
-            detail={"have": len(have), "need": state.need(checked.core.kind), "possession": joining[0]},
+            detail={"have": state.weight(have), "need": state.need(checked.core.kind), "possession": joining[0]},
         )
     return have
 
 
-def _joining(payload: object) -> tuple[str, str, bytes] | None:
-    """Principal, key id and key that must prove possession, for a joining or rotating witness."""
-    if not isinstance(payload, system.TrustedWitness) or payload.action == "revoke":
-        return None
-    public = bytes.fromhex(payload.key)
-    return payload.witness_id, signing.key_id(public), public
+def joining_key(payload: object) -> tuple[str, bytes] | None:
+    """Principal and key that must prove possession: a joining or rotating witness's, and a new Root's. It is no voice."""
+    match payload:
+        case system.TrustedWitness() if payload.action != "revoke":
+            return payload.witness_id, bytes.fromhex(payload.key)
+        case system.RootKey():
+            return payload.owner_id, bytes.fromhex(payload.key)
+        case _:
+            return None
 
 
 def _check_change(state: Governance, payload: object, now_ms: int | None) -> None:
@@ -233,6 +285,8 @@ def _check_change(state: Governance, payload: object, now_ms: int | None) -> Non
             _fresh_key(state, payload.key)
         case system.LogKey():
             _check_log_key(state, payload)
+        case system.RootKey():
+            _check_root_key(state, payload)
         case _:
             pass
 
@@ -240,22 +294,26 @@ def _check_change(state: Governance, payload: object, now_ms: int | None) -> Non
 def _check_witness(state: Governance, payload: system.TrustedWitness, now_ms: int | None) -> None:
     active = state.active_witnesses()
     current = active.get(payload.witness_id)
-    if payload.witness_id == state.root.owner_id or payload.key == state.root.key:
+    if payload.witness_id == state.root.owner_id or state.was_root(bytes.fromhex(payload.key)):
         raise Refused(Code.ROOT_IS_NO_WITNESS, "Root is no witness", field="$.payload.witness_id")
     if payload.action == "add" and current is not None:
         raise Refused(Code.WITNESS_TAKEN, f"{payload.witness_id} is a witness already", field="$.payload.witness_id")
     if payload.action != "add" and current is None:
         raise Refused(Code.WITNESS_UNKNOWN, f"{payload.witness_id} is no active witness", field="$.payload.witness_id")
     if payload.action == "revoke":
-        _check_count(state, len(active) - 1)
+        _check_set(state, [entry for entry in active.values() if entry is not current])
         return
     _fresh_key(state, payload.key)
+    _no_cosigner(state, bytes.fromhex(payload.key), "$.payload.key")
     others = {entry.name for name, entry in active.items() if name != payload.witness_id}
     if payload.name in others:
         raise Refused(Code.WITNESS_TAKEN, f"the name {payload.name!r} is taken", field="$.payload.name")
+    if current is not None and payload.persona != current.persona:
+        raise Refused(Code.RECORD_INVALID, "a rotation changes the key, not who it is", field="$.payload.persona")
     if payload.action == "add":
         _check_mentor(state, payload, now_ms)
-        _check_count(state, len(active) + 1)
+        joining = WitnessEntry(witness_id=payload.witness_id, name="", key=b"", since_seq=0, persona=payload.persona)
+        _check_set(state, [*active.values(), joining])
 
 
 def _check_mentor(state: Governance, payload: system.TrustedWitness, now_ms: int | None) -> None:
@@ -269,9 +327,9 @@ def _check_mentor(state: Governance, payload: system.TrustedWitness, now_ms: int
         )
 
 
-def _check_count(state: Governance, count: int) -> None:
+def _check_set(state: Governance, witnesses: Collection[WitnessEntry]) -> None:
     if state.quorum is not None:
-        _check_threshold(state.quorum, count)
+        _check_threshold(state.quorum, witnesses)
 
 
 def _check_quorum_policy(state: Governance, payload: system.QuorumPolicy) -> None:
@@ -279,7 +337,7 @@ def _check_quorum_policy(state: Governance, payload: system.QuorumPolicy) -> Non
         if kind not in REGISTRY or REGISTRY[kind].space != "system":
             raise Refused(Code.RECORD_INVALID, f"{kind} is no system kind", field=f"$.payload.kinds.{kind}")
     _check_cosigners(state, payload.checkpoint_witnesses)
-    _check_threshold(payload, len(state.active_witnesses()))
+    _check_threshold(payload, state.active_witnesses().values())
 
 
 def _check_cosigners(state: Governance, wanted: system.CheckpointWitnesses) -> None:
@@ -305,10 +363,24 @@ def _check_cosigners(state: Governance, wanted: system.CheckpointWitnesses) -> N
 def _check_log_key(state: Governance, payload: system.LogKey) -> None:
     """The same log's name over a key of its own: safe, new, and no cosigner's."""
     check_same_log(state, payload)
-    key, field = note.VerifierKey.parse(payload.vkey), "$.payload.vkey"
+    key = note.VerifierKey.parse(payload.vkey)
     _fresh_key(state, key.public_key.hex())
+    _no_cosigner(state, key.public_key, "$.payload.vkey")
+
+
+def _check_root_key(state: Governance, payload: system.RootKey) -> None:
+    """A key of its own, that no licence names either; and Root is no witness."""
+    if payload.owner_id in state.active_witnesses():
+        raise Refused(Code.ROOT_IS_NO_WITNESS, f"{payload.owner_id} is a witness", field="$.payload.owner_id")
+    _fresh_key(state, payload.key)
+    _no_cosigner(state, bytes.fromhex(payload.key), "$.payload.key")
+    if any(entry.table.owner.key == payload.key for entry in state.licences.values()):
+        raise Refused(Code.WITNESS_TAKEN, "this key is a licence owner's", field="$.payload.key")
+
+
+def _no_cosigner(state: Governance, public: bytes, field: str) -> None:
     wanted = () if state.quorum is None else state.quorum.checkpoint_witnesses.cosigners
-    if key.public_key in {note.VerifierKey.parse(cosigner.vkey).public_key for cosigner in wanted}:
+    if public in {note.VerifierKey.parse(cosigner.vkey).public_key for cosigner in wanted}:
         raise Refused(Code.WITNESS_TAKEN, "this key cosigns checkpoints", field=field)
 
 
@@ -330,15 +402,19 @@ def _log_vkey(text: str, field: str) -> note.VerifierKey:
     return key
 
 
-def _check_threshold(quorum: system.QuorumPolicy, count: int) -> None:
-    """k of n with k ≥ 1, k ≤ n and 2k > n, so that no two quorums are disjoint; overrides only raise."""
+def _check_threshold(quorum: system.QuorumPolicy, witnesses: Collection[WitnessEntry]) -> None:
+    """k of n with k ≥ 1, 2k > n, so that no two quorums are disjoint, and k ≤ n, without the personas beyond the cap, so that it can be
+    reached; overrides only raise."""
+    count = len(witnesses)
+    personas = sum(entry.persona for entry in witnesses)
+    most = count - max(0, personas - quorum.persona_cap)
     for k in (quorum.k, *quorum.kinds.values()):
-        if not quorum.k <= k <= count or 2 * k <= count:
+        if not quorum.k <= k <= most or 2 * k <= count:
             raise Refused(
                 Code.THRESHOLD_INVALID,
-                f"{k} of {count} is no quorum",
+                f"{k} of {count} is no quorum" + (f": only {most} may count" if most < count else ""),
                 field="$.payload.k",
-                detail={"k": k, "n": count},
+                detail={"k": k, "n": count, "personas": personas},
             )
 
 
@@ -361,20 +437,22 @@ def _check_access_policy(payload: system.AccessPolicyChange) -> None:
 # Audit
 
 
-def _admit_audit(state: Governance, checked: Checked, now_ms: int, decided: DecisionRow | None) -> None:
-    _check_audit_author(state, checked)
+def _admit_audit(
+    state: Governance, checked: Checked, now_ms: int, decided: DecisionRow | None, author: AuthorCheck
+) -> None:
+    _check_audit_author(state, checked, author)
     head = state.chains.get(checked.header.key_id)
     if checked.core.prev != head:
         raise Refused(Code.STALE_PREV, "prev is not this key's newest audit record", detail={"head": head})
     if checked.kind.effect and not _is_root_licence(checked.payload):
-        row = _check_decision(checked, decided, now_ms)
+        row = _check_decision(state, checked, decided, now_ms)
         service = catalogue.COMMANDS[row.command].service
         if checked.payload.request is None or state.keys[checked.header.key_id].name != service:
             raise Refused(Code.DECISION_MISMATCH, f"{service} owns {row.command} and says for which call")
     _check_audit_payload(state, checked, now_ms)
 
 
-def _check_audit_author(state: Governance, checked: Checked) -> None:
+def _check_audit_author(state: Governance, checked: Checked, author: AuthorCheck) -> None:
     kind = checked.kind
     entry = _active_key(state, checked)
     if kind.service_signed:
@@ -383,7 +461,7 @@ def _check_audit_author(state: Governance, checked: Checked) -> None:
             raise Refused(Code.KEY_NOT_ALLOWED, f"only {payload.service}'s own key introduces its instances")
     elif entry.role != "instance" or entry.name not in kind.authors:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{entry.role} {entry.name} doesn't author {kind.tag}")
-    verify_author(checked.header, checked.core_bytes, entry.public)
+    author(checked.header, checked.core_bytes, entry.public)
     if checked.header.witnesses:
         raise Refused(Code.RECORD_INVALID, "only system records carry witnesses", field="$.header.witnesses")
 
@@ -414,8 +492,8 @@ def _check_audit_payload(state: Governance, checked: Checked, now_ms: int | None
 
 
 def revocable(state: Governance, key_id: str) -> KeyEntry:
-    """The key, if `keys/revoke` may end it now: a service's or an instance's, and still speaking. Root's key ends by nothing; witnesses'
-    keys by the registry; the log's by its successor."""
+    """The key, if `keys/revoke` may end it now: a service's or an instance's, and still speaking. Root's key and the log's end
+    by their successor, witnesses' keys by the registry."""
     entry = state.key(key_id)
     if entry is None:
         raise Refused(Code.KEY_UNKNOWN, "the log never knew this key", field="$.key_id")
@@ -435,6 +513,7 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
     chain = frozen.chain
     if not decision.intact(frozen):
         raise Refused(Code.RECORD_INVALID, "content_hash doesn't match the chain", field=f"{field}.content_hash")
+    ts_ms = _time(chain.audit.ts)
     if chain.verdict is not decision.Verdict.ALLOW:
         return
     command = catalogue.COMMANDS.get(chain.command)
@@ -454,7 +533,6 @@ def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | 
     )
     if moved:
         raise Refused(Code.STALE_DECISION, "licence, session, policy or model moved since as_of", field=field)
-    ts_ms = _time(chain.audit.ts)
     if now_ms is not None and abs(now_ms - ts_ms) > DECISION_SKEW_MS:
         raise Refused(Code.STALE_DECISION, "judged too long ago, or by another clock", field=field)
     if ts_ms >= _time(entry.table.expires_at):
@@ -469,16 +547,42 @@ def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIss
         raise Refused(Code.RECORD_INVALID, "bound to another deployment", field="$.payload.license.bindings")
     if table.id in state.licences:
         raise Refused(Code.ID_TAKEN, "this licence id is taken", field="$.payload.license.id")
+    for moment in (table.issued_at, table.expires_at):
+        _time(moment)
     if table.owner.key is not None:
         _strong(table.owner.key, "$.payload.license.owner.key")
+    _check_renewal(state, checked, payload)
     if table.loa is Loa.ROOT:
         _check_root_licence(state, checked, table)
     elif table.loa is Loa.MENTOR:
         root = bytes.fromhex(state.root.key)
-        if table.owner.key is None or table.owner.key == state.root.key or table.owner.id == state.root.owner_id:
+        own = table.owner.key is not None and not state.was_root(bytes.fromhex(table.owner.key))
+        if not own or table.owner.id == state.root.owner_id:
             raise Refused(Code.RECORD_INVALID, "a mentor has a key of its own", field="$.payload.license.owner")
         if payload.root_signature is None or not licence.root_signed(table, payload.root_signature, root):
             raise Refused(Code.SIGNATURE_INVALID, "a mentor licence carries Root's own signature")
+
+
+def _check_renewal(state: Governance, checked: Checked, payload: audit.LicenceIssued) -> None:
+    """A renewal names what it renews, and makes nobody more than they were: owner, level, scope and key stay, and the end comes later."""
+    renewed = checked.core.link(licensing.RENEWS)
+    asked = None if payload.request is None else payload.request.command
+    if (asked == licensing.RENEW.name) != (renewed is not None):
+        raise Refused(Code.RECORD_INVALID, "a renewal, and nothing else, links what it renews", field=_LINKS)
+    if renewed is None:
+        return
+    entry = state.issued(renewed)
+    if entry is None:
+        raise Refused(Code.LICENSE_NOT_FOUND, "the log never issued what is renewed", field=_LINKS)
+    if entry.table.loa is Loa.ROOT:
+        raise Refused(Code.ROOT_IS_SINGLE, "Root's licence isn't renewed", field=_LINKS)
+    if entry.revoked_seq is not None:
+        raise Refused(Code.LICENSE_REVOKED, "what is renewed was revoked", field=_LINKS)
+    old, new = entry.table, payload.license
+    if (old.owner, old.loa, old.scope) != (new.owner, new.loa, new.scope):
+        raise Refused(Code.RECORD_INVALID, "a renewal keeps owner, level, scope and key", field="$.payload.license")
+    if _time(new.expires_at) <= _time(old.expires_at):
+        raise Refused(Code.RECORD_INVALID, "a renewal ends later", field="$.payload.license.expires_at")
 
 
 def _is_root_licence(payload: object) -> bool:
@@ -486,33 +590,46 @@ def _is_root_licence(payload: object) -> bool:
 
 
 def _check_root_licence(state: Governance, checked: Checked, table: licence.LicenceTable) -> None:
-    """Root's licence follows genesis, once; it stands on genesis instead of a decision."""
+    """Root's licence follows the record that names Root, once; it stands on that record instead of a decision."""
     owner = (table.owner.id, table.owner.key)
-    single = all(entry.table.loa is not Loa.ROOT for entry in state.licences.values())
-    if not single or owner != (state.root.owner_id, state.root.key):
-        raise Refused(Code.ROOT_IS_SINGLE, "Root exists and is single for ever")
-    if checked.core.link("genesis") != state.genesis_hash:
-        raise Refused(Code.RECORD_INVALID, "Root's licence links genesis", field="$.header.core.links")
+    ended = all(entry.table.loa is not Loa.ROOT or entry.revoked_seq is not None for entry in state.licences.values())
+    if not ended or owner != (state.root.owner_id, state.root.key):
+        raise Refused(Code.ROOT_IS_SINGLE, "Root exists and is single")
+    label, target = root_link(state)
+    if checked.core.link(label) != target:
+        raise Refused(Code.RECORD_INVALID, f"Root's licence links {label}", field="$.header.core.links")
+
+
+def root_link(state: Governance) -> tuple[str, str]:
+    """What Root's licence links: the record that names Root, genesis or the newest `root_key`."""
+    return "genesis" if len(state.roots) == 1 else "root_key", state.root_entry.record_hash
 
 
 # User
 
 
+def _entitled(state: Governance, checked: Checked, decided: DecisionRow | None, now_ms: int) -> DecisionRow:
+    """What a `user` record stands on: a decision, or an order of the quorum."""
+    if decided is not None and decided.command == ORDER:
+        return _check_order(state, checked, decided, now_ms)
+    return _check_decision(state, checked, decided, now_ms)
+
+
 def _admit_user(
-    state: Governance, checked: Checked, now_ms: int, decided: DecisionRow | None, thing_head: str | None
+    state: Governance, checked: Checked, row: DecisionRow, thing_head: str | None, author: AuthorCheck
 ) -> None:
-    row = _check_decision(checked, decided, now_ms)
+    ordered = row.command == ORDER
     entry = state.key(checked.header.key_id)
     if entry is not None and entry.active and entry.role == "instance":
-        command = catalogue.COMMANDS[row.command]
-        if entry.name != command.service or entry.name not in checked.kind.authors:
+        service = knowledge.SERVICE if ordered else catalogue.COMMANDS[row.command].service
+        if entry.name != service or entry.name not in checked.kind.authors:
             raise Refused(Code.KEY_NOT_ALLOWED, f"{entry.name} doesn't write for {row.command}")
-        if not checked.erased and checked.payload.request is None:
+        if not ordered and not checked.erased and checked.payload.request is None:
             raise Refused(Code.DECISION_MISMATCH, "a service says for which call it writes", field="$.payload.request")
         public = entry.public
     else:
         public = _person_key(state, checked, row)
-    verify_author(checked.header, checked.core_bytes, public)
+    author(checked.header, checked.core_bytes, public)
     if checked.header.witnesses:
         raise Refused(Code.RECORD_INVALID, "only system records carry witnesses", field="$.header.witnesses")
     if not checked.erased and checked.kind.subject(checked.payload) != row.owner:
@@ -537,12 +654,17 @@ def _person_key(state: Governance, checked: Checked, row: DecisionRow) -> bytes:
 # Shared by effects
 
 
-def _check_decision(checked: Checked, row: DecisionRow | None, now_ms: int) -> DecisionRow:
+def _check_decision(state: Governance, checked: Checked, row: DecisionRow | None, now_ms: int) -> DecisionRow:
     """One decision, one append: committed, an Allow, for this command, kind and parameters, unused, and recent."""
     if row is None:
         raise Refused(Code.DECISION_UNKNOWN, f"{checked.core.kind} links no committed decision that allows it")
     if row.used_by is not None:
         raise Refused(Code.DECISION_USED, "another append used this decision")
+    caller = state.issued(row.licence_id)
+    if caller is not None and caller.table.loa is Loa.ROOT and caller.revoked_seq is not None:
+        raise Refused(Code.DECISION_UNKNOWN, "it was a Root's who was replaced since")
+    if row.command == ORDER:
+        raise Refused(Code.KIND_NOT_ALLOWED, f"an order to erase doesn't write {checked.core.kind}")
     command = catalogue.COMMANDS[row.command]
     if checked.core.kind not in command.writes:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{row.command} doesn't write {checked.core.kind}")
@@ -553,6 +675,27 @@ def _check_decision(checked: Checked, row: DecisionRow | None, now_ms: int) -> D
         raise Refused(Code.DECISION_MISMATCH, "the decision doesn't name this record")
     if now_ms - row.ts_ms > max(DECISION_AGE_MS, command.longest_run_s * 1000):
         raise Refused(Code.DECISION_UNKNOWN, "the decision is too old")
+    return row
+
+
+def _check_order(state: Governance, checked: Checked, row: DecisionRow | None, now_ms: int) -> DecisionRow:
+    """One order, one erasure: of the thing that it names, by nobody's request, unused, and before its end."""
+    assert row is not None, "an order's row was found"
+    payload, order = checked.payload, state.orders.get(row.record)
+    if order is None:
+        raise Refused(Code.DECISION_UNKNOWN, "the log knows no such order")
+    if row.used_by is not None:
+        raise Refused(Code.DECISION_USED, "the order was carried out already")
+    if not isinstance(payload, user.Erasure):
+        raise Refused(Code.KIND_NOT_ALLOWED, f"an order to erase doesn't write {checked.core.kind}")
+    if payload.request is not None or (payload.owner, payload.kind, payload.key) != (
+        order.owner,
+        order.kind,
+        order.key,
+    ):
+        raise Refused(Code.DECISION_MISMATCH, "the order is for another thing", field="$.payload.key")
+    if now_ms >= _time(order.expires_at):
+        raise Refused(Code.DECISION_UNKNOWN, f"the order ended at {order.expires_at}")
     return row
 
 

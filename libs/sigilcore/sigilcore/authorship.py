@@ -14,7 +14,7 @@ Governing records are judged by the fold itself (`admission.admit_governing`), w
 from sigilcore import records, signing
 from sigilcore.governance import Governance, IssuedLicence, KeyEntry
 from sigilcore.record import Header, verify_author
-from sigilcore.records import Kind
+from sigilcore.records import Kind, system
 from sigilcore.refusals import Code, Refused
 
 
@@ -37,7 +37,7 @@ def check(state: Governance, seq: int, header: Header, core_bytes: bytes, subjec
     entry = state.key(header.key_id)
     if entry is None:
         public = _person(state, seq, header, kind, subject)
-    elif _speaks(entry, kind) and _stood(entry, seq):
+    elif _speaks(entry, kind) and _stood(entry, seq, kind):
         public = entry.public
     else:
         raise Refused(Code.KEY_NOT_ALLOWED, f"this key could not write {core.kind} there", field="$.header.key_id")
@@ -50,9 +50,12 @@ def _speaks(entry: KeyEntry, kind: Kind) -> bool:
     return entry.role == ("service" if kind.service_signed else "instance") and entry.name in kind.authors
 
 
-def _stood(entry: KeyEntry, seq: int) -> bool:
-    """The record that ends a key may be the key's own last word; genesis introduces the key that signs it."""
-    return (entry.since_seq < seq or seq == 0) and (entry.until_seq is None or seq <= entry.until_seq)
+def _stood(entry: KeyEntry, seq: int, kind: Kind) -> bool:
+    """The record that ends a key may be the key's own last word; genesis, and a `root_key` by all witnesses, introduce the key that signs
+    them."""
+    first = kind.payload in (system.Genesis, system.RootKey)
+    began = entry.since_seq <= seq if first else entry.since_seq < seq
+    return began and (entry.until_seq is None or seq <= entry.until_seq)
 
 
 def _person(state: Governance, seq: int, header: Header, kind: Kind, subject: str | None) -> bytes:

@@ -56,9 +56,7 @@ def in_force(state: governance.Governance, payload: msgspec.Struct) -> Any:
     match payload:
         case system.TrustedWitness():
             entry = state.active_witnesses().get(payload.witness_id)
-            return (
-                None if entry is None else {"witness_id": entry.witness_id, "name": entry.name, "key": entry.key.hex()}
-            )
+            return None if entry is None else _witness(entry)
         case system.QuorumPolicy():
             return state.quorum
         case system.ModelConfig():
@@ -71,8 +69,15 @@ def in_force(state: governance.Governance, payload: msgspec.Struct) -> Any:
             return None if key is None else {"service": payload.service, "key": key.hex()}
         case system.LogKey():
             return {"vkey": state.log_key}
+        case system.RootKey():
+            return state.root
         case _:
             return None
+
+
+def _witness(entry: governance.WitnessEntry) -> dict[str, Any]:
+    shown: dict[str, Any] = {"witness_id": entry.witness_id, "name": entry.name, "key": entry.key.hex()}
+    return shown | ({"persona": True} if entry.persona else {})
 
 
 def _plain(value: Any) -> Any:

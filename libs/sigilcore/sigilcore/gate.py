@@ -123,7 +123,7 @@ def _effect(command: Command[Any, Any], named: _Parameters) -> str | None:
 
 def judge(state: Governance, facts: Facts) -> ReasoningChain:
     """Judge one call."""
-    return _reason(state, facts, None)
+    return _reason(state, facts, None, clock.format_ms(facts.now_ms))
 
 
 def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -> Refused:
@@ -178,7 +178,7 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     if overtaken(state, chain):
         stale = chain.verdict is Verdict.ALLOW
         return [*differences, "as_of: allowed by a licence, policy or model that had changed"] if stale else differences
-    again = _reason(state, _facts_of(chain, command), chain.trust)
+    again = _reason(state, _facts_of(chain, command), chain.trust, chain.audit.ts)
     if chain.trust is not None:
         differences += _declared(chain.trust.features, command, again.audit.loa)
     if chain == again:
@@ -190,7 +190,7 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     return differences
 
 
-def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None) -> ReasoningChain:
+def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None, ts: str) -> ReasoningChain:
     command = facts.command
     entry = state.issued(facts.licence_id)
     loa = facts.loa if entry is None else entry.table.loa
@@ -207,7 +207,7 @@ def _reason(state: Governance, facts: Facts, recorded: decision.Trust | None) ->
         suggestion=GO_AHEAD if passed else REFUSALS[steps[-1].check].next_step,
         verdict=Verdict.ALLOW if passed else Verdict.DENY,
         audit=decision.Audit(
-            ts=clock.format_ms(facts.now_ms),
+            ts=ts,
             chain_id=facts.chain_id,
             session=facts.session_id,
             licence=facts.licence_id,
@@ -309,9 +309,8 @@ def _step(check: str, passed: bool, detail: str) -> Step:
 
 
 def _facts_of(chain: ReasoningChain, command: Command[Any, Any]) -> Facts:
-    steps = {step.check: step for step in chain.steps}
-    proof = steps.get("proof")
-    owner = steps.get("owner")
+    # In the order of the page; steps in any other order differ from the page whatever these say.
+    proof, owner = (*chain.steps[3:5], None, None)[:2]
     return Facts(
         session_id=chain.audit.session,
         licence_id=chain.audit.licence,
@@ -355,6 +354,8 @@ def _declared(features: trust.Features, command: Command[Any, Any], loa: Loa) ->
         "target": trust.target_sensitivity(command.target),
         "loa": trust.loa_feature(loa),
     }
+    if (features.action, features.target, features.loa) == (*expected.values(),):
+        return []
     return [
         f"trust.features.{name}: recorded {getattr(features, name)}, declared {value}"
         for name, value in expected.items()

@@ -1,9 +1,9 @@
 """The state of the log that admission reads: the fold of every governing record, in order.
 
-Kept here: genesis, the log's keys, service keys and instances, licences and revocations, closed sessions, the witness registry, the
-quorum policy, the trust model, the access policy, each with the position since when. canon_writer keeps one as the authority; services
-keep another by following the stream; a verifier makes one from an export. All of them fold with this one `apply`, after `admission` said
-yes.
+Kept here: genesis, Root, the log's keys, service keys and instances, licences and revocations, closed sessions, the witness registry, the
+quorum policy, the trust model, the access policy, each with the position since when; and the orders to erase. canon_writer keeps one as
+the authority; services keep another by following the stream; a verifier makes one from an export. All of them fold with this one `apply`,
+after `admission` said yes.
 
 Invariants:
 
@@ -14,12 +14,14 @@ Invariants:
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Literal
 
 import msgspec
 
 from sigilcore import licence, note, policy, signing, trust
+from sigilcore.access import Loa
+from sigilcore.contracts import license as licensing
 from sigilcore.record import Checked
 from sigilcore.records import audit, system
 
@@ -50,6 +52,7 @@ class IssuedLicence(msgspec.Struct, frozen=True, kw_only=True):
     content_hash: str
     issued_seq: int
     revoked_seq: int | None = None
+    renews: str | None = None
 
     @property
     def changed_seq(self) -> int:
@@ -65,6 +68,16 @@ class WitnessEntry(msgspec.Struct, frozen=True, kw_only=True):
     key: bytes
     since_seq: int
     until_seq: int | None = None
+    persona: bool = False
+
+
+class RootEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Who became Root, by which record."""
+
+    identity: system.RootIdentity
+    record_id: str
+    record_hash: str
+    ts: str
 
 
 class Governance:
@@ -85,12 +98,14 @@ class Governance:
         self.quorum: system.QuorumPolicy | None = None
         self.quorum_seq = 0
         self.keys: dict[str, KeyEntry] = {}
+        self.roots: dict[int, RootEntry] = {}  # the position of the record that names it → who
         self.log_keys: dict[int, str] = {}  # the position of the record that names it → vkey text
         self.services: dict[str, str] = {}  # service → the key id that a system record names; it may be revoked
         self.instances: dict[tuple[str, str], str] = {}  # (service, instance) → key id now
         self.chains: dict[str, str] = {}  # key id → hash of its newest audit record
         self.licences: dict[str, IssuedLicence] = {}
         self.closed_sessions: dict[str, int] = {}
+        self.orders: dict[str, system.ErasureOrder] = {}  # by record id; which are used, the decisions tell
         self.witnesses: dict[str, WitnessEntry] = {}  # principal → its newest entry
         self.witness_history: dict[tuple[str, int], WitnessEntry] = {}  # (principal, since) → entry
         self._journal: list[tuple[dict[Any, Any], Any, Any]] | None = None
@@ -109,9 +124,18 @@ class Governance:
 
     @property
     def root(self) -> system.RootIdentity:
-        """Who Root is; only after genesis."""
-        assert self.genesis is not None
-        return self.genesis.root
+        """Who Root is now; only after genesis."""
+        return self.root_entry.identity
+
+    @property
+    def root_entry(self) -> RootEntry:
+        """Who Root is now, and the record that says so; only after genesis."""
+        return self.roots[max(self.roots)]
+
+    def was_root(self, public: bytes) -> bool:
+        """True for the key of Root, now or before."""
+        entry = self.keys.get(signing.key_id(public))
+        return entry is not None and entry.role == "root"
 
     @property
     def log_key(self) -> str:
@@ -159,6 +183,12 @@ class Governance:
             return len(self.active_witnesses())
         return max(self.quorum.k, self.quorum.kinds.get(kind, 0))
 
+    def weight(self, names: Collection[str]) -> int:
+        """How many of these witnesses' voices count together: everyone's, but of personas no more than the policy lets count."""
+        personas = sum(self.witnesses[name].persona for name in names)
+        cap = personas if self.quorum is None else self.quorum.persona_cap
+        return len(names) - max(0, personas - cap)
+
     # How it moves.
 
     @contextlib.contextmanager
@@ -190,7 +220,13 @@ class Governance:
         self._put(size=seq + 1)
         match payload:
             case system.Genesis():
-                self._genesis(record.header.hash, payload)
+                self._genesis(record, payload)
+            case system.RootKey():
+                self._root(
+                    seq,
+                    record,
+                    system.RootIdentity(owner_id=payload.owner_id, name=payload.name, key=payload.key),
+                )
             case system.TrustedWitness():
                 self._witness(seq, payload)
             case system.QuorumPolicy():
@@ -203,6 +239,8 @@ class Governance:
                 self._service(seq, payload.service, bytes.fromhex(payload.key))
             case system.LogKey():
                 self._log(seq, payload.vkey)
+            case system.ErasureOrder():
+                self._set(self.orders, core.id, payload)
             case audit.InstanceOpened():
                 self._instance(seq, payload)
             case audit.InstanceBeat() if payload.closing:
@@ -212,7 +250,12 @@ class Governance:
             case audit.SessionClosed():
                 self._set(self.closed_sessions, payload.session_id, seq)
             case audit.LicenceIssued():
-                entry = IssuedLicence(table=payload.license, content_hash=payload.content_hash, issued_seq=seq)
+                entry = IssuedLicence(
+                    table=payload.license,
+                    content_hash=payload.content_hash,
+                    issued_seq=seq,
+                    renews=core.link(licensing.RENEWS),
+                )
                 self._set(self.licences, payload.license.id, entry)
             case audit.LicenceRevoked():
                 revoked = msgspec.structs.replace(self.licences[payload.license_id], revoked_seq=seq)
@@ -224,19 +267,31 @@ class Governance:
         """All that an audit record which doesn't govern moves: its key's chain goes on with this hash."""
         self._set(self.chains, key_id, digest)
 
-    def _genesis(self, digest: str, payload: system.Genesis) -> None:
+    def _genesis(self, record: Checked, payload: system.Genesis) -> None:
         self._put(
             genesis=payload,
-            genesis_hash=digest,
+            genesis_hash=record.header.hash,
             runtime_id=payload.runtime_id,
             tenant=payload.tenant,
             model=payload.model,
             policy=payload.policy,
         )
-        self._key("root", payload.root.owner_id, bytes.fromhex(payload.root.key), 0)
+        self._root(0, record, payload.root)
         self._log(0, payload.log)
         for service, key in payload.services.items():
             self._service(0, service, bytes.fromhex(key))
+
+    def _root(self, seq: int, named: Checked, identity: system.RootIdentity) -> None:
+        """Another Root: the old one's key and licence end, and with the licence every session."""
+        if self.roots:
+            self._end(signing.key_id(bytes.fromhex(self.root.key)), seq)
+        for licence_id, entry in list(self.licences.items()):
+            if entry.table.loa is Loa.ROOT and entry.revoked_seq is None:
+                self._set(self.licences, licence_id, msgspec.structs.replace(entry, revoked_seq=seq))
+        core = named.core
+        became = RootEntry(identity=identity, record_id=core.id, record_hash=named.header.hash, ts=core.ts)
+        self._set(self.roots, seq, became)
+        self._key("root", identity.owner_id, bytes.fromhex(identity.key), seq)
 
     def _log(self, seq: int, vkey: str) -> None:
         if self.log_keys:
@@ -284,7 +339,9 @@ class Governance:
         if payload.action != "revoke":
             public = bytes.fromhex(payload.key)
             self._key("witness", payload.witness_id, public, seq)
-            entry = WitnessEntry(witness_id=payload.witness_id, name=payload.name, key=public, since_seq=seq)
+            entry = WitnessEntry(
+                witness_id=payload.witness_id, name=payload.name, key=public, since_seq=seq, persona=payload.persona
+            )
             self._enter_witness(entry)
 
     def _enter_witness(self, entry: WitnessEntry) -> None:

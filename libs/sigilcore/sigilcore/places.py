@@ -8,7 +8,8 @@ writer asks its store for that. Here a reader of the whole log remembers it, in 
 - a `user` record continues its thing; an erased one says no thing, so it is known by its own hash, and nothing may pass it by;
 - a decision admits one call: records one after the other without anything between, once;
 - the rate that the gate recorded for a call is at least what this gate's own committed decisions show: those of the licence, by the same
-  instance, in the minute before by their own times. Another instance's don't count: each gate counts for itself, from its own start.
+  instance, in the minute before by their own times. Another instance's don't count: each gate counts for itself, from its own start;
+- the standing that a decision records is what the committed decisions of its owner give, up to the position that it names.
 
 What a record says of its place is its `Entry`. `fits` asks, `put` remembers; neither needs the record.
 """
@@ -19,8 +20,9 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import admission, clock, digest, erasure, gate, trust
+from sigilcore import admission, clock, decision, digest, erasure, gate, standing, trust
 from sigilcore.admission import DecisionRow
+from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
 from sigilcore.record import Checked
 from sigilcore.records import audit
@@ -33,12 +35,20 @@ _ROW_DECODER: Final = msgspec.msgpack.Decoder(DecisionRow)
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One decision as the rate sees it. `limit` is 0 where no rate was recorded, or one by a policy that isn't known any more."""
+    """All that the sequential side hears of one decision, in the order of the log: what is folded over decisions, rate and standing, takes
+    its facts from here.
+
+    `limit` is 0 where no rate was recorded, or one by a policy that isn't known any more; `standing` is -1 where none was.
+    """
 
     licence: str
+    owner: str
     ts_ms: int
+    verdict: Verdict
     rate: int
     limit: int
+    standing: int
+    standing_as_of: int
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -68,17 +78,18 @@ def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> En
     """The entry of an admitted record; `link` is the decision that admits it, `state` the log before it."""
     core, payload = checked.core, checked.payload
     batch = isinstance(payload, audit.DecisionBatch)
+    version = erasure.version_of(checked)
     return Entry(
         id=_id_bytes(core.id),
         hash=checked.header.hash,
         prev=core.prev,
         key=checked.header.key_id if core.space == "audit" else None,
-        thing=thing_of(checked) if core.space == "user" else None,
+        thing=None if core.space != "user" else thing_of(checked) if version is None else version.thing,
         link=link,
-        rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)) if batch else (),
+        rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)),
         calls=_calls(state, payload) if batch else (),
         beat=payload.records if isinstance(payload, audit.InstanceBeat) else None,
-        version=erasure.version_of(checked),
+        version=version,
     )
 
 
@@ -105,9 +116,20 @@ def _calls(state: Governance, batch: audit.DecisionBatch) -> tuple[Call, ...]:
     found = []
     for frozen in batch.decisions:
         chain = frozen.chain
-        known = chain.trust is not None and not gate.overtaken(state, chain)
-        rate = chain.trust.features.rate if chain.trust is not None else 0
-        found.append(Call(chain.audit.licence, clock.parse_ms(chain.audit.ts), rate, limit if known else 0))
+        said, scored = chain.audit, chain.trust
+        known = scored is not None and not gate.overtaken(state, chain)
+        found.append(
+            Call(
+                said.licence,
+                said.owner,
+                clock.parse_ms(said.ts),
+                chain.verdict,
+                0 if scored is None else scored.features.rate,
+                limit if known else 0,
+                -1 if scored is None else scored.features.standing,
+                0 if scored is None else scored.standing_as_of,
+            )
+        )
     return tuple(found)
 
 
@@ -127,6 +149,8 @@ class Places:
         # The decision that the newest call used, its last record's seq, and what the decision says.
         self._call: tuple[str, int, bytes] = ("", -1, b"")
         self._times: dict[tuple[str, str], collections.deque[int]] = {}
+        self._standings = standing.Standings()
+        self._gates: dict[str, int] = {}  # a gate's key → the seq after its newest decisions
         self._chains = erasure.Chains()
 
     # What admission is told.
@@ -166,8 +190,8 @@ class Places:
 
     # What admission isn't asked.
 
-    def check(self, said: Entry) -> None:
-        """The rest of an admitted record's place; raises `Refused`."""
+    def check(self, seq: int, said: Entry) -> None:
+        """The rest of an admitted record's place, `seq`; raises `Refused`."""
         if said.beat is not None and said.beat != self._counts.get(said.key or "", 0):
             have = self._counts.get(said.key or "", 0)
             raise Refused(
@@ -186,6 +210,15 @@ class Places:
                 field=f"$.payload.decisions[{index}].chain.trust.features.rate",
             )
 
+        wrong = self._wrong_standing(seq, said)
+        if wrong is not None:
+            index, should = wrong
+            raise Refused(
+                Code.RECORD_INVALID,
+                f"decision {index}: the standing {said.calls[index].standing} isn't {should}, as committed decisions say",
+                field=f"$.payload.decisions[{index}].chain.trust.features.standing",
+            )
+
     def fits(self, seq: int, said: Entry, chains: dict[str, str]) -> bool:
         """True if a record of this entry, in order by itself, is in order here: what admission and `check` would say of its place."""
         if said.id in self._ids:
@@ -200,7 +233,22 @@ class Places:
             return False
         if said.version is not None and self._chains.lacks(said.version) is not None:
             return False
-        return self._lacking_rate(said) is None
+        return self._lacking_rate(said) is None and self._wrong_standing(seq, said) is None
+
+    def _wrong_standing(self, seq: int, said: Entry) -> tuple[int, int | None] | None:
+        """The first decision whose recorded standing isn't its owner's, and what it should be; None there: it is too old to tell.
+
+        A gate knows all that it decided itself before, so it can't choose how far back it looks.
+        """
+        least = self._gates.get(said.key or "", 0)
+        for index, call in enumerate(said.calls):
+            if call.standing < 0:
+                continue
+            known = least <= call.standing_as_of <= seq
+            should = self._standings.as_of(call.owner, call.standing_as_of, call.ts_ms) if known else None
+            if call.standing != should:
+                return index, should
+        return None
 
     def _lacking_rate(self, said: Entry) -> tuple[int, int] | None:
         """The first decision whose recorded rate is too low, and what it must be at least."""
@@ -243,6 +291,9 @@ class Places:
                 self._effects[row.effect] = row.link
         for call in said.calls:
             self._count_call(said.key or "", call)
+            self._standings.fold(seq, call.owner, call.ts_ms, call.verdict)
+        if said.calls:
+            self._gates[said.key or ""] = seq + 1
 
     def _put_version(self, said: Entry) -> None:
         if said.thing:
@@ -280,8 +331,8 @@ def link_of(checked: Checked, effects: dict[str, str]) -> str | None:
     """The decision that an effect stands on; `effects` names those that name a record."""
     if not checked.kind.effect:
         return None
-    ref = admission.decision_ref(checked)
-    return effects.get(checked.core.id) if ref is None else ref.link()
+    target = checked.core.link("decision")
+    return effects.get(checked.core.id) if target is None or decision.parse_ref(target) is None else target
 
 
 def _id_bytes(record_id: str) -> bytes:

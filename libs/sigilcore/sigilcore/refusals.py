@@ -132,8 +132,11 @@ _TABLE: dict[Code, tuple[int, str]] = {
     Code.RATE_LIMITED: (429, "Wait for the seconds in Retry-After."),
     Code.LICENSE_INVALID: (401, "See reasons; ask Root for a licence that is valid here and now."),
     Code.LICENSE_NOT_FOUND: (404, "List licences with license/list."),
-    Code.LICENSE_REVOKED: (409, "Nothing to do: the licence is revoked already."),
-    Code.ROOT_IS_SINGLE: (403, "Choose another level; Root comes from genesis only."),
+    Code.LICENSE_REVOKED: (409, "It has ended for good; issue another licence if its owner needs one."),
+    Code.ROOT_IS_SINGLE: (
+        403,
+        "Choose another level or key; Root comes from genesis, or from a root_key record, only.",
+    ),
     Code.ROOT_SIGNATURE_NEEDED: (
         422,
         "Sign the licence table in detail.draft with Root's key and send it as root_signature.",
@@ -157,7 +160,7 @@ _TABLE: dict[Code, tuple[int, str]] = {
     Code.KEY_ENDED: (409, "Nothing to do: the key has ended already."),
     Code.KEY_NOT_REVOCABLE: (
         403,
-        "Revoke a witness with witness/revoke, rotate the log's key with a log_key record; Root's key stays.",
+        "Revoke a witness with witness/revoke; replace the log's key by a log_key record, Root's by a root_key record.",
     ),
     Code.WEAK_KEY: (422, "Make a new key pair; this public key is not a safe curve point."),
     Code.ID_TAKEN: (409, "Choose a new id: this one names a different record."),

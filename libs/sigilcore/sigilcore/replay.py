@@ -2,9 +2,10 @@
 
 For every record in order: gap-free seq, its own bytes, its tenant, whether its key could speak there, its signature, the quorum and
 witness set of that position, the chain of its key or thing, the decision that admits it and that this decision admitted nothing else; for
-every decision the licence, the logit, the verdict, and that its rate is at least what the decisions before it show; for every beat the
-count of its instance's records. At the end the tree's root against the signed checkpoint. The code that admits is the code that replays,
-so the two can't drift apart; what a reader must remember to say the rest is in `places`.
+every decision the licence, the logit, the verdict, its caller's standing, and that its rate is at least what the decisions before it show;
+for every beat the count of its instance's records; for every attestation of a proposal the witness's signature. At the end the tree's
+root against the signed checkpoint. The code that admits is the code that replays, so the two can't drift apart; what a reader must
+remember to say the rest is in `places` and `voices`.
 
 What is pinned (`Pins`) comes from elsewhere: two fingerprints, genesis and the seal, so that neither the founding nor the first quorum
 can be put in place of another; and how far the log had come, so that a tail can't be cut unseen.
@@ -21,14 +22,13 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import admission, checkpoint, governance, merkle, note, places, record, vouch, witnessed
+from sigilcore import admission, checkpoint, governance, merkle, note, places, record, voices, vouch, witnessed
 from sigilcore.records import system
 from sigilcore.refusals import Code, Refused
 
 ASSERTED: Final = (
     "time",
     "entropy and length of parameters",
-    "standing",
     "how a session was proven",
 )
 _LEAVES: Final = 256  # leaf hashes held before the tree takes them together
@@ -83,6 +83,7 @@ class Replay:
         self.size = 0
         self._pins = pins or Pins()
         self._places = places.Places()
+        self._voices = voices.Voices()
         self._seal: str | None = None
         self._decisions = 0
         self._effects = 0
@@ -113,13 +114,17 @@ class Replay:
                 self.step(vouch.LINE.decode(line))
             return
         self._grow()
+        others = iter(run.others)
         for entry, line in zip(run.entries, lines, strict=True):
+            leaf = next(others) if entry is None else None
             if entry is not None and self._places.fits(self.size, entry, self.state.chains):
                 self._remember(entry)
-            else:
-                checked = self._judge(vouch.LINE.decode(line))
-                # Else vouchers elsewhere would have judged without it.
-                assert vouch.governs(line) == checked.kind.governs, "a governing record was read in two ways"
+                continue
+            checked = self._judge(vouch.LINE.decode(line))
+            if leaf is not None and leaf != merkle.leaf_hash(checked.leaf):
+                raise Diverged(self.size - 1, "REPLAY", "the record changed while it was read")
+            # Else vouchers elsewhere would have judged without it.
+            assert vouch.governs(line) == checked.kind.governs, "a governing record was read in two ways"
         for width, peak in run.subtrees:
             self._frontier = self._frontier.graft(width, peak)
         self._at_pinned_size()
@@ -172,7 +177,8 @@ class Replay:
             self._places.check_id(checked.core.id)
             link = self._admit(seq, checked)
             entry = places.entry(self.state, checked, seq, link)
-            self._places.check(entry)
+            self._places.check(seq, entry)
+            self._voices.hear(self.state, seq, checked)
         except Refused as refusal:
             raise Diverged(seq, refusal.code, refusal.message) from refusal
         self.state.apply(seq, checked)

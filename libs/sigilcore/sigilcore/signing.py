@@ -26,6 +26,9 @@ PERMIT = "application/vnd.sigil.permit.v1+json"
 NONCE = "application/vnd.sigil.nonce.v1+json"
 GRANT = "application/vnd.sigil.grant.v1+json"
 SEED = "application/vnd.sigil.seed.v1+json"
+# For people among themselves: no door of the house takes these.
+FILE = "application/vnd.sigil.file.v1+json"
+SUCCESSION = "application/vnd.sigil.key-succession.v1+json"
 
 SEED_BYTES = 32
 PUBLIC_KEY_BYTES = 32

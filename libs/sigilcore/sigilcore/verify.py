@@ -179,23 +179,22 @@ def _author(bundle: Bundle, checked: record.Checked, genesis: record.Checked, he
         state.apply(seq, step)
     if checked.core.space == "system":
         have = check_quorum(state, checked)
-        voices = f"Root and {len(have)} of {state.need(checked.core.kind)} witnesses: {', '.join(sorted(have))}"
-        root = bytes.fromhex(state.root.key)
+        author = admission.system_author(state, checked)
+        root = author == bytes.fromhex(state.root.key)
+        need = state.need(checked.core.kind) if root else len(state.active_witnesses())
+        voices = f"{'' if root else 'the new '}Root and {len(have)} of {need} witnesses: {', '.join(sorted(have))}"
         held.append(voices + _standing(bundle, state, checked))
-        return root
+        return author
     return _speaker(state, checked, held)
 
 
 def check_quorum(state: governance.Governance, checked: record.Checked) -> set[str]:
-    """Root, the chain of system records, and the voices, by the witnesses and threshold before it."""
-    record.verify_author(checked.header, checked.core_bytes, bytes.fromhex(state.root.key))
+    """Root, or all witnesses who replace it, the chain of system records, and the voices, by the witnesses and threshold before it."""
+    record.verify_author(checked.header, checked.core_bytes, admission.system_author(state, checked))
     if checked.core.prev != state.system_head:
         raise Refused(Code.STALE_PREV, "the chain of system records is broken")
     admission.check_same_log(state, checked.payload)
-    have, need = admission.voices(state, checked), state.need(checked.core.kind)
-    if len(have) < need:
-        raise Refused(Code.QUORUM_NOT_SATISFIED, f"{len(have)} of {need} voices")
-    return have
+    return admission.check_quorum(state, checked)
 
 
 def _speaker(state: governance.Governance, checked: record.Checked, held: list[str]) -> bytes:

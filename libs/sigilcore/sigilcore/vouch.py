@@ -2,23 +2,24 @@
 
 `judge` is the whole judgement, given what stands around the record. A `Voucher` follows the governing records alone, and vouches for each
 other record that its place is all that is left to ask: bytes, key, signature, witnesses, the licence, logit and verdict of decisions, and
-that an effect is what its decision allows. Where it can't tell, because the decision stands outside its run or because the record is bad,
-it says nothing, and the record is judged by who knows the whole log (`replay`).
+that an effect is what its decision allows. Where it can't tell, because the decision stands outside its run, because the record is about
+a proposal, or because it is bad, it says nothing, and the record is judged by who knows the whole log (`replay`).
 
 A Voucher believes the governing records before its run unseen. That is safe because its word counts only if everything before was judged
 good, in order, by the one who asks.
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import msgspec
 
-from sigilcore import admission, clock, gate, merkle, places, record
+from sigilcore import admission, clock, gate, merkle, places, record, voices
 from sigilcore.admission import DecisionRow
 from sigilcore.contracts import catalogue
 from sigilcore.governance import Governance
 from sigilcore.places import Entry
-from sigilcore.record import Checked, PlacedRecord
+from sigilcore.record import AuthorCheck, Checked, Header, PlacedRecord, verify_author
 from sigilcore.records import REGISTRY, audit
 from sigilcore.refusals import Code, Refused
 
@@ -27,13 +28,15 @@ _GOVERNING = frozenset(tag for tag, kind in REGISTRY.items() if kind.governs)
 
 
 class Run(msgspec.Struct, frozen=True, array_like=True):
-    """What was found of consecutive records: an entry for each that is vouched for, and the subtrees that their leaves make up.
+    """What was found of consecutive records: an entry for each that is vouched for, the leaf of each that isn't, and the subtrees that all
+    their leaves make up.
 
-    No subtrees if a line couldn't be read.
+    No leaves and no subtrees if a line couldn't be read.
     """
 
     first: int
     entries: tuple[Entry | None, ...]
+    others: tuple[bytes, ...]
     subtrees: tuple[tuple[int, bytes], ...]
 
 
@@ -61,14 +64,20 @@ def governs(line: bytes) -> bool:
 
 
 def judge(
-    state: Governance, seq: int, checked: Checked, *, decided: DecisionRow | None, thing_head: str | None
+    state: Governance,
+    seq: int,
+    checked: Checked,
+    *,
+    decided: DecisionRow | None,
+    thing_head: str | None,
+    author: AuthorCheck = verify_author,
 ) -> None:
     """Judge a record after genesis at `seq`: what the writer asked of it, and its decisions again. Raises `Refused`.
 
     A record's own `ts` stands for the writer's clock.
     """
     now_ms = clock.parse_ms(checked.core.ts)
-    admission.admit(state, checked, now_ms=now_ms, decided=decided, thing_head=thing_head)
+    admission.admit(state, checked, now_ms=now_ms, decided=decided, thing_head=thing_head, author=author)
     if not isinstance(checked.payload, audit.DecisionBatch):
         return
     for index, frozen in enumerate(checked.payload.decisions):
@@ -89,6 +98,7 @@ class Voucher:
         self._lost = False  # the governing records don't fold: one of them is bad, and who asks will find it
         self._rows: dict[str, bytes] = {}
         self._effects: dict[str, str] = {}
+        self._owed: list[tuple[int, Header, bytes, bytes]] = []
 
     def follow(self, seq: int, line: bytes) -> None:
         """Fold a governing record outside the runs."""
@@ -103,7 +113,7 @@ class Voucher:
 
     def vouch(self, first: int, lines: Sequence[bytes]) -> Run:
         """Judge a run as far as it can be judged by itself."""
-        self._rows, self._effects = {}, {}
+        self._rows, self._effects, self._owed = {}, {}, []
         entries: list[Entry | None] = []
         leaves: list[bytes] = []
         for seq, line in enumerate(lines, start=first):
@@ -111,8 +121,12 @@ class Voucher:
             if placed is not None:
                 leaves.append(merkle.leaf_hash(bytes(placed.header)))
             entries.append(self._entry(seq, placed))
-        whole = len(leaves) == len(lines)
-        return Run(first=first, entries=tuple(entries), subtrees=tuple(merkle.subtrees(first, leaves)) if whole else ())
+        signed = self._signed()
+        sure = tuple(entry if seq in signed else None for seq, entry in enumerate(entries, start=first))
+        if len(leaves) < len(lines):
+            return Run(first, sure, (), ())
+        others = tuple(leaf for leaf, entry in zip(leaves, sure, strict=True) if entry is None)
+        return Run(first, sure, others, tuple(merkle.subtrees(first, leaves)))
 
     def _entry(self, seq: int, placed: PlacedRecord | None) -> Entry | None:
         if placed is None or placed.seq != seq or self._lost:
@@ -123,25 +137,38 @@ class Voucher:
                 self._fold(seq, checked)
                 return None
             return self._vouched(seq, checked)
-        except Refused:
-            return None
+        except Exception:
+            return None  # who judges it again says why
 
     def _vouched(self, seq: int, checked: Checked) -> Entry | None:
         link = places.link_of(checked, self._effects)
         packed = None if link is None else self._rows.get(link)
-        if checked.kind.effect and packed is None:
+        if (checked.kind.effect and packed is None) or isinstance(checked.payload, voices.Spoken):
             return None
         core = checked.core
         if core.space == "audit" and core.prev is not None:
             self._state.continue_chain(checked.header.key_id, core.prev)
         decided = None if packed is None else places.unpacked(packed)
-        judge(self._state, seq, checked, decided=decided, thing_head=core.prev)
+
+        def owe(header: Header, core_bytes: bytes, public: bytes) -> None:
+            self._owed.append((seq, header, core_bytes, public))
+
+        judge(self._state, seq, checked, decided=decided, thing_head=core.prev, author=owe)
         entry = places.entry(self._state, checked, seq, link)
         for row in entry.rows:
             self._rows[row.link] = row.packed
             if row.effect is not None:
                 self._effects[row.effect] = row.link
         return entry
+
+    def _signed(self) -> set[int]:
+        """Whose signatures hold. They are checked one after the other: between other work each takes a tenth longer."""
+        good = set()
+        for seq, header, core_bytes, public in self._owed:
+            with contextlib.suppress(Refused):
+                record.verify_author(header, core_bytes, public)
+                good.add(seq)
+        return good
 
     def _fold(self, seq: int, checked: Checked) -> None:
         try:

@@ -7,10 +7,11 @@ cosignatures of the policy's cosigners. Two views can both reach c of m only if 
 One function for the reader that shows it, the writer that stores the lines, the notary that collects them, and whoever checks.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 from sigilcore import note, tlog_policy
-from sigilcore.checkpoint import Checkpoint
+from sigilcore.checkpoint import Checkpoint, parse_text
 from sigilcore.records import system
 
 Standing = Literal["not required", "not yet", "witnessed"]
@@ -37,6 +38,13 @@ def opened(data: bytes, quorum: system.QuorumPolicy | None, log_key: note.Verifi
     """The checkpoint in a note if the log and enough cosigners signed it; None if not. Raises `note.NoteError` for a malformed note."""
     verdict = tlog_policy.judge(policy(quorum, log_key), data)
     return verdict.checkpoint if verdict.satisfied else None
+
+
+def opened_by_size(
+    data: bytes, quorum: system.QuorumPolicy | None, log_key_at: Callable[[int], note.VerifierKey]
+) -> Checkpoint | None:
+    """The same, by the key that signs checkpoints of this one's size."""
+    return opened(data, quorum, log_key_at(parse_text(note.parse(data).text).size))
 
 
 def standing(quorum: system.QuorumPolicy | None, witnessed_size: int, seq: int) -> Standing:

@@ -168,6 +168,8 @@ class Answering:
                 reply = await self._run(command, message, trace_id)
             return telemetry.OK, msgspec.json.encode(reply), None
         except Refused as refused:
+            if not command.may_refuse(refused.code):
+                undeclared(command, refused)
             return refused.code, *wire.refusal(refused)
         except TimeoutError:
             telemetry.log.exception("call_too_long", command=command.name, longest_run_s=command.longest_run_s)
@@ -267,6 +269,11 @@ class Answering:
             "version": VERSION,
             "metadata": {"state": self._presence.trouble or self.state},
         }
+
+
+def undeclared(command: Command[Any, Any], refused: Refused) -> None:
+    """A true answer that the contract doesn't tell of: the caller gets it, and we hear that the contract is wrong."""
+    telemetry.log.error("refusal_undeclared", command=command.name, code=refused.code)
 
 
 def _endpoint(command: Command[Any, Any]) -> str:

@@ -70,6 +70,7 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
         self._forget: Callable[[], None] = lambda: None
         self._repage = asyncio.Event()
+        self._delay_s = RETRY_FIRST_S
 
     # What services ask.
 
@@ -97,7 +98,9 @@ class Follower:
                 while self.position < size:
                     moved = self._moved
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(moved.wait(), IMPATIENT_S)
+                        # Not `asyncio.wait_for`, which can lose a cancellation, and with it the bound around this loop.
+                        async with asyncio.timeout(IMPATIENT_S):
+                            await moved.wait()
                     if not moved.is_set():
                         await self._page_all(size)
         except TimeoutError:
@@ -141,11 +144,9 @@ class Follower:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        delay_s = RETRY_FIRST_S
         while True:
             try:
                 await self._page_all()
-                delay_s = RETRY_FIRST_S
                 await self._listen()
             except WrongCanon as wrong:
                 telemetry.log.critical("wrong_canon", reason=str(wrong))
@@ -158,8 +159,8 @@ class Follower:
                 # Evidence that doesn't verify, or a fault of ours: loud, nothing moved, and read again from the canon.
                 telemetry.log.exception("follower_stuck", position=self.position)
                 self._bus.metrics.corrupt.labels("governance").inc()
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RETRY_MOST_S)
+            await asyncio.sleep(self._delay_s)
+            self._delay_s = min(self._delay_s * 2, RETRY_MOST_S)
 
     async def _listen(self) -> None:
         """Apply what the stream brings until it is time to look at the canon again."""
@@ -176,6 +177,7 @@ class Follower:
             opened = 0
             while not self._repage.is_set() and loop.time() < until:
                 arrived = await feed.fetch(PAGE, QUIET_S if opened else 0)
+                self._delay_s = RETRY_FIRST_S  # only now: a canon that answers while the stream is missing isn't asked without pause
                 if feed.opened != opened:
                     # A new consumer: the canon is read once more after it exists, so that nothing falls between page and stream.
                     opened = feed.opened

@@ -283,7 +283,9 @@ def problem(status: int, body: bytes) -> Refused | Fault | Unreachable:
     return Fault(trace_id if isinstance(trace_id, str) else f"(status {status})")
 
 
-async def persistently(attempt: Callable[[], Awaitable[T]], *, give_up_s: float) -> T:
+async def persistently(
+    attempt: Callable[[], Awaitable[T]], *, give_up_s: float, passing: Collection[Code] = PASSING
+) -> T:
     """Try until it is answered, through restarts and full queues; for requests that carry their own id, or change nothing.
 
     Raises:
@@ -296,7 +298,7 @@ async def persistently(attempt: Callable[[], Awaitable[T]], *, give_up_s: float)
         try:
             return await attempt()
         except Refused as refused:
-            if refused.code not in PASSING or loop.time() >= deadline:
+            if refused.code not in passing or loop.time() >= deadline:
                 raise
         except (Fault, Unreachable):
             if loop.time() >= deadline:

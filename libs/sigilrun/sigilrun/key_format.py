@@ -5,13 +5,13 @@ check value, stored in the file. Secrets are 32 bytes under AES-256-GCM, and the
 canonical bytes of every other field. What each check finds, in this order, so that the first true reason
 is always the same:
 
-1. not canonical JSON ........................................ DamagedKey
+1. not canonical JSON ........................................ DamagedKey; TruncatedKey if its end is missing
 2. another format, or another version of this one ............ UnknownFormat
 3. a field missing, strange or misshapen; or `sha256`,
    over all the other fields, differs ........................ DamagedKey, told without a passphrase
 4. the derivation is outside its bounds ...................... UnsafeKdf, before a byte of memory is taken
 5. the check value differs ................................... WrongPassphrase
-6. decryption fails .......................................... DamagedKey
+6. decryption fails .......................................... AlteredKey, a DamagedKey
 
 `sha256` is against accidents: who changes a file on purpose can compute it anew. Changing a salt or a
 cost on purpose then reads as a wrong passphrase, since the file has become one that another passphrase
@@ -213,7 +213,7 @@ def unsealed(kek: Kek, document: KeyDocument, where: str) -> Iterator[bytearray]
         try:
             kek.cipher().decrypt_into(nonce, ciphertext, associated, secret)
         except InvalidTag:
-            raise key_faults.DamagedKey(f"{where} does not decrypt: it has been changed.") from None
+            raise key_faults.AlteredKey(f"{where} does not decrypt: it has been changed.") from None
         yield secret
     finally:
         overwrite(secret)
@@ -258,6 +258,8 @@ def _parse(data: bytes | None, kind: type[_Document], known: str, where: str) ->
     try:
         plain = canonical.decode(data.removesuffix(b"\n"), max_bytes=MAX_FILE_BYTES)
     except canonical.NotCanonical as error:
+        if not data.rstrip().endswith(b"}") or data.count(b"{") > data.count(b"}"):
+            raise key_faults.TruncatedKey(f"{where} breaks off after {len(data)} bytes.") from None
         raise key_faults.DamagedKey(f"{where} is not canonical JSON: {error}.") from None
     found = plain.get("format") if isinstance(plain, dict) else None
     if isinstance(found, str) and found != known:

@@ -22,6 +22,7 @@ Example:
     signer = store.signer("license")
 """
 
+import errno
 import getpass
 import hashlib
 import hmac
@@ -40,6 +41,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sigilcore import signing
 from sigilrun import key_format, private_files
 from sigilrun.key_faults import (
+    AlteredKey,
     BadName,
     DamagedKey,
     EmptyPassphrase,
@@ -47,12 +49,16 @@ from sigilrun.key_faults import (
     KeyMissing,
     KeystoreClosed,
     KeystoreError,
+    NoSpace,
+    NotRegularFile,
     PassphraseMismatch,
     PassphraseTooLong,
     SealBroken,
+    TruncatedKey,
     UnknownFormat,
     UnknownSource,
     UnsafeKdf,
+    UnsafeKey,
     WrongKeyKind,
     WrongPassphrase,
     WrongPermissions,
@@ -62,6 +68,7 @@ from sigilrun.key_format import DEFAULT, Cost
 __all__ = [
     "DEFAULT",
     "AeadKey",
+    "AlteredKey",
     "BadName",
     "Cost",
     "DamagedKey",
@@ -72,26 +79,32 @@ __all__ = [
     "Keystore",
     "KeystoreClosed",
     "KeystoreError",
+    "NoSpace",
+    "NotRegularFile",
     "PassphraseMismatch",
     "PassphraseTooLong",
     "RoleSigner",
     "SealBroken",
     "SealedSigner",
+    "TruncatedKey",
     "UnknownFormat",
     "UnknownSource",
     "UnsafeKdf",
+    "UnsafeKey",
     "WrongKeyKind",
     "WrongPassphrase",
     "WrongPermissions",
     "open_key_file",
     "passphrase_from",
     "read_public",
+    "rewrite_key_file",
     "signer_from",
     "write_key_file",
 ]
 
 MAX_PASSPHRASE_BYTES: Final = 1024
 _KEYSTORE_FILE: Final = "keystore.json"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class KeyInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,7 +150,7 @@ class SealedSigner(_Sealed):
         with key_format.unsealed(kek, document, where) as seed:
             made = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
         if made != self._public:
-            raise DamagedKey(f"{where} holds the seed of another public key.")
+            raise AlteredKey(f"{where} holds the seed of another public key.")
 
     @property
     def public_key(self) -> bytes:
@@ -371,6 +384,26 @@ def open_key_file(path: Path, passphrase: bytes) -> SealedSigner:
     return SealedSigner(document, key_format.unlock(passphrase, document, str(path)), str(path))
 
 
+def rewrite_key_file(path: Path, passphrase: bytes, out: Path, new_passphrase: bytes, *, kdf: Cost = DEFAULT) -> bytes:
+    """The same key in a new file under another passphrase and a fresh salt; its public key. The old file stays as it is.
+
+    Raises as `open_key_file`, and as `write_key_file`.
+    """
+    document = key_format.parse_key(_read(path), str(path))
+    public = _public_key(document, str(path))
+    old = key_format.unlock(passphrase, document, str(path))
+    parameters = key_format.new_kdf(kdf)
+    with key_format.unsealed(old, document, str(path)) as seed:
+        if _public_of(bytes(seed)) != public:
+            raise AlteredKey(f"{path} holds the seed of another public key.")
+        kek = key_format.derive(new_passphrase, parameters)
+        sealed = key_format.seal(kek, parameters, document.name, "ed25519", public, secret=bytes(seed))
+    _write(out, sealed)
+    old.wipe()
+    kek.wipe()
+    return public
+
+
 def read_public(path: Path) -> KeyInfo:
     """What the file says of its key, without a passphrase and so without proof. Raises as `open_key_file`."""
     document = key_format.parse_key(_read(path), str(path))
@@ -469,7 +502,7 @@ def _public_key(document: key_format.KeyDocument, where: str) -> bytes:
     try:
         signing.check_public_key(public)
     except signing.WeakKey:
-        raise DamagedKey(f"{where} has a public key that is not a safe curve point.") from None
+        raise UnsafeKey(f"{where} has a public key that is not a safe curve point.") from None
     return public
 
 
@@ -494,3 +527,7 @@ def _write(path: Path, document: key_format.KeyDocument | key_format.KeystoreDoc
         raise KeyExists(f"{path} is there already.") from None
     except FileNotFoundError:
         raise KeyMissing(f"The folder of {path} does not exist.") from None
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoSpace(f"{path} can't be written: {error.strerror}.") from None
+        raise

@@ -70,11 +70,15 @@ class LiveView:
         """Return once the view holds all that the log held when this was called. Raises `Refused`: NOT_YET."""
         await self._until(await self.head(), timeout_s)
 
+    async def hold(self, size: int) -> None:
+        """Return once the first `size` records are in the view, however long that takes."""
+        while self._store.at.next_seq < size:
+            await self._moved.wait()
+
     async def _until(self, size: int, timeout_s: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while self._store.at.next_seq < size:
-                    await self._moved.wait()
+                await self.hold(size)
         position = self._store.at.next_seq
         if position < size:
             raise Refused(

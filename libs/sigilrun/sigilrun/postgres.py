@@ -1,12 +1,9 @@
-"""Postgres: the only module that imports asyncpg. Thin: connections with the settings we rely on, and named queries from `.sql` files.
+"""Postgres: the only module that imports asyncpg. Thin: connections with the settings we rely on.
 
 Decides what a failure of the database is called: `Unavailable` when it can't be reached, was interrupted, or is shutting down, so that
 the outcome of a commit may be unknown. Everything else is asyncpg's own error, re-exported here by name.
 """
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -32,7 +29,6 @@ LOST = (
 
 CONNECT_S = 5.0
 COMMAND_S = 30.0
-_NAMED = re.compile(r"^-- name: ([a-z_]+)[^\n]*\n", re.MULTILINE)
 
 
 class Unavailable(Exception):  # noqa: N818 - what is found
@@ -53,15 +49,6 @@ async def pool(options: settings.Canon, *, application: str) -> Any:
         return await asyncpg.create_pool(min_size=1, max_size=options.pool_size, **_arguments(options, application))
     except LOST as error:
         raise Unavailable(f"{type(error).__name__}: {error}") from error
-
-
-def queries(path: Path) -> Mapping[str, str]:
-    """The queries of a `.sql` file by their `-- name:` lines; a name that stands twice is an error."""
-    parts = _NAMED.split(path.read_text("utf-8"))[1:]
-    names, texts = parts[::2], parts[1::2]
-    if len(set(names)) != len(names):
-        raise ValueError(f"{path}: a query's name stands twice")
-    return {name: text.strip() for name, text in zip(names, texts, strict=True)}
 
 
 def _arguments(options: settings.Canon, application: str) -> dict[str, Any]:

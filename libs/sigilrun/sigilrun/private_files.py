@@ -11,6 +11,7 @@ Root can read everything and is not guarded against.
 """
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -33,7 +34,9 @@ def read(path: Path, max_bytes: int) -> bytes | None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise key_faults.WrongPermissions(f"{path} can't be opened: {error.strerror}.") from error
+        # A symbolic link is ELOOP, a socket ENXIO; all else is a matter of rights.
+        kind = key_faults.NotRegularFile if error.errno in {errno.ELOOP, errno.ENXIO} else key_faults.WrongPermissions
+        raise kind(f"{path} can't be opened: {error.strerror}.") from error
     try:
         _check(path, os.fstat(descriptor), directory=False)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -77,7 +80,7 @@ def write_new(path: Path, data: bytes) -> None:
 def _check(path: Path, status: os.stat_result, *, directory: bool) -> None:
     wanted = stat.S_ISDIR if directory else stat.S_ISREG
     if not wanted(status.st_mode):
-        raise key_faults.WrongPermissions(f"{path} is not a {'folder' if directory else 'regular file'}.")
+        raise key_faults.NotRegularFile(f"{path} is not a {'folder' if directory else 'regular file'}.")
     if status.st_uid != os.geteuid():
         raise key_faults.WrongPermissions(f"{path} belongs to user {status.st_uid}, not to this one.")
     if status.st_mode & _OTHERS:

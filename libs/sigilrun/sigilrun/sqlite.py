@@ -13,7 +13,6 @@ A view is a subclass with a schema, a version of it, and `fold`. One connection,
 
 import abc
 import os
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,6 @@ Row = sqlite3.Row
 
 BUSY_MS = 2_000  # for a reader of another process, such as a rebuild that compares
 _DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-_NAMED = re.compile(r"^-- name: ([a-z_]+)[^\n]*\n", re.MULTILINE)
 _POSITION = """
 create table position (
     only_row integer primary key check (only_row = 1), next_seq integer not null, frontier blob not null
@@ -160,15 +158,6 @@ def drop(path: Path) -> None:
     """Remove a view's file and what belongs to it."""
     for name in (f"{path.name}-wal", f"{path.name}-shm", path.name):
         path.with_name(name).unlink(missing_ok=True)
-
-
-def queries(path: Path) -> Mapping[str, str]:
-    """The queries of a `.sql` file by their `-- name:` lines; a name that stands twice is an error."""
-    parts = _NAMED.split(path.read_text("utf-8"))[1:]
-    names, texts = parts[::2], parts[1::2]
-    if len(set(names)) != len(names):
-        raise ValueError(f"{path}: a query's name stands twice")
-    return {name: text.strip().removesuffix(";") for name, text in zip(names, texts, strict=True)}
 
 
 def rows(db: sqlite3.Connection, query: str, given: Mapping[str, object]) -> Iterator[Row]:

@@ -13,6 +13,13 @@ Req = TypeVar("Req", bound=msgspec.Struct)
 Rep = TypeVar("Rep", bound=msgspec.Struct)
 
 
+# What any service may answer: the seam's own refusals, and the bus's.
+SERVICE_REFUSALS = frozenset({Code.BAD_INPUT, Code.BODY_TOO_LARGE, Code.BUSY, Code.NOT_BOOTSTRAPPED, Code.UNAVAILABLE})
+PERMIT_REFUSALS = frozenset(
+    {Code.PERMIT_MISSING, Code.PERMIT_INVALID, Code.PERMIT_EXPIRED, Code.PERMIT_MISMATCH, Code.PERMIT_REPLAYED}
+)
+
+
 class Action(enum.StrEnum):
     """What a command does; the trust model's action risk."""
 
@@ -75,6 +82,11 @@ class Command(Generic[Req, Rep]):
     http: Http | None = None
     scopes: int = 0  # so many tokens after the subject say of what it is asked, where a bus permission can pin them
     example: dict[str, object] = dataclasses.field(default_factory=dict, hash=False)
+
+    def may_refuse(self, code: Code) -> bool:
+        """True if its service may answer with this refusal: one that it declares, or that any service may give."""
+        permitted = self.admission is Admission.PERMIT and code in PERMIT_REFUSALS
+        return permitted or code in self.refusals or code in SERVICE_REFUSALS
 
     @property
     def subject(self) -> str:

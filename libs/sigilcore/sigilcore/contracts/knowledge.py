@@ -190,7 +190,16 @@ class Erased(Message, frozen=True, kw_only=True):
 
 
 _READ = (Code.NOT_FOUND, Code.BEYOND_HEAD, Code.NOT_YET)
-_WRITE = (Code.ID_TAKEN, Code.STALE_PREV, Code.BODY_TOO_LARGE, Code.RECORD_INVALID)
+_WRITE = (
+    Code.ID_TAKEN,
+    Code.STALE_PREV,
+    Code.BODY_TOO_LARGE,
+    Code.RECORD_INVALID,
+    Code.DECISION_USED,
+    Code.DECISION_UNKNOWN,
+    Code.DECISION_MISMATCH,
+    Code.READ_ONLY,
+)
 
 MEMORY_WRITE = Command(
     name="memory/write",
@@ -279,7 +288,7 @@ USER_ERASE = Command(
     # must not wait for somebody of a higher level.
     scored=False,
     http=Http(method="POST", path="/api/canon/user/erase"),
-    refusals=(Code.NOT_FOUND, Code.ID_TAKEN, Code.STALE_PREV, Code.RECORD_INVALID),
+    refusals=(Code.NOT_FOUND, *_WRITE),
     example={"kind": "memory_block", "key": "greeting"},
 )
 USER_LIST = Command(

@@ -1,6 +1,6 @@
 """The license service: bootstrap, and the life of licences."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -8,10 +8,12 @@ from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Id, Limit, Message, WaitFor
 from sigilcore.licence import Reason
-from sigilcore.record_types import Hex64, Name, PublicKey, RecordId, Signature, Timestamp
+from sigilcore.record_types import Hex32, Hex64, Name, PublicKey, RecordId, Signature, Timestamp
 from sigilcore.refusals import Code
 
 SERVICE = "license"
+RENEWS = "renews"  # the link from a renewal's record to the licence that it renews
+State = Literal["valid", "not yet valid", "expired", "revoked"]
 Toml = Annotated[str, msgspec.Meta(max_length=16_384, description="a licence document (TOML)")]
 
 
@@ -45,6 +47,13 @@ class Bootstrapped(Message, frozen=True, kw_only=True):
     toml: str | None = None
 
 
+class RootLicense(Message, frozen=True, kw_only=True):
+    """Names the Root that a `root_key` record put in place, by its key; `wait_for` that record's seq."""
+
+    root_key: PublicKey
+    wait_for: WaitFor | None = None
+
+
 class CreateLicense(Message, frozen=True, kw_only=True):
     """Who, which level, until when. `id` and `issued_at` are given by callers that sign the table themselves (mentor)."""
 
@@ -71,6 +80,33 @@ class LicenseCreated(Message, frozen=True, kw_only=True):
     id: RecordId
     hash: Hex64
     seq: int
+    renews: RecordId | None = None
+
+
+class RenewLicense(Message, frozen=True, kw_only=True):
+    """The licence to renew, and the new end. All else stays: owner, level, scope, key. `id`, `issued_at` and `root_signature` as in
+    `license/create`."""
+
+    license_id: RecordId
+    expires_at: Timestamp
+    id: Id | None = None
+    issued_at: Timestamp | None = None
+    root_signature: Signature | None = None
+
+
+class ReissueLicense(Message, frozen=True, kw_only=True):
+    """The document as it was sealed once: nobody here keeps it."""
+
+    license: Annotated[str, msgspec.Meta(max_length=65_536)]
+
+
+class LicenseReissued(Message, frozen=True, kw_only=True):
+    """The same licence under a fresh seal; the presented document counts as before. A `bearer` document is itself the credential."""
+
+    license_id: RecordId
+    toml: Toml
+    bearer: bool
+    seal_key_id: Hex32
 
 
 class ValidateLicense(Message, frozen=True, kw_only=True):
@@ -104,13 +140,14 @@ class LicenseRevoked(Message, frozen=True, kw_only=True):
     """Where the revocation stands."""
 
     license_id: RecordId
+    bearer: bool
     id: RecordId
     hash: Hex64
     seq: int
 
 
 class LicenseView(Message, frozen=True, kw_only=True):
-    """A licence as the log knows it; never its seal."""
+    """A licence as the log knows it, and its state now; never its seal. `renews`: the licence whose place it was made to take."""
 
     license_id: RecordId
     owner_id: str
@@ -120,13 +157,17 @@ class LicenseView(Message, frozen=True, kw_only=True):
     issued_at: str
     expires_at: str
     key_bound: bool
+    bearer: bool
+    state: State
     issued_seq: int
     revoked_seq: int | None
+    renews: RecordId | None
 
 
 class ListLicenses(Message, frozen=True, kw_only=True):
-    """Licences in order of issue."""
+    """Licences in order of issue; `state`: only those that are in it now."""
 
+    state: State | None = None
     cursor: Cursor | None = None
     limit: Limit = 50
     wait_for: WaitFor | None = None
@@ -182,6 +223,38 @@ CREATE = Command(
         "expires_at": "2030-01-01T00:00:00.000Z",
     },
 )
+RENEW = Command(
+    name="license/renew",
+    service=SERVICE,
+    request=RenewLicense,
+    reply=LicenseCreated,
+    summary="Issue a licence anew with a later end; the old one lives to its own.",
+    action=Action.ELEVATION,
+    target=Target.SYSTEM,
+    rung=Loa.ROOT,
+    writes=("license_issued",),
+    http=Http(method="POST", path="/api/license/renew"),
+    refusals=(
+        Code.LICENSE_NOT_FOUND,
+        Code.LICENSE_REVOKED,
+        Code.ROOT_IS_SINGLE,
+        Code.ROOT_SIGNATURE_NEEDED,
+        Code.SIGNATURE_INVALID,
+        Code.ID_TAKEN,
+    ),
+)
+REISSUE = Command(
+    name="license/reissue",
+    service=SERVICE,
+    request=ReissueLicense,
+    reply=LicenseReissued,
+    summary="A fresh seal, by the license service's key of now, over a valid licence that is presented.",
+    action=Action.READ,
+    target=Target.PROFILE,
+    rung=Loa.GUEST,
+    http=Http(method="POST", path="/api/license/reissue"),
+    refusals=(Code.LICENSE_INVALID,),
+)
 VALIDATE = Command(
     name="license/validate",
     service=SERVICE,
@@ -219,5 +292,17 @@ LIST = Command(
     http=Http(method="GET", path="/api/license/list"),
     refusals=(Code.BEYOND_HEAD, Code.NOT_YET),
 )
+ROOT = Command(
+    name="license/root",
+    service=SERVICE,
+    request=RootLicense,
+    reply=Bootstrapped,
+    summary="The licence of the Root that the log names now, bound to its key.",
+    action=Action.READ,
+    target=Target.PROFILE,
+    admission=Admission.OPEN,
+    http=Http(method="POST", path="/api/license/root"),
+    refusals=(Code.ROOT_IS_SINGLE, Code.BEYOND_HEAD, Code.NOT_YET),
+)
 
-COMMANDS = (BOOTSTRAP, CREATE, VALIDATE, REVOKE, LIST)
+COMMANDS = (BOOTSTRAP, ROOT, CREATE, RENEW, REISSUE, VALIDATE, REVOKE, LIST)

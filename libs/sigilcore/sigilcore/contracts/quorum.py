@@ -1,10 +1,10 @@
-"""The quorum: proposals, attestations, the witness registry, and the trust model as a governed thing."""
+"""The quorum: proposals, attestations, the witness registry, and trust model and access policy as governed things."""
 
 from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sigilcore import model_update, trust
+from sigilcore import model_update, policy, trust
 from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Empty, Id, Limit, Message, WaitFor
@@ -140,6 +140,7 @@ class WitnessChange(Message, frozen=True, kw_only=True):
     witness_id: Name
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)] = "-"
     key: PublicKey | None = None
+    persona: bool | None = None
     record: RootSigned | None = None
 
 
@@ -153,13 +154,14 @@ class DraftOrProposal(Message, frozen=True, kw_only=True):
 
 
 class WitnessView(Message, frozen=True, kw_only=True):
-    """A witness and the positions between which its key counts."""
+    """A witness and the positions between which its key counts; of personas no more count in a quorum than the policy lets."""
 
     witness_id: str
     name: str
     key: PublicKey
     since_seq: int
     until_seq: int | None
+    persona: bool = False
 
 
 class WitnessList(Message, frozen=True, kw_only=True):
@@ -185,6 +187,21 @@ class CurrentModel(Message, frozen=True, kw_only=True):
     """The model in force and the record that put it there."""
 
     model: trust.TrustModel
+    seq: int
+    as_of: int
+
+
+class UploadPolicy(Message, frozen=True, kw_only=True):
+    """A new access policy, whole; without `record` the answer is a draft to sign."""
+
+    policy: policy.AccessPolicy
+    record: RootSigned | None = None
+
+
+class CurrentPolicy(Message, frozen=True, kw_only=True):
+    """The access policy in force and the record that put it there."""
+
+    policy: policy.AccessPolicy
     seq: int
     as_of: int
 
@@ -347,6 +364,20 @@ MODEL_CURRENT = Command(
     rung=Loa.GUEST,
     http=Http(method="GET", path="/api/model/current"),
 )
+POLICY_UPLOAD = _propose(
+    "policy/upload", UploadPolicy, DraftOrProposal, "Propose a new access policy.", "/api/policy/upload"
+)
+POLICY_CURRENT = Command(
+    name="policy/current",
+    service=SERVICE,
+    request=Empty,
+    reply=CurrentPolicy,
+    summary="The access policy in force, by the log.",
+    action=Action.READ,
+    target=Target.CONFIG,
+    rung=Loa.OBSERVER,
+    http=Http(method="GET", path="/api/policy/current"),
+)
 
 COMMANDS = (
     DRAFT,
@@ -363,4 +394,6 @@ COMMANDS = (
     WITNESS_LIST,
     MODEL_UPLOAD,
     MODEL_CURRENT,
+    POLICY_UPLOAD,
+    POLICY_CURRENT,
 )

@@ -1,4 +1,5 @@
-"""What the system is governed by: genesis, witnesses, quorum policy, trust model, access policy, service keys, the log's key.
+"""What the system is governed by: genesis, Root, witnesses, quorum policy, trust model, access policy, service keys, the log's key; and
+what the quorum orders: that a thing is erased which isn't Root's.
 
 Every payload but genesis carries its own `expires_at`: an attested change that is committed too late is refused by the writer.
 """
@@ -10,6 +11,7 @@ import msgspec
 from sigilcore import model_update, policy, trust
 from sigilcore.record_types import Hex64, Name, PublicKey, Timestamp
 from sigilcore.records.kind import Kind
+from sigilcore.records.user import ErasableKind, Key
 
 
 class RootIdentity(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,8 +38,9 @@ class Genesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     corpus_licences: tuple[str, ...]
 
 
-class TrustedWitness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A change of the witness registry. `witness_id` is the principal: the owner id of a mentor licence."""
+class TrustedWitness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A change of the witness registry. `witness_id` is the principal: the owner id of a mentor licence. `persona`: run by a model, so that
+    the policy's cap holds for its voice; who is enrolled as one stays one."""
 
     action: Literal["add", "rotate", "revoke"]
     witness_id: Name
@@ -45,6 +48,7 @@ class TrustedWitness(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     key: PublicKey
     licence_id: Annotated[str, msgspec.Meta(max_length=36)]
     expires_at: Timestamp
+    persona: bool = False
 
 
 class Cosigner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +66,8 @@ class CheckpointWitnesses(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
 
 class QuorumPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Seals the system: k of the active witnesses, and higher k by kind. k below 1 can't be expressed."""
+    """Seals the system: k of the active witnesses, and higher k by kind, of whom at most `persona_cap` are personas. k below 1 can't be
+    expressed."""
 
     k: Annotated[int, msgspec.Meta(ge=1, le=32)]
     kinds: Annotated[dict[str, Annotated[int, msgspec.Meta(ge=1, le=32)]], msgspec.Meta(max_length=64)]
@@ -102,6 +107,30 @@ class LogKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     expires_at: Timestamp
 
 
+class RootKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another Root, or another key of the same: the old key and its licence end at this position. Signed by the old Root with the quorum's
+    voices, the new key proving itself among the witnesses; or by the new key itself with the voice of every active witness."""
+
+    owner_id: Name
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    key: PublicKey
+    expires_at: Timestamp
+
+
+class ErasureOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """That a person's thing is erased, whole, whoever owns it: all versions that there are when the order is carried out.
+
+    It stands in for the owner's decision of one `erasure` of exactly this thing, once, and until `expires_at`. Only things of people can be
+    named: there is no order for `audit` or `system`.
+    """
+
+    owner: Name
+    kind: ErasableKind
+    key: Key
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    expires_at: Timestamp
+
+
 def _kind(tag: str, payload: type[msgspec.Struct], summary: str) -> Kind:
     return Kind(tag=tag, payload=payload, space="system", summary=summary, governs=True)
 
@@ -114,4 +143,6 @@ KINDS = (
     _kind("access_policy", AccessPolicyChange, "A new access policy."),
     _kind("service_key", ServiceKey, "A service's key is enrolled or rotated."),
     _kind("log_key", LogKey, "The log's key is rotated; checkpoints from here on are signed by the new one."),
+    _kind("root_key", RootKey, "Root is replaced, by itself and the quorum, or by all witnesses without it."),
+    _kind("erasure_order", ErasureOrder, "A person's thing is to be erased, by the quorum instead of its owner."),
 )

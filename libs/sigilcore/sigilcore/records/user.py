@@ -20,6 +20,13 @@ Tags = Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 ErasableKind = Literal["memory_block", "document", "user_value"]
 
+FAMILIES = {"memory_block": "mem", "user_value": "val", "document": "rag"}
+
+
+def key_of_slug(kind: str, owner: str, slug: str) -> str:
+    """The key of a thing that is known by its short name."""
+    return f"{FAMILIES[kind]}::{owner}::{slug}"
+
 
 class MemoryBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A remembered text; `key` is `mem::<owner>::<slug>`. `origin` says where it came from, `admitted_at` at which level."""
@@ -58,14 +65,15 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The end of all that was written of a thing so far: the data key is destroyed in the commit that this record stands in.
 
     `records` are the thing's versions since it was last erased, in order, all of them: one key sealed them, and none survives it. `prev` is
-    the hash of the newest, so a version that came between is never overlooked.
+    the hash of the newest, so a version that came between is never overlooked. The owner asked for it by `request`; where it is None, the
+    quorum did, and `decision` links its order.
     """
 
     owner: Name
     kind: ErasableKind
     key: Key
     records: Annotated[tuple[RecordId, ...], msgspec.Meta(max_length=MAX_ERASED)]
-    request: decision.Request
+    request: decision.Request | None
 
 
 def _kind(tag: str, payload: type[msgspec.Struct], summary: str, max_bytes: int, *, erases: bool = False) -> Kind:

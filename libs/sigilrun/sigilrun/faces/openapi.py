@@ -35,7 +35,7 @@ EVERY_PERMIT = (
     Code.PERMIT_MISMATCH,
     Code.PERMIT_REPLAYED,
 )
-# Beside the routes: an unknown path is NOT_FOUND, another method on a known one METHOD_NOT_ALLOWED.
+# Beside the routes: an unknown path is NOT_FOUND, an unknown command UNKNOWN_COMMAND, another method on a known one METHOD_NOT_ALLOWED.
 INTRODUCTION = """Every way in is a command: `POST /api/commands/<name>` with the parameters as a JSON object; some have a route of
 their own beside it. The body's very bytes are what the gate judges and a proof signs.
 
@@ -46,8 +46,9 @@ canonical JSON (RFC 8785) of the given path and query fields; with an `Idempoten
 
 **Bodies** are I-JSON (RFC 7493) in UTF-8: no key twice, no integer beyond ±(2^53 - 1), none written as `1.0`, no unknown field.
 
-**Refusals** are RFC 9457 problem documents with a code, the next step and a trace id. An unknown path is `NOT_FOUND`, another method on a
-known path `METHOD_NOT_ALLOWED` with `Allow`. A fault of ours is status 500 and a trace id, nothing else.
+**Refusals** are RFC 9457 problem documents with a code, the next step and a trace id. An unknown path is `NOT_FOUND`, an unknown
+command `UNKNOWN_COMMAND`, another method on a known path `METHOD_NOT_ALLOWED` with `Allow`. A fault of ours is status 500 and a trace id,
+nothing else.
 
 **Limits** are told in `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` (seconds); 429 and 503 carry `Retry-After`.
 
