@@ -184,11 +184,11 @@ class Notary:
 
     async def _stands_beyond(self, one: Cosigner) -> str:
         """It cosigned more than we asked it to: another notary of ours did, or the log has gone back."""
-        other, head = await self._shown_and_head(one)
+        data, other, head = await self._shown_and_head(one)
         if one.stands <= head.size:
             return "moving"
         claimed, one.stands = one.stands, 0
-        if other is None or not await self._beyond(other.note, one.key.name):
+        if data is None or not await self._beyond(data, one.key.name):
             await self._tell(rules.beyond(one.key, head, claimed, other))
         return "contradicts"
 
@@ -228,7 +228,7 @@ class Notary:
 
     async def _unproven(self, one: Cosigner) -> str:
         """Our proof holds here and not there: what it cosigned isn't what our log had then."""
-        other, head = await self._shown_and_head(one)
+        _, other, head = await self._shown_and_head(one)
         if other is None:
             await self._tell(rules.refused(one.key, head))
             return "contradicts"
@@ -245,11 +245,11 @@ class Notary:
         await self._tell(found)
         return "contradicts"
 
-    async def _shown_and_head(self, one: Cosigner) -> tuple[rules.Target | None, rules.Target]:
-        """What a cosigner shows of our log, and our head, read after theirs: so an honest log has at least what they have."""
+    async def _shown_and_head(self, one: Cosigner) -> tuple[bytes | None, rules.Target | None, rules.Target]:
+        """What a cosigner shows, raw and as our log's, and our head, read after theirs: so an honest log has at least what they have."""
         data = await self._client.newest(one.url, self._origin)
         head = await self._head()
-        return rules.shown(data, self.state.log_key_at), head
+        return data, rules.shown(data, self.state.log_key_at), head
 
     @property
     def _origin(self) -> str:

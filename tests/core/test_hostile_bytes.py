@@ -341,14 +341,12 @@ def doors() -> list[Door]:
             lambda data: key_format.parse_keystore(data, "file"),
             (key_faults.KeystoreError,),
             [keystore],
-            again=key_format.to_bytes,
         ),
         Door(
             "key file",
             lambda data: key_format.parse_key(data, "file"),
             (key_faults.KeystoreError,),
             [_key_file(kek, kdf)],
-            again=key_format.to_bytes,
         ),
     ]
 
