@@ -378,6 +378,13 @@ async def test_a_house_whose_database_was_set_back_says_so_and_is_brought_back(t
         ada = await house.person("ada", Loa.OPERATOR)
         for number in range(5):
             await _write(ada, number)
+        bus = await ledger.connect(house.data, "operator")
+        try:
+            await bus.call(
+                canon.REFILL, common.Empty(), timeout_s=30
+            )  # returns when the stream has all that the store has
+        finally:
+            await bus.close()
         await _remove_newest_rows(house, 6)
         pid = house.kill("canon_writer")
         await house.replaced("canon_writer", pid)
