@@ -561,6 +561,7 @@ async def test_the_records_view_over_the_bus(tmp_path):
         counts = await study.call("ada", projections.STATISTICS, common.Empty())
         assert counts.counts["user"] == {"memory_block": 1}
         assert before.head - before.position == before.lag
+        await running.service.view.reach_head()  # those two calls left a decision each
         result = await studies.projections_process.rebuilt(running.parts.settings)
         assert (result.differs_at, result.compared) == (None, result.position)
         await remember(study, "note", "after the exchange")
