@@ -28,14 +28,17 @@ class History:
         self,
         *,
         read: Pager,
+        settled: Callable[[], Awaitable[None]],
         state: Callable[[], Governance],
         clock: clock.Clock,
         seen: Callable[[decision.ReasoningChain], None] = lambda _: None,
     ) -> None:
-        """Nothing is read yet; `seen` hears of each decision that is read from the log rather than made here."""
+        """Nothing is read yet. `settled` waits for what this gate handed in and gave up; `seen` hears of each decision that is read from
+        the log rather than made here."""
         self._seen = seen
         self.standings = standing.Standings()
         self._read = read
+        self._settled = settled
         self._state = state
         self._clock = clock
         self._next: int | None = None
@@ -59,6 +62,7 @@ class History:
         async with self._lock:
             if self._sure:
                 return False
+            await self._settled()  # else what is on its way could come to stand before who was judged without it
             before = self.standings.size
             if self._next is None:
                 self._next = await self._beginning()

@@ -26,6 +26,10 @@ class FollowedLog:
         """Append one audit record; its place once it is committed and its receipt verified."""
         return await self._parts.authoring.audit(kind, payload, decision=decided)
 
+    async def settled(self) -> None:
+        """Return once all that was handed in before has its place or its refusal."""
+        await self._parts.authoring.settled()
+
     async def history(self, first: int, limit: int) -> canon.EventPage:
         """At most so many records of decisions from a seq on."""
         return await self._parts.bus.call(

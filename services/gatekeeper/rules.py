@@ -175,12 +175,12 @@ def listed(state: Governance, licence_id: str, now_ms: int) -> gatekeeper.Comman
     entry = state.issued(licence_id)
     peer = state.peer_of(licence_id) if entry is None else None
     if peer is not None:
-        return gatekeeper.CommandList(items=tuple(_view(state, c) for c in _lent(state, peer, licence_id, now_ms)))
+        lent = _lent(state, peer, licence_id, catalogue.COMMANDS.values(), now_ms)
+        return gatekeeper.CommandList(items=tuple(_view(state, command) for command in lent))
     if entry is None or standing_reason(entry.table, entry, now_ms) is not None:
         return gatekeeper.CommandList(items=())
-    return gatekeeper.CommandList(
-        items=tuple(_view(state, c) for c in _callable(state, entry.table, catalogue.COMMANDS.values()))
-    )
+    own = _callable(state, entry.table, catalogue.COMMANDS.values())
+    return gatekeeper.CommandList(items=tuple(_view(state, command) for command in own))
 
 
 def _callable(
@@ -192,9 +192,11 @@ def _callable(
             yield command
 
 
-def _lent(state: Governance, peer: PeerEntry, enrolment: str, now_ms: int) -> Iterable[Command[Any, Any]]:
-    """What a peer may call: by its tier, and by the grant that its mark names if it shows it."""
-    for command in catalogue.COMMANDS.values():
+def _lent(
+    state: Governance, peer: PeerEntry, enrolment: str, commands: Iterable[Command[Any, Any]], now_ms: int
+) -> Iterable[Command[Any, Any]]:
+    """What a peer may call of these: by its tier, and by the grant that its mark names if it shows it."""
+    for command in commands:
         loa = _peer_loa(state, peer, enrolment, command, now_ms)
         admitted = command.admission is Admission.PERMIT and not command.needs_owner
         if admitted and loa is not None and loa.includes(_rung(state, command)):
@@ -340,11 +342,12 @@ def trust_answer(
     """Where a caller of this level stands now for an action on a target, under the model's own threshold."""
     assert state.model is not None, "genesis brings the first model"
     assert state.policy is not None, "genesis brings the first policy"
-    features = trust.Features(
-        action=trust.action_risk(request.action),
-        target=trust.target_sensitivity(request.target),
-        loa=trust.loa_feature(loa),
-        rate=trust.rate(calls_last_minute, state.policy.rate_limit),
+    features = trust.features(
+        action=request.action,
+        target=request.target,
+        rung=loa,
+        calls=calls_last_minute,
+        rate_limit=state.policy.rate_limit,
         entropy=0,
         standing=stands,
     )
@@ -369,11 +372,12 @@ def explained(
         raise Refused(Code.UNKNOWN_COMMAND, "no such command", field="$.command")
     assert state.model is not None, "genesis brings the first model"
     assert state.policy is not None, "genesis brings the first policy"
-    features = trust.Features(
-        action=trust.action_risk(command.action),
-        target=trust.target_sensitivity(command.target),
-        loa=trust.loa_feature(loa),
-        rate=trust.rate(calls + 1, state.policy.rate_limit),
+    features = trust.features(
+        action=command.action,
+        target=command.target,
+        rung=loa,
+        calls=calls + 1,
+        rate_limit=state.policy.rate_limit,
         entropy=0,
         standing=standings.at(caller.owner_id, now_ms),
     )
@@ -397,8 +401,8 @@ def _loa_for(state: Governance, licence_id: str, command: Command[Any, Any], now
     entry = state.issued(licence_id)
     peer = state.peer_of(licence_id) if entry is None else None
     if peer is not None:
-        listed = any(one is command for one in _lent(state, peer, licence_id, now_ms))
-        return _peer_loa(state, peer, licence_id, command, now_ms) if listed else None
+        lent = list(_lent(state, peer, licence_id, [command], now_ms))
+        return _peer_loa(state, peer, licence_id, command, now_ms) if lent else None
     return None if entry is None or not list(_callable(state, entry.table, [command])) else entry.table.loa
 
 

@@ -38,6 +38,9 @@ class Log(Protocol):
         """Append one audit record, an effect with the decision that admits it; its place once it is committed and its receipt verified.
         Raises `Refused`."""
 
+    async def settled(self) -> None:
+        """Return once all that was handed in before has its place or its refusal, whoever still waits for it."""
+
     async def history(self, first: int, limit: int) -> canon.EventPage:
         """At most so many records of decisions from a seq on."""
 
@@ -70,7 +73,9 @@ class Gatekeeper:
         self._summaries: asyncio.Task[None] | None = None
         self._reading: asyncio.Task[None] | None = None
         callers = Callers(limits, started_ms)
-        self.history = History(read=log.history, state=lambda: log.state, clock=clock, seen=self._remember)
+        self.history = History(
+            read=log.history, settled=log.settled, state=lambda: log.state, clock=clock, seen=self._remember
+        )
         self.reviews = Reviews(limits)
         self.desk = Desk(
             limits=limits,
@@ -135,7 +140,9 @@ class Gatekeeper:
         self.desk.remember(chain)
 
     async def _commit(self, frozen: Sequence[decision.FrozenChain]) -> str:
-        if await self.history.catch_up():
+        async with asyncio.timeout(self._limits.answer_s):
+            more = await self.history.catch_up()
+        if more:
             raise Refused(Code.STALE_DECISION, "more was decided than this gate knew of")
         kind, payload = rules.record_of(frozen)
         try:

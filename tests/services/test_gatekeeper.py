@@ -13,7 +13,20 @@ from services.gatekeeper import replay, rules
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.rates import LastMinute
 from services.gatekeeper.service import HANDLERS, Gatekeeper
-from sigilcore import access, admission, clock, decision, envelope, ids, licence, permit, record, session, signing
+from sigilcore import (
+    access,
+    admission,
+    clock,
+    decision,
+    envelope,
+    ids,
+    licence,
+    permit,
+    record,
+    session,
+    signing,
+    standing,
+)
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, catalogue, common
 from sigilcore.contracts import gatekeeper as contract
@@ -40,6 +53,7 @@ class MemoryLog:
         self.behind = False
         self.broken: Exception | None = None
         self.gate: asyncio.Event | None = None
+        self.on_its_way: list[Any] = []  # what an author goes on with after its caller gave up
 
     @property
     def state(self) -> Governance:
@@ -64,6 +78,10 @@ class MemoryLog:
         links = () if decided is None else (record.Link(label="decision", target=decided.link()),)
         checked = self.world.append(kind, payload, self.world.instances["gatekeeper"], links=links)
         return common.Placed(id=checked.core.id, hash=checked.header.hash, seq=len(self.world.log) - 1)
+
+    async def settled(self) -> None:
+        while self.on_its_way:
+            self.on_its_way.pop(0)()
 
     async def history(self, first: int, limit: int) -> canon.EventPage:
         found = [
@@ -1224,6 +1242,26 @@ async def test_a_batch_whose_answer_was_lost_still_counts(house):
     chain = house.log.judged("memory/list")[-1]
     assert chain.trust.features.standing == 440_000
     assert chain.trust.standing_as_of == len(house.world.log) - 1
+
+
+async def test_a_batch_that_is_written_late_still_counts(house):
+    """The gate gave up waiting and the author didn't: nobody is judged until what is on its way stands, and the replay agrees."""
+    ada = await house.login(house.ada)
+    await denied(house, ada, 1)
+    record_it = house.log.record
+
+    async def record_later(kind: str, payload: msgspec.Struct, decided: Any = None) -> common.Placed:
+        gatekeeper = house.world.instances["gatekeeper"]
+        house.log.on_its_way.append(lambda: house.world.append(kind, payload, gatekeeper))
+        raise Refused(Code.UNAVAILABLE, "no answer in time")
+
+    house.log.record = record_later  # type: ignore[method-assign]
+    with refused(Code.GATE_FAULT):
+        await house.authorize(ada, "license/list")
+    house.log.record = record_it  # type: ignore[method-assign]
+    await house.authorize(ada, "memory/list")
+    assert house.log.judged("memory/list")[-1].trust.features.standing == 500_000 - 2 * standing.LOSS
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
 
 
 async def test_a_history_by_another_key_is_no_history(house):

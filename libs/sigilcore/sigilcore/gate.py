@@ -508,11 +508,12 @@ def _score(state: Governance, facts: Facts, loa: Loa, recorded: decision.Trust |
 
 def features_of(facts: Facts, loa: Loa, rate_limit: int) -> trust.Features:
     """The six features of one call."""
-    return trust.Features(
-        action=trust.action_risk(facts.command.action),
-        target=trust.target_sensitivity(facts.command.target),
-        loa=trust.loa_feature(loa),
-        rate=trust.rate(facts.calls_last_minute, rate_limit),
+    return trust.features(
+        action=facts.command.action,
+        target=facts.command.target,
+        rung=loa,
+        calls=facts.calls_last_minute,
+        rate_limit=rate_limit,
         entropy=facts.observed.entropy,
         standing=facts.standing,
     )

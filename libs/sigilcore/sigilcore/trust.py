@@ -196,6 +196,20 @@ def rate(calls_in_last_minute: int, limit: int = RATE_LIMIT) -> int:
     return max(0, min(ONE, calls_in_last_minute * ONE // limit))
 
 
+def features(
+    *, action: str, target: str, rung: str, calls: int, rate_limit: int, entropy: int, standing: int
+) -> Features:
+    """The features of one call: what its command declares, its caller's level, calls in the last minute, input and standing."""
+    return Features(
+        action=action_risk(action),
+        target=target_sensitivity(target),
+        loa=loa_feature(rung),
+        rate=rate(calls, rate_limit),
+        entropy=entropy,
+        standing=standing,
+    )
+
+
 _FRACTION: Final = 32
 _GUARD: Final = 64
 

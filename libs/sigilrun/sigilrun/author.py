@@ -144,6 +144,7 @@ class Author:
         self._written = 0
         self._beaten = 0
         self._queue = _Queue()
+        self._sent: list[_Item] = []
         self._waiting = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         follower.on_change(self._notice)
@@ -256,6 +257,12 @@ class Author:
         timeout = self._options.bus.request_timeout_s if timeout_s is None else timeout_s
         return await self._append_until_answered(list(signed), decision, until=time.monotonic() + timeout)
 
+    async def settled(self) -> None:
+        """Return once every audit record that was handed in before has its place or its refusal, whoever still waits."""
+        handed_in = [item.done for item in (*self._sent, *self._queue) if not item.done.done()]
+        if handed_in:
+            await asyncio.wait(handed_in)
+
     async def close(self) -> None:
         """Write what waits, say that this instance ends, stop. Bounded by the drain time-out."""
         if self._introduced.is_set() and not self.lost.is_set():
@@ -323,7 +330,7 @@ class Author:
         """One batch at a time, as long as this instance lives."""
         while not self.lost.is_set():
             await self._waiting.wait()
-            items = self._next_batch()
+            items = self._sent = self._next_batch()
             if not items:
                 self._waiting.clear()
                 continue
