@@ -27,6 +27,7 @@ async def place(database, tmp_path):
         async with made.writing(), made.reading():
             made.write(5)
             await made.world.send(made.pen)
+            await made.stream_reaches(len(made.world.log))  # what is heard later isn't of these
             yield made
 
 
