@@ -1,6 +1,5 @@
 """Run all measurements, one after the other, and write docs/benchmarks.md."""
 
-import asyncio
 import datetime as dt
 import os
 import platform
@@ -43,8 +42,8 @@ def main() -> None:
         ("One decision, beside other engines", decisions.run()),
         ("Judging a ledger again", replay.run(5_000 if fast else replay.RECORDS)),
         (LEDGER, uvloop.run(ledger.run(fast))),
-        ("The house, end to end", asyncio.run(house.run(fast))),
-        ("Braking under a flood", asyncio.run(flood.run(fast))),
+        ("The house, end to end", uvloop.run(house.run(fast))),
+        ("Braking under a flood", uvloop.run(flood.run(fast))),
     ]
     show("Benchmarks", sections, PAGE)
 

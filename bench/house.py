@@ -17,7 +17,7 @@ from pathlib import Path
 import asyncpg
 import msgspec
 
-from bench import limits
+from bench import limits, storage
 from bench.figures import Figure, micro, milli, quantile, rate
 from cli import ledger, owner
 from sigilcore import clock, ids, merkle, policy, record, signing
@@ -55,7 +55,7 @@ async def run(fast: bool = False) -> list[Figure]:
             found += await _decisions(machine, long_s)
             found += await _http(machine, long_s)
             found += await _catch_up(machine)
-            found += await _storage(machine)
+            found.append(await _storage(machine))
         finally:
             await machine.close()
     return found
@@ -336,30 +336,14 @@ async def _catch_up(machine: machines.Machine) -> list[Figure]:
     ]
 
 
-async def _storage(machine: machines.Machine) -> list[Figure]:
+async def _storage(machine: machines.Machine) -> Figure:
     port = json.loads((machine.data / "ports.json").read_text())["postgres"]
     password = (machine.data / "keys" / "postgres_role_canon_owner").read_text().strip()
     connection = await asyncpg.connect(
         host="127.0.0.1", port=port, user="canon_owner", password=password, database="sigil"
     )
     async with _closing(connection):
-        await connection.execute("vacuum analyze canon.record")
-        total = await connection.fetchval(
-            "select sum(pg_total_relation_size(c.oid)) from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-            " where n.nspname = 'canon' and c.relkind = 'r'"
-        )
-        count, held = await connection.fetchrow(
-            "select count(*), sum(pg_column_size(header) + pg_column_size(payload)) from canon.record"
-        )
-    return [
-        Figure(
-            what=f"storage beyond header and payload, indexes included ({count:,} records)",
-            value=f"{(total - held) / count:.0f} B a record",
-            limit="aim 320 B",
-            ratio=f"{(total - held) / count / 320:.2f}×",
-            bound="row headers, seven indexes, a checkpoint each commit",
-        )
-    ]
+        return storage.figure("the mix of this house", await storage.sizes(connection))
 
 
 @contextlib.asynccontextmanager

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from bench import limits
+from bench import limits, storage
 from bench.figures import Figure, milli, quantile, rate
 from services.canon_writer import committer, store
 from sigilcore import checkpoint, clock, ids, merkle, note, record, signing
@@ -40,7 +40,6 @@ from tests.simulator import Person
 IN_FLIGHT = (1, 25, 100)
 BATCHES = (100, 500)
 AUTHORS = 100
-_PARTS = ("rows", "indexes", "tiles", "checkpoints", "data keys")
 Append = Callable[[canon.Append], Awaitable[canon.Appended]]
 
 
@@ -238,7 +237,7 @@ async def _alone(place: database.Database, both: float, size: float) -> list[Fig
                     bound=f"processor time of a record: {ran.spent}",
                 )
             )
-        return [*found, _storage("small audit records", await _sizes(place))]
+        return [*found, storage.figure("small audit records", await _sizes(place))]
 
 
 @contextlib.asynccontextmanager
@@ -279,51 +278,12 @@ async def _kept(place: database.Database, effects: int) -> list[Figure]:
             made = [world.memory(one, f"note-{first + at}", "words to keep " * 12) for at, one in enumerate(granted)]
             answers = await asyncio.gather(*(writer.append(canon.Append(records=(one,))) for one in made))
             assert all(answer.results[0].refusal is None for answer in answers), answers[0]
-    return [_storage("effects of new things, each with its decision and its data key", await _sizes(place))]
+    return [storage.figure("effects of new things, each with its decision and its data key", await _sizes(place))]
 
 
 async def _sizes(place: database.Database) -> dict[str, float]:
-    """Bytes by part, and how many records, header and payload bytes they hold."""
     async with place.connection() as connection:
-        await connection.execute("vacuum analyze canon.record")
-        rows = await connection.fetch(
-            "select c.relname, c.relkind = 'i' as is_index, pg_total_relation_size(c.oid) as size"
-            " from pg_class c join pg_namespace n on n.oid = c.relnamespace"
-            " where n.nspname = 'canon' and c.relkind in ('r', 'i')"
-        )
-        records, header, stored, payload = await connection.fetchrow(
-            "select count(*), sum(header_bytes), sum(octet_length(header)), sum(octet_length(payload) - 44)"
-            " from canon.record"
-        )
-    sizes = {row["relname"]: float(row["size"]) for row in rows}
-    tables = {row["relname"]: float(row["size"]) for row in rows if not row["is_index"]}
-    on_record = sum(size for name, size in sizes.items() if name.startswith("record_"))
-    return {
-        "records": records,
-        "header": float(header),
-        "stored header": float(stored),
-        "payload": float(payload),
-        "all": sum(tables.values()),
-        "rows": sizes["record"] - on_record,
-        "indexes": on_record,
-        "tiles": tables["tile"],
-        "checkpoints": tables["checkpoint"],
-        "data keys": tables["data_key"],
-    }
-
-
-def _storage(what: str, part: dict[str, float]) -> Figure:
-    records = part["records"]
-    beyond = (part["all"] - part["header"] - part["payload"]) / records
-    parts = ", ".join(f"{name} {part[name] / records:.0f}" for name in _PARTS)
-    return Figure(
-        what=f"storage beyond header and payload: {what} ({records:,.0f} records)",
-        value=f"{beyond:.0f} B a record",
-        limit="aim 320 B",
-        ratio=f"{beyond / 320:.2f}×",
-        bound=f"on disk a record {parts}; that holds its header of {part['header'] / records:.0f} B"
-        f" (stored in {part['stored header'] / records:.0f} B) and its payload of {part['payload'] / records:.0f} B",
-    )
+        return await storage.sizes(connection)
 
 
 # A writer process over the bus
@@ -554,7 +514,7 @@ async def _million(running: Running, records: int = 1_000_000) -> list[Figure]:
             ratio=f"{last[1] / first[1]:.2f}×",
             bound="bounded memories (ids of data keys, heads of things, recent commits) fill once",
         ),
-        _storage("small audit records", await _sizes(running.place)),
+        storage.figure("small audit records", await _sizes(running.place)),
     ]
 
 

@@ -256,10 +256,10 @@ class PostgresStore(PostgresShelf):
         names = [uuid.UUID(bytes=thing) for thing in things]
         with _named():
             rows = await self._connection.fetch(self._sql["look_up"], self._tenant, list(ids), names)
-        return Standing(
-            ids=frozenset(str(one["name"]) for one in rows if one["hash"] is None),
-            heads={one["name"].bytes: one["hash"].hex() for one in rows if one["hash"] is not None},
-        )
+        heads = {one["name"].bytes: one["hash"].hex() for one in rows if one["hash"] is not None}
+        # A key is made in the commit of a thing's first version, so where there is none the next commit needn't ask for it.
+        self._vault.learn(set(things) - heads.keys(), ())
+        return Standing(ids=frozenset(str(one["name"]) for one in rows if one["hash"] is None), heads=heads)
 
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased."""

@@ -32,7 +32,7 @@ class Ends:
                 await bus.subscribe(house.event_subject(tenant, space, kind), self._heard)
         await bus.flush()
 
-    async def _heard(self, message: wire.Message) -> None:
+    def _heard(self, message: wire.Message) -> None:
         try:
             said = record.check(msgspec.json.decode(message.data, type=record.PlacedRecord).signed()).payload
         except (msgspec.DecodeError, UnicodeDecodeError, Refused) as error:

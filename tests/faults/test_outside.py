@@ -100,7 +100,7 @@ async def test_nothing_else_can_be_heard(place, bus):
     """Only the kind's own change events reach it; every wider subject is refused."""
     heard = []
 
-    async def hear(message):
+    def hear(message):
         heard.append(message.subject)
 
     with structlog.testing.capture_logs() as logged:

@@ -134,12 +134,9 @@ async def answering(house):
     bus = await ledger.connect(house.data, "operator")
     heard = []
 
-    async def hear(message):
-        heard.append(message)
-
     try:
         inbox = bus.new_inbox()
-        await bus.subscribe(inbox, hear)
+        await bus.subscribe(inbox, heard.append)
         await bus.publish("$SRV.PING.canon_writer", b"", reply=inbox)
         await asyncio.sleep(0.5)
         return len(heard)

@@ -369,16 +369,39 @@ async def test_the_stream_and_other_inboxes_are_closed(served: testing.BusHouse,
         await bus.request(subject, b"{}", timeout_s=2)
 
 
+async def test_who_hears_badly_is_heard_of_and_the_connection_reads_on(served: testing.BusHouse) -> None:
+    """A hearer that breaks is ours to log; what comes after it is heard."""
+    reader, asker = await served.bus("canon_reader"), await served.bus("operator")
+    heard: list[bytes] = []
+
+    def hear(message: wire.Message) -> None:
+        if message.data == b"broken":
+            raise ValueError(message.data)
+        heard.append(message.data)
+
+    subject = "$SRV.PING.canon_reader"
+    stop = await reader.subscribe(subject, hear)
+    await reader.flush()
+    with structlog.testing.capture_logs() as logged:
+        for said in (b"one", b"broken", b"two"):
+            await asker.publish(subject, said)
+        await asker.flush()
+        await reader.flush()
+    await stop()
+    await asker.publish(subject, b"after the end")
+    await asker.flush()
+    await reader.flush()
+    assert heard == [b"one", b"two"]
+    assert [line["subject"] for line in logged if line["event"] == "not_heard"] == [subject]
+
+
 async def test_nobody_hears_another_s_calls(served: testing.BusHouse) -> None:
     """A subscription to another service's command, or to everything, brings nothing."""
     spy, gateway = await served.bus("projections"), await served.bus("gateway")
     heard: list[wire.Message] = []
 
-    async def listen(message: wire.Message) -> None:
-        heard.append(message)
-
     for subject in (gatekeeper.AUTHORIZE.subject, ">", "sigil.>", "_INBOX_gateway.>", "canon.v1.default.>"):
-        await spy.subscribe(subject, listen)
+        await spy.subscribe(subject, heard.append)
     await spy.flush()
     with pytest.raises(Refused):
         await gateway.call(gatekeeper.AUTHORIZE, b"{}")

@@ -108,7 +108,7 @@ async def test_an_event_that_says_nothing_ends_nobody(data: bytes) -> None:
     """What can't be read is ignored, and the next one is heard."""
     cookies = sessions.Cookies(limit=1, secure=True)
     hearing = ends.Ends(cookies, limits.Known(str))
-    await hearing._heard(wire.Message(subject="x", reply="", data=data, headers={}))
+    hearing._heard(wire.Message(subject="x", reply="", data=data, headers={}))
 
 
 # Cookies and identity

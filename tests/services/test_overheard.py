@@ -232,10 +232,7 @@ async def test_everything_that_was_heard_sent_again(home: World, attacker: Bus) 
     """Each request of Ada's day, from login to logout, repeated as it was to whoever answers it: nothing more stands in the log."""
     heard: list[wire.Message] = []
 
-    async def listen(message: wire.Message) -> None:
-        heard.append(message)
-
-    stop = await attacker.subscribe("sigil.v1.>", listen)
+    stop = await attacker.subscribe("sigil.v1.>", heard.append)
     await attacker.flush()
     async with home.gateway() as face, http.Client(face.address) as ada:
         await ada.login(home.ada.toml, owner=home.ada.signer)
@@ -269,10 +266,14 @@ async def test_an_answer_in_the_gates_name(home: World, attacker: Bus) -> None:
     )
     desk = home.gate.service.desk
     true = desk.authorize
+    answering: list[asyncio.Task[None]] = []
 
     async def answer(message: wire.Message) -> None:
         await attacker.publish(message.reply, msgspec.json.encode(forged))
         answered.set()
+
+    def hear(message: wire.Message) -> None:
+        answering.append(asyncio.create_task(answer(message)))
 
     async def slowly(request: contract.Authorize) -> contract.Authorized:
         await answered.wait()
@@ -281,7 +282,7 @@ async def test_an_answer_in_the_gates_name(home: World, attacker: Bus) -> None:
     async with home.gateway() as face, http.Client(face.address) as ada:
         await ada.login(home.ada.toml, owner=home.ada.signer)
         stood = effects(home)[0]
-        stop = await attacker.subscribe(contract.AUTHORIZE.subject, answer)
+        stop = await attacker.subscribe(contract.AUTHORIZE.subject, hear)
         await attacker.flush()
         desk.authorize = slowly
         try:

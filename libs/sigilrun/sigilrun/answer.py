@@ -103,6 +103,7 @@ class Answering:
         self._started = _now()
         self._tallies = {command.name: Tally() for command in self._handlers}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._said: set[asyncio.Task[None]] = set()
         self._stops: list[Callable[[], Awaitable[None]]] = []
 
     @property
@@ -130,20 +131,28 @@ class Answering:
                 telemetry.log.error("call_cut_off", task=task.get_name())
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*self._said, return_exceptions=True)
 
     # One call.
 
-    def _hearing(self, command: Command[Any, Any]) -> Callable[[wire.Message], Awaitable[None]]:
-        async def hear(message: wire.Message) -> None:
+    def _hearing(self, command: Command[Any, Any]) -> wire.Hear:
+        def hear(message: wire.Message) -> None:
+            loop = asyncio.get_running_loop()
             if not self._has_room(command, message):
-                await self._refuse(command, message, Refused(Code.BUSY, f"{self._resident} has its hands full"))
+                busy = Refused(Code.BUSY, f"{self._resident} has its hands full")
+                self._saying(loop.create_task(self._refuse(command, message, busy)))
                 return
-            task = asyncio.get_running_loop().create_task(self._answer(command, message), name=command.name)
+            task = loop.create_task(self._answer(command, message), name=command.name)
             self._tasks.add(task)
             task.add_done_callback(self._ended)
             self._bus.metrics.in_flight.set(len(self._tasks))
 
         return hear
+
+    def _saying(self, task: asyncio.Task[None]) -> None:
+        """A word that needs no work: nobody waits for it, and it takes no place."""
+        self._said.add(task)
+        task.add_done_callback(self._said.discard)
 
     def _has_room(self, command: Command[Any, Any], message: wire.Message) -> bool:
         options, taken = self._bus.options, len(self._tasks)
@@ -237,11 +246,12 @@ class Answering:
 
     # $SRV.
 
-    async def _tell(self, message: wire.Message) -> None:
+    def _tell(self, message: wire.Message) -> None:
         verb = message.subject.split(".")[1]
         told = {"PING": self._ping, "INFO": self._info, "STATS": self._stats}[verb]()
         if message.reply:
-            await self._reply(message, msgspec.json.encode(told))
+            reply = self._reply(message, msgspec.json.encode(told))
+            self._saying(asyncio.get_running_loop().create_task(reply))
 
     def _ping(self) -> dict[str, Any]:
         return self._told("ping")

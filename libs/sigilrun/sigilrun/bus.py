@@ -22,7 +22,7 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 import nats.aio.client
-import nats.aio.msg
+import nats.aio.subscription
 import nats.errors
 
 from sigilcore import faults
@@ -50,7 +50,32 @@ class _Client(nats.aio.client.Client):
 
     And headers at a third of the price, since each call has some on its way in and out, and each change event eight: one text, written
     or read at once. What has line breaks inside is left to the library.
+
+    And a message is heard where it is read (`hear`): the library's way, a queue and a task for each subscription, costs as much again as
+    all else that is done with a message. So who hears may not wait; what takes time gets a task of its own.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hearers: dict[int, wire.Hear] = {}
+
+    async def hear(self, subject: str, queue: str, heard: wire.Hear) -> nats.aio.subscription.Subscription:
+        self._hearers[self._sid + 1] = heard  # the number that `subscribe` takes first of all
+        return await self.subscribe(subject, queue=queue)
+
+    def forget(self, subscription: nats.aio.subscription.Subscription) -> None:
+        self._hearers.pop(subscription._id, None)  # noqa: SLF001 - the library shows its number nowhere else
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        heard = self._hearers.get(sid)
+        if heard is None:
+            return
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        try:
+            heard(wire.Message(subject.decode(), reply.decode(), data, _read_headers(headers)))
+        except Exception:
+            telemetry.log.exception("not_heard", subject=subject.decode("utf-8", "replace"))
 
     async def _send_publish(
         self, subject: str, reply: str, payload: bytes, payload_size: int, headers: dict[str, Any] | None
@@ -68,15 +93,6 @@ class _Client(nats.aio.client.Client):
         )
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
-
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        found = {}
-        for line in raw.decode("utf-8", "replace").split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon and (name := name.strip()).isascii() and name.split() == [name]:
-                found[name] = value.strip()
-        return found
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
         await self._flush_pending(force_flush=True)
@@ -287,15 +303,11 @@ class Bus:
         except nats.errors.Error as error:
             raise Refused(Code.UNAVAILABLE, f"the bus: {type(error).__name__}") from error
 
-    async def subscribe(
-        self, subject: str, callback: Callable[[wire.Message], Awaitable[None]], *, queue: str = ""
-    ) -> Callable[[], Awaitable[None]]:
-        """Hear a subject; returns how to stop, which processes what had arrived."""
+    async def subscribe(self, subject: str, heard: wire.Hear, *, queue: str = "") -> Callable[[], Awaitable[None]]:
+        """Hear a subject; returns how to stop, after which nothing more is heard. `heard` is called where the connection is read, so it
+        may not wait."""
 
-        async def hear(message: nats.aio.msg.Msg) -> None:
-            await callback(_message(message))
-
-        subscription = await self._client.subscribe(subject, queue=queue, cb=hear)
+        subscription = await self._client.hear(subject, queue, heard)
 
         async def stop() -> None:
             # A connection that is gone hears nothing more anyway.
@@ -305,6 +317,7 @@ class Bus:
                     await asyncio.shield(asyncio.create_task(subscription.drain()))  # type: ignore[no-untyped-call]
                 else:
                     await subscription.unsubscribe()
+            self._client.forget(subscription)
 
         return stop
 
@@ -349,7 +362,7 @@ class Bus:
             if subject.lower() == denied[2].lower() and not answered.done():
                 answered.set_exception(wire.Forbidden(subject))
 
-    async def _on_reply(self, message: wire.Message) -> None:
+    def _on_reply(self, message: wire.Message) -> None:
         _, answered = self._waiting.get(message.subject, ("", None))
         if answered is not None and not answered.done():
             answered.set_result(message)
@@ -384,5 +397,17 @@ def _too_late(answered: asyncio.Future[wire.Message], subject: str) -> None:
         answered.set_exception(Refused(Code.UNAVAILABLE, why, detail={"outcome": "unknown"}))
 
 
-def _message(message: nats.aio.msg.Msg) -> wire.Message:
-    return wire.Message(subject=message.subject, reply=message.reply, data=message.data, headers=message.headers or {})
+def _read_headers(raw: bytes | None) -> dict[str, str]:
+    """The headers of a message; of the server's own word its status (`NATS/1.0 404 No Messages`) too."""
+    if not raw:
+        return {}
+    first, _, lines = raw.decode("utf-8", "replace").partition("\r\n")
+    found = {}
+    said = first.removeprefix("NATS/1.0").strip()
+    if said:
+        found[wire.STATUS], _, found[wire.DESCRIPTION] = said.partition(" ")
+    for line in lines.split("\r\n"):
+        name, colon, value = line.partition(":")
+        if colon and (name := name.strip()).isascii() and name.split() == [name]:
+            found[name] = value.strip()
+    return found

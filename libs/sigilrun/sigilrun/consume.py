@@ -262,7 +262,7 @@ class _Consumption:
         """The canon, asked whenever something may be new in it. What knocks isn't read: whole is what the canon's pages are."""
         knocked = asyncio.Event()
 
-        async def hear(_: Message) -> None:
+        def hear(_: Message) -> None:
             knocked.set()
 
         async with contextlib.AsyncExitStack() as hearing:

@@ -25,6 +25,7 @@ is in use. Core dumps and swap belong to the operator.
 """
 
 import contextlib
+import functools
 import hmac
 import os
 from collections.abc import Iterator
@@ -208,8 +209,7 @@ def unsealed(kek: Kek, document: KeyDocument, where: str) -> Iterator[bytearray]
     """The secret, in a buffer that is overwritten when the block ends. Raises DamagedKey."""
     secret = bytearray(SECRET_BYTES)
     try:
-        associated = _without(document, "ciphertext", "sha256")
-        nonce, ciphertext = bytes.fromhex(document.nonce), bytes.fromhex(document.ciphertext)
+        nonce, ciphertext, associated = _sealed(document)
         try:
             kek.cipher().decrypt_into(nonce, ciphertext, associated, secret)
         except InvalidTag:
@@ -217,6 +217,16 @@ def unsealed(kek: Kek, document: KeyDocument, where: str) -> Iterator[bytearray]
         yield secret
     finally:
         overwrite(secret)
+
+
+@functools.lru_cache(maxsize=256)
+def _sealed(document: KeyDocument) -> tuple[bytes, bytes, bytes]:
+    """Nonce, ciphertext and associated data: nothing secret, and wanted for each signature."""
+    return (
+        bytes.fromhex(document.nonce),
+        bytes.fromhex(document.ciphertext),
+        _without(document, "ciphertext", "sha256"),
+    )
 
 
 def keystore_document(kdf: Kdf, kek: Kek) -> KeystoreDocument:

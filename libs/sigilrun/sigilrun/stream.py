@@ -113,9 +113,7 @@ class Wire(Protocol):
     ) -> None:
         """Send."""
 
-    async def subscribe(
-        self, subject: str, callback: Callable[[wire.Message], Awaitable[None]], *, queue: str = ""
-    ) -> Callable[[], Awaitable[None]]:
+    async def subscribe(self, subject: str, heard: wire.Hear, *, queue: str = "") -> Callable[[], Awaitable[None]]:
         """Hear."""
 
     def new_inbox(self) -> str:
@@ -388,7 +386,7 @@ class Feed:
             await self._unsubscribe()
         self._arrived = asyncio.Queue()
         self._inbox = self._bus.new_inbox()
-        self._unsubscribe = await self._bus.subscribe(self._inbox, self._arrived.put)
+        self._unsubscribe = await self._bus.subscribe(self._inbox, self._arrived.put_nowait)
         name = f"{self._bus.name}-{secrets.token_hex(16)}"
         config: dict[str, Any] = {
             "name": name,
@@ -451,7 +449,7 @@ class Feed:
 
 
 def _description(message: wire.Message) -> str:
-    return message.headers.get("Description", "").lower()
+    return message.headers.get(wire.DESCRIPTION, "").lower()
 
 
 def _read(arrived: wire.Message) -> tuple[Message, int]:

@@ -1,6 +1,6 @@
 """What messages look like on the bus: headers, refusals, faults. Shared by who asks (`bus`) and who answers (`answer`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -16,6 +16,7 @@ ERROR_CODE = "Nats-Service-Error-Code"
 INBOX = "_INBOX_"
 MAPPED = "_R_."  # a reply that the server maps back into the account of who asked
 STATUS = "Status"
+DESCRIPTION = "Description"
 NO_RESPONDERS = "503"
 
 
@@ -26,6 +27,10 @@ class Message(msgspec.Struct, frozen=True):
     reply: str
     data: bytes
     headers: Mapping[str, str]
+
+
+Hear = Callable[[Message], None]
+"""Who hears messages, each where it is read: it may not wait."""
 
 
 class TraceBody(msgspec.Struct, frozen=True, kw_only=True):
