@@ -36,7 +36,7 @@ _log = structlog.get_logger("canon_writer")
 KEPT_ROWS = 4_000  # of recent commits in memory; who falls further behind reads Postgres
 BATCH_BYTES = 4 * 1024 * 1024
 # A reader of its own write waits so much longer at most. Fewer records than one atomic batch are a few.
-GATHER_S = 0.01
+GATHER_S = 0.02
 RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 2.0
 
