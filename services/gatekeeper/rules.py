@@ -198,8 +198,9 @@ def _lent(
     """What a peer may call of these: by its tier, and by the grant that its mark names if it shows it."""
     for command in commands:
         loa = _peer_loa(state, peer, enrolment, command, now_ms)
-        admitted = command.admission is Admission.PERMIT and not command.needs_owner
-        if admitted and loa is not None and loa.includes(_rung(state, command)):
+        need = _rung(state, command)
+        admitted = command.admission is Admission.PERMIT and not command.needs_owner_at(need)
+        if admitted and loa is not None and loa.includes(need):
             yield command
 
 
@@ -327,11 +328,12 @@ def session_of(parent: permit.Permit) -> session.SessionToken:
 
 
 def _view(state: Governance, command: Command[Any, Any]) -> gatekeeper.CommandView:
+    need = _rung(state, command)
     return gatekeeper.CommandView(
         name=command.name,
         summary=command.summary,
-        rung=_rung(state, command),
-        needs_owner=command.needs_owner,
+        rung=need,
+        needs_owner=command.needs_owner_at(need),
         request=_SCHEMAS[command.name],
     )
 

@@ -381,6 +381,24 @@ async def test_certificate_names_mutations_for_their_minutes_only(house):
         await house.authorize(root, "license/revoke")
 
 
+async def test_a_mutation_that_a_policy_raised_needs_the_owner_too(house):
+    """One running gate: a mentor's session writes, then the policy raises it, and only the owner's word will do; the list says so."""
+    end_ms = house.world.now_ms + session.CERTIFICATE_MS
+    person = house.world.issue(Person("mia"), Loa.MENTOR)
+    mia = await house.login(person)
+    named = await house.login(person, mutations=("memory/write",), mutations_not_after_ms=end_ms)
+    await house.authorize(mia, "memory/write", WRITE)
+    house.world.change_policy(rungs={"memory/write": Loa.MENTOR})
+    with refused(Code.OWNER_PROOF_NEEDED) as caught:
+        await house.authorize(mia, "memory/write", WRITE)
+    assert "decision" in caught.value.detail
+    assert house.bound(await house.authorize(mia, "memory/write", WRITE, owner=True), "memory/write", WRITE)
+    await house.authorize(named, "memory/write", WRITE)
+    listed = await house.call(mia, contract.COMMAND_LIST, Empty())
+    assert [view.needs_owner for view in listed.items if view.name == "memory/write"] == [True]
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
+
+
 async def test_revoked_licence_in_a_warm_cache(house):
     """Token verified, read shared, and the next call still feels the revocation."""
     ada = await house.login(house.ada)

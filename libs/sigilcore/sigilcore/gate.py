@@ -9,7 +9,8 @@ Invariants:
    the reason and the last step.
 2. What decides comes from the log (licence, policy, model) and the declaration (rung, action, target). From the session come only its
    names and what it proved; its level is a label that judges nothing.
-3. A policy raises a rung, never lowers it. A bearer reaches operator at most.
+3. A policy raises a rung, never lowers it, and what it raises to mentor or root needs the owner's word like what was declared there. A
+   bearer reaches operator at most.
 4. Braking commands (`scored` is False) skip the score, and with it the review, and nothing else.
 5. Every step's detail is a value (`mentor`, `REVOKED`), so a refusal is read from the chain and says what the record says.
 6. A call that is reviewed passes by a mentor's approval of its very parameters (`approvals`), or it doesn't pass. One that is made on
@@ -306,8 +307,7 @@ def _steps(
     steps: tuple[Step, ...] = (_step("licence", True, "valid"),)
     table = entry.table
 
-    assert state.policy is not None, "genesis brings the first policy"
-    need = state.policy.rung(command.name, command.rung, facts.observed.module)
+    need = _need(state, facts)
     enough = table.loa.includes(need)
     steps += (_step("loa", enough, need.value),)
     if not enough:
@@ -381,7 +381,6 @@ def _peer_steps(
     recorded: decision.Trust | None,
 ) -> tuple[tuple[Step, ...], decision.Trust | None]:
     """The checks of a peer's call down the page, up to the first that fails."""
-    command = facts.command
     reason = _peer_reason(facts, peer)
     if reason is not None:
         return (_step("peer", False, reason),), None
@@ -405,8 +404,9 @@ def _peer_steps(
     if not proven:
         return steps, None
 
-    steps += (_step("owner", not command.needs_owner, "missing" if command.needs_owner else "not needed"),)
-    if command.needs_owner:
+    owed = facts.command.needs_owner_at(need)
+    steps += (_step("owner", not owed, "missing" if owed else "not needed"),)
+    if owed:
         return steps, None
 
     return _weighed(state, facts, loa, steps, recorded)
@@ -465,6 +465,7 @@ def _peer_loa(state: Governance, facts: Facts, peer: PeerEntry, shown: decision.
 
 
 def _need(state: Governance, facts: Facts) -> Loa:
+    """The rung in force: the declared one, or what the policy raised it to."""
     assert state.policy is not None, "genesis brings the first policy"
     return state.policy.rung(facts.command.name, facts.command.rung, facts.observed.module)
 
@@ -480,10 +481,10 @@ def _proven(facts: Facts, table: licence.LicenceTable) -> bool:
 
 
 def _owners_word(facts: Facts, need: Loa) -> str:
-    if facts.parent is not None and facts.command.mutates and need.includes(Loa.MENTOR):
-        return "missing"
-    if not facts.command.needs_owner:
+    if not facts.command.needs_owner_at(need):
         return "not needed"
+    if facts.parent is not None:
+        return "missing"
     if facts.proof == "owner":
         return "proof"
     return "certificate" if facts.mandated else "missing"
