@@ -105,7 +105,9 @@ class Client:
         an answer."""
         self.address = address.rstrip("/")
         self.owner = owner
-        self._raised: set[str] = set()  # mutations that need the owner's word here, though their declaration doesn't say so
+        self._raised: set[str] = (
+            set()
+        )  # mutations that need the owner's word here, though their declaration doesn't say so
         self.session: Session | None = None
         self._signer: signing.Signer | None = None
         self._most_bytes = most_bytes
