@@ -113,6 +113,13 @@ def check_counts(state: Governance, licence_id: str, now_ms: int) -> None:
 
 def facts(state: Governance, standings: standing.Standings, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
     """The facts of a call as the judge wants them, at the newest position."""
+    bare = bare_facts(state, call, now_ms=now_ms, chain_id=chain_id)
+    stands = standings.at(call.said.owner_id, now_ms)
+    return msgspec.structs.replace(bare, standing=stands, standing_as_of=standings.size)
+
+
+def bare_facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
+    """The facts without where the caller stands, which takes the history: all that a fault of the gate is told with."""
     said, command = call.said, call.command
     return gate.Facts(
         session_id=said.session_id,
@@ -128,8 +135,8 @@ def facts(state: Governance, standings: standing.Standings, call: Call, *, now_m
         now_ms=now_ms,
         chain_id=chain_id,
         as_of=state.size,
-        standing=standings.at(said.owner_id, now_ms),
-        standing_as_of=standings.size,
+        standing=trust.STANDING_START,
+        standing_as_of=0,
         approval=call.approval,
         parent=None if call.parent is None else call.parent.link(),
         grant=call.grant,

@@ -270,12 +270,12 @@ UNREADABLE = [None, {}, "", object(), msgspec.UNSET]
 
 @pytest.mark.parametrize("held", UNREADABLE, ids=["missing", "empty", "text", "nonsense", "unset"])
 async def test_a_policy_that_cannot_be_read_denies(held):
-    """Missing, empty or nonsense: no call is judged by a default; no permit, no decision, no list; and all is well once it is back."""
+    """Missing, empty or nonsense: no call is judged by a default; no permit, no list, a recorded fault; and all is well once it is back."""
     house = test_gatekeeper.House()
     ada = await house.login(house.ada)
     answer = await house.authorize(ada, "commands/list")
     bound = house.bound(answer, "commands/list")
-    decided, sound = len(house.log.payloads("decision_batch")), house.log.state.policy
+    sound = house.log.state.policy
     house.log.state.policy = held
     for command in ("ping", "memory/write", "trust/status"):
         with pytest.raises(Refused) as caught:
@@ -284,9 +284,12 @@ async def test_a_policy_that_cannot_be_read_denies(held):
     listing = run.Call(command=contract.COMMAND_LIST, body=b"{}", trace_id="0" * 32, deadline_ms=None, permitted=bound)
     with pytest.raises((AssertionError, AttributeError)):  # a fault: the caller hears a trace id
         await house.ask(contract.COMMAND_LIST, common.Empty(), call=listing)
-    assert len(house.log.payloads("decision_batch")) == decided
+    for command in ("ping", "memory/write", "trust/status"):
+        (chain,) = house.log.judged(command)
+        assert (chain.verdict, [step.check for step in chain.steps]) == (Verdict.DENY, ["gate"])
     house.log.state.policy = sound
     await house.authorize(ada, "ping")
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
 
 
 @pytest.mark.parametrize(
