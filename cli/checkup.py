@@ -52,6 +52,7 @@ class Facts(_Fact, frozen=True, kw_only=True):
     entries: tuple[Entry, ...] = ()
     settings: tuple[str, ...] = ()
     disk_free_bytes: int | None = None
+    disk_reserve_bytes: int = 0  # below which the writer takes no ordinary record
     ready: bool | None = None
     wrong: tuple[str, ...] = ()
     bootstrapped: bool | None = None
@@ -129,8 +130,9 @@ def settings(facts: Facts) -> Iterator[Finding]:
 
 
 def disk(facts: Facts) -> Iterator[Finding]:
-    """Room for the next day."""
-    if facts.disk_free_bytes is not None and facts.disk_free_bytes < DISK_LOW_BYTES:
+    """Room for the next day, and for more than the writer keeps for itself."""
+    least = max(DISK_LOW_BYTES, facts.disk_reserve_bytes)
+    if facts.disk_free_bytes is not None and facts.disk_free_bytes < least:
         mebibytes = facts.disk_free_bytes >> 20
         yield Finding(
             code="DISK_LOW",

@@ -26,7 +26,7 @@ from sigilcore.access import Loa
 from sigilcore.contracts import canon, gatekeeper, house
 from sigilcore.contracts import license as licensing
 from sigilcore.contracts.common import Empty
-from sigilrun import http, settings
+from sigilrun import http, settings, stream
 from sigilrun.embedded import folder
 
 ASK_S: Final = 3.0
@@ -36,6 +36,16 @@ MAX_ANSWER_BYTES: Final = 65_536
 # What is the servers' own inside the data folder, and guarded by the folder above it.
 _SERVERS_OWN: Final = frozenset({"postgres", "nats", "logs", "services"})
 _DIRECT: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class _Canon(msgspec.Struct):
+    reserve_mb: int = 0
+
+
+class _Config(msgspec.Struct):
+    """Of config.toml what is looked at before anyone's settings are whole."""
+
+    canon: _Canon = msgspec.field(default_factory=_Canon)
 
 
 class Doctor:
@@ -52,7 +62,11 @@ class Doctor:
         """Everything that can be seen from here."""
         self._see(entries=tuple(self._entries()))
         if self._data is not None:
-            self._see(disk_free_bytes=shutil.disk_usage(self._data).free, settings=_settings(self._data))
+            self._see(
+                disk_free_bytes=shutil.disk_usage(self._data).free,
+                disk_reserve_bytes=_reserve_mb(self._data) << 20,
+                settings=_settings(self._data),
+            )
         await self._try("your licence", self._own)
         if self._address is None:
             self._see(
@@ -167,7 +181,7 @@ class Doctor:
             deadline = time.monotonic() + CATCH_UP_S
             while True:
                 status = await found.bus.call(canon.CHECKPOINT, Empty())
-                last = (await found.bus.stream_info(found.state.tenant)).last
+                last = await _stream_last(found)
                 covered = 0 if status.witnessed is None else _size(status.witnessed)
                 self._see(stream_last=last, witnessed_size=covered)
                 behind = last < size or (bool(self.facts.cosigners) and covered < size)
@@ -246,6 +260,24 @@ def _settings(data: Path) -> tuple[str, ...]:
         except settings.SettingsError as error:
             problems |= dict.fromkeys(error.problems)
     return tuple(problems)
+
+
+def _reserve_mb(data: Path) -> int:
+    """What the writer keeps free, if somebody set it; what is no number is `_settings`' to tell."""
+    try:
+        told = msgspec.toml.decode((data / "config.toml").read_bytes(), type=_Config).canon.reserve_mb
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        told = 0
+    over = os.environ.get("SIGIL_CANON_RESERVE_MB", "")
+    return int(over) if over.isascii() and over.isdigit() else told
+
+
+async def _stream_last(found: carried.Folded) -> int:
+    """Where the change stream ends; one that isn't there holds nothing."""
+    try:
+        return (await found.bus.stream_info(found.state.tenant)).last
+    except stream.StreamMissing:
+        return 0
 
 
 def _readiness(url: str) -> tuple[dict[str, Any], int | None]:

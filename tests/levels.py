@@ -25,6 +25,6 @@ def refusal(command, level, way, *, raised=None):
         return Code.LOA_TOO_LOW
     if way == "token" or (way == "bearer" and level in ("mentor", "root")):
         return Code.PROOF_MISSING
-    if command.action is not Action.READ and floor >= 3 and way not in ("mandate", "owner"):
+    if command.action is not Action.READ and need >= 3 and way not in ("mandate", "owner"):
         return Code.OWNER_PROOF_NEEDED
     return None

@@ -109,6 +109,19 @@ class Machine:
             while self.pids().get(name, pid) == pid:
                 await asyncio.sleep(0.05)
 
+    async def doctor(self) -> set[str]:
+        """What `sigil doctor` finds, as the operator on this machine; by code."""
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "cli.main", "doctor", "--json", "--data", str(self.data)),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "SIGIL_HOME": str(self.data.with_suffix(".home"))},
+        )
+        said, _ = await child.communicate()
+        told = json.loads(said)
+        assert told["unseen"] == []
+        assert child.returncode == told["exit_code"] == bool(told["findings"])
+        return {one["code"] for one in told["findings"]}
+
     def logs(self) -> str:
         """Everything that any process ever logged."""
         return "\n".join(path.read_text(errors="replace") for path in (self.data / "logs").glob("*.log*"))

@@ -419,7 +419,9 @@ class House:
         salt = os.urandom(16)
         declared = catalogue.COMMANDS[command]
         observed = gate.observe(declared, parameters, salt)
-        chain = self.judge(person, command, observed=observed, **({"proof": "owner"} if declared.needs_owner else {}))
+        need = self.state.policy.rung(command, declared.rung, observed.module)
+        owed = declared.needs_owner_at(need)
+        chain = self.judge(person, command, observed=observed, **({"proof": "owner"} if owed else {}))
         batch = audit.DecisionBatch(decisions=(decision.freeze(chain),))
         committed = self.append("decision_batch", batch, self.instances["gatekeeper"])
         if chain.verdict is not decision.Verdict.ALLOW:

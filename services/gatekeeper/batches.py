@@ -58,15 +58,15 @@ class _Waiting(Generic[T]):
 class Batches(Generic[T]):
     """Judges calls and commits their decisions.
 
-    `judge` judges one call by the state of now, or raises the refusal that needs no decision. `commit` appends one batch and answers with
-    its record's id. `catch_up` waits, for a bounded time, until the log's head has been seen. `worth_recording` says of a denial whether
-    it still gets a record. `fault` hears what broke; the callers hear GATE_FAULT.
+    `judge` judges one call by the state of now and freezes what it found, a fault of its own too, or raises the refusal that needs no
+    decision. `commit` appends one batch and answers with its record's id. `catch_up` waits, for a bounded time, until the log's head has
+    been seen. `worth_recording` says of a denial whether it still gets a record. `fault` hears what broke; the callers hear GATE_FAULT.
     """
 
     def __init__(
         self,
         *,
-        judge: Callable[[T], ReasoningChain],
+        judge: Callable[[T], FrozenChain],
         commit: Callable[[Sequence[FrozenChain]], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         worth_recording: Callable[[ReasoningChain], bool],
@@ -147,39 +147,38 @@ class Batches(Generic[T]):
 
     async def _try(self, batch: list[_Waiting[T]]) -> list[_Waiting[T]]:
         """Judge and commit once; returns the calls that are to be judged again."""
-        judged = [(waiting, chain) for waiting in batch if (chain := self._judged(waiting)) is not None]
+        judged = [(waiting, frozen) for waiting in batch if (frozen := self._judged(waiting)) is not None]
         if not judged:
             return []
-        frozen = tuple(decision.freeze(chain) for _, chain in judged)
         try:
-            record_id = await self._commit(frozen)
+            record_id = await self._commit(tuple(frozen for _, frozen in judged))
         except Refused as refusal:
             if refusal.code is not Code.STALE_DECISION:
                 raise
             await self._catch_up()
             return [waiting for waiting, _ in judged]
-        for index, (waiting, chain) in enumerate(judged):
-            waiting.settle(Decided(chain=chain, ref=decision.DecisionRef(record=record_id, index=index)))
+        for index, (waiting, frozen) in enumerate(judged):
+            waiting.settle(Decided(chain=frozen.chain, ref=decision.DecisionRef(record=record_id, index=index)))
         return []
 
-    def _judged(self, waiting: _Waiting[T]) -> ReasoningChain | None:
-        """The chain to record; None for a call that has its answer without a record."""
+    def _judged(self, waiting: _Waiting[T]) -> FrozenChain | None:
+        """The decision to record; None for a call that has its answer without a record."""
         if waiting.answer.done():
             return None
         try:
-            chain = self._judge(waiting.call)
+            frozen = self._judge(waiting.call)
         except Refused as refusal:
             waiting.refuse(refusal)
             return None
         except Exception as error:
-            # One call that can't be judged takes nobody with it.
+            # Not even its fault could be said: one such call takes nobody with it.
             self._fault(error)
             waiting.refuse(Refused(Code.GATE_FAULT, "the call could not be judged"))
             return None
-        if chain.verdict is Verdict.ALLOW or waiting.counted:
-            return chain
-        if not self._worth_recording(chain):
-            waiting.settle(Decided(chain=chain, ref=None))
+        if frozen.chain.verdict is Verdict.ALLOW or waiting.counted:
+            return frozen
+        if not self._worth_recording(frozen.chain):
+            waiting.settle(Decided(chain=frozen.chain, ref=None))
             return None
         waiting.counted = True
-        return chain
+        return frozen

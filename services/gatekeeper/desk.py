@@ -205,17 +205,24 @@ class Desk:
             raise Refused(Code.RATE_LIMITED, f"over {limit} calls in a minute", detail={"retry_after_s": wait_s})
         return calls
 
-    def _judge(self, call: rules.Call) -> decision.ReasoningChain:
+    def _judge(self, call: rules.Call) -> decision.FrozenChain:
         """Judge by the newest state; a session that was closed or ended while the call waited gets no decision.
 
         However long a call waited, its rate is at least what the decisions before it show by their own times: a replay holds it to that.
+        Whatever breaks on the way to a chain that can be recorded, the call is denied, and that is the decision (law 5).
         """
         state, now_ms, licence_id = self._state(), self._clock.now_ms(), call.said.licence_id
         self._callers.check_open(state, call.said)
         judged = self._judged.count(licence_id, now_ms) + 1
         self._judged.take(licence_id, now_ms, judged)
         call = msgspec.structs.replace(call, calls_last_minute=max(call.calls_last_minute, judged))
-        return gate.judge(state, rules.facts(state, self._standings, call, now_ms=now_ms, chain_id=ids.new()))
+        chain_id = ids.new()
+        try:
+            asked = rules.facts(state, self._standings, call, now_ms=now_ms, chain_id=chain_id)
+            return decision.freeze(gate.judge(state, asked))
+        except Exception as error:
+            self._fault(error)
+            return decision.freeze(gate.faulted(rules.bare_facts(state, call, now_ms=now_ms, chain_id=chain_id)))
 
     def _worth_recording(self, chain: decision.ReasoningChain) -> bool:
         limit = self._limits.recorded_denials

@@ -113,6 +113,13 @@ def check_counts(state: Governance, licence_id: str, now_ms: int) -> None:
 
 def facts(state: Governance, standings: standing.Standings, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
     """The facts of a call as the judge wants them, at the newest position."""
+    bare = bare_facts(state, call, now_ms=now_ms, chain_id=chain_id)
+    stands = standings.at(call.said.owner_id, now_ms)
+    return msgspec.structs.replace(bare, standing=stands, standing_as_of=standings.size)
+
+
+def bare_facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
+    """The facts without where the caller stands, which takes the history: all that a fault of the gate is told with."""
     said, command = call.said, call.command
     return gate.Facts(
         session_id=said.session_id,
@@ -128,8 +135,8 @@ def facts(state: Governance, standings: standing.Standings, call: Call, *, now_m
         now_ms=now_ms,
         chain_id=chain_id,
         as_of=state.size,
-        standing=standings.at(said.owner_id, now_ms),
-        standing_as_of=standings.size,
+        standing=trust.STANDING_START,
+        standing_as_of=0,
         approval=call.approval,
         parent=None if call.parent is None else call.parent.link(),
         grant=call.grant,
@@ -198,8 +205,9 @@ def _lent(
     """What a peer may call of these: by its tier, and by the grant that its mark names if it shows it."""
     for command in commands:
         loa = _peer_loa(state, peer, enrolment, command, now_ms)
-        admitted = command.admission is Admission.PERMIT and not command.needs_owner
-        if admitted and loa is not None and loa.includes(_rung(state, command)):
+        need = _rung(state, command)
+        admitted = command.admission is Admission.PERMIT and not command.needs_owner_at(need)
+        if admitted and loa is not None and loa.includes(need):
             yield command
 
 
@@ -327,11 +335,12 @@ def session_of(parent: permit.Permit) -> session.SessionToken:
 
 
 def _view(state: Governance, command: Command[Any, Any]) -> gatekeeper.CommandView:
+    need = _rung(state, command)
     return gatekeeper.CommandView(
         name=command.name,
         summary=command.summary,
-        rung=_rung(state, command),
-        needs_owner=command.needs_owner,
+        rung=need,
+        needs_owner=command.needs_owner_at(need),
         request=_SCHEMAS[command.name],
     )
 

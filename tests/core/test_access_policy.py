@@ -4,15 +4,16 @@ import msgspec
 import pytest
 
 from services.gatekeeper import rules
-from sigilcore import digest, gate, policy, record, trust
+from sigilcore import decision, digest, gate, policy, record, replay, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, common
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.decision import Verdict
-from sigilcore.records import system
+from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
 from sigilrun import service as run
-from tests import simulator
+from tests import oracle, simulator
+from tests.gridworld import Grid, Node
 from tests.levels import LADDER, PERMITTED, refusal
 from tests.services import test_gatekeeper
 from tests.simulator import Person
@@ -70,6 +71,82 @@ def test_what_is_listed_follows_a_raised_rung():
     mias = {view.name: view.rung for view in rules.listed(house.state, mia.licence_id, house.now_ms).items}
     assert hers == {name for name, rung in NAMES.items() if Loa.OPERATOR.includes(rung)} - {"memory/write"}
     assert mias["memory/write"] is Loa.MENTOR
+
+
+# The owner's word
+
+
+@pytest.fixture(name="raised")
+def _raised():
+    """A house whose policy raised writing memory to mentor; Mia is one. Its ledger is re-verified at the end."""
+    house = Grid()
+    house.mia = house.issue(Person("mia"), Loa.MENTOR)
+    house.change_policy(rungs={"memory/write": Loa.MENTOR})
+    yield house
+    oracle.check(house.placed(), house.checkpoint(), house.state.genesis_hash)
+
+
+def recorded(house, chain):
+    """The chain, committed by the house's own gatekeeper."""
+    batch = audit.DecisionBatch(decisions=(decision.freeze(chain),))
+    house.append("decision_batch", batch, house.instances["gatekeeper"])
+    return chain
+
+
+@pytest.mark.parametrize(
+    ("spoken", "word", "code"),
+    [
+        ({}, "missing", Code.OWNER_PROOF_NEEDED),
+        ({"proof": "owner"}, "proof", None),
+        ({"mandated": True}, "certificate", None),
+    ],
+    ids=["session", "owner", "certificate"],
+)
+def test_a_raised_mutation_needs_the_owner_s_word(raised, spoken, word, code):
+    """A session's proof isn't enough any more; the owner's own is, and so is a certificate that names the command."""
+    chain = recorded(raised, raised.judge(raised.mia, "memory/write", **spoken))
+    assert verdict(chain) is code
+    assert next(step.detail for step in chain.steps if step.check == "owner") == word
+
+
+def test_a_raised_read_needs_no_owner_s_word(raised):
+    """Only what changes something does."""
+    raised.change_policy(rungs={"memory/read": Loa.ROOT})
+    assert verdict(recorded(raised, raised.judge(raised.root, "memory/read"))) is None
+
+
+def test_a_raised_mutation_is_no_peer_s_and_nobody_s_behalf(raised):
+    """A grant confers it as little as a tier does, and a service can't lend the owner's word; nor does either list it."""
+    node = raised.enrol_peer(Node("library"))
+    token = raised.lend(node, "memory/write")
+    assert verdict(raised.call(node, "memory/write", token, mandated=True)) is Code.LOA_TOO_LOW
+    assert "memory/write" not in {view.name for view in rules.listed(raised.state, node.enrolment, raised.now_ms).items}
+    child = raised.judge(raised.mia, "memory/write", proof="owner", mandated=True, parent="0" * 36 + ".0")
+    assert verdict(child) is Code.OWNER_PROOF_NEEDED
+
+
+def test_a_gatekeeper_that_forgets_the_raise_is_found():
+    """It says `not needed` of a mutation that the policy in force raised: the replay judges by that policy."""
+    house = simulator.House()
+    mia = house.issue(Person("mia"), Loa.MENTOR)
+    lie = house.judge(mia, "memory/write")
+    house.change_policy(rungs={"memory/write": Loa.MENTOR})
+    loa = msgspec.structs.replace(lie.steps[1], detail="mentor")
+    recorded(house, msgspec.structs.replace(lie, steps=(lie.steps[0], loa, *lie.steps[2:]), as_of=house.head()))
+    with pytest.raises(replay.Diverged, match="steps: recorded"):
+        oracle.check(house.placed(), house.checkpoint(), house.state.genesis_hash)
+
+
+@pytest.mark.parametrize("raised", LADDER[1:])
+def test_what_the_list_says_of_the_owner_is_what_the_gate_asks(raised):
+    """Every command, every raise that a policy can make, a mentor and Root: `needs_owner` exactly where a session's proof isn't enough."""
+    house = simulator.House()
+    house.change_policy(rungs={name: Loa(raised) for name, floor in NAMES.items() if Loa(raised).includes(floor)})
+    for person in (house.issue(Person("mia"), Loa.MENTOR), house.root):
+        for view in rules.listed(house.state, person.licence_id, house.now_ms).items:
+            asked = verdict(house.judge(person, view.name))
+            assert asked is (Code.OWNER_PROOF_NEEDED if view.needs_owner else None), view.name
+            assert verdict(house.judge(person, view.name, proof="owner")) is None, view.name
 
 
 # Thresholds
@@ -193,12 +270,12 @@ UNREADABLE = [None, {}, "", object(), msgspec.UNSET]
 
 @pytest.mark.parametrize("held", UNREADABLE, ids=["missing", "empty", "text", "nonsense", "unset"])
 async def test_a_policy_that_cannot_be_read_denies(held):
-    """Missing, empty or nonsense: no call is judged by a default; no permit, no decision, no list; and all is well once it is back."""
+    """Missing, empty or nonsense: no call is judged by a default; no permit, no list, a recorded fault; and all is well once it is back."""
     house = test_gatekeeper.House()
     ada = await house.login(house.ada)
     answer = await house.authorize(ada, "commands/list")
     bound = house.bound(answer, "commands/list")
-    decided, sound = len(house.log.payloads("decision_batch")), house.log.state.policy
+    sound = house.log.state.policy
     house.log.state.policy = held
     for command in ("ping", "memory/write", "trust/status"):
         with pytest.raises(Refused) as caught:
@@ -207,9 +284,12 @@ async def test_a_policy_that_cannot_be_read_denies(held):
     listing = run.Call(command=contract.COMMAND_LIST, body=b"{}", trace_id="0" * 32, deadline_ms=None, permitted=bound)
     with pytest.raises((AssertionError, AttributeError)):  # a fault: the caller hears a trace id
         await house.ask(contract.COMMAND_LIST, common.Empty(), call=listing)
-    assert len(house.log.payloads("decision_batch")) == decided
+    for command in ("ping", "memory/write", "trust/status"):
+        (chain,) = house.log.judged(command)
+        assert (chain.verdict, [step.check for step in chain.steps]) == (Verdict.DENY, ["gate"])
     house.log.state.policy = sound
     await house.authorize(ada, "ping")
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
 
 
 @pytest.mark.parametrize(

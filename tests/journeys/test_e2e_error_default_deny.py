@@ -1,13 +1,15 @@
 """Journey e2e_error_default_deny: whatever breaks on the way, the answer is a denial and nothing is half done."""
 
 import asyncio
+import shutil
 import signal
 
 import pytest
 
+from cli import ledger
 from sigilcore import ids
 from sigilcore.access import Loa
-from sigilcore.contracts import knowledge, license
+from sigilcore.contracts import canon, common, knowledge, license
 from sigilcore.refusals import Code, Refused
 from sigilrun import http
 
@@ -54,6 +56,7 @@ async def test_a_disk_that_is_nearly_full_takes_revocations_only(machine):
         with pytest.raises(Refused) as caught:
             await _until_known(lambda: ada.client.call(knowledge.MEMORY_WRITE, asked))
         assert (caught.value.code, caught.value.code.status) == (Code.DISK_LOW, 507)
+        assert "DISK_LOW" in await machine.doctor()
         revoke = license.RevokeLicense(license_id=eve.licence_id, reason="braking must always work")
         await http.persistently(lambda: machine.root.client.call(license.REVOKE, revoke), give_up_s=30)
         assert not any(asked.id.encode() in bytes(placed.header) for placed in await machine.audit())
@@ -61,9 +64,37 @@ async def test_a_disk_that_is_nearly_full_takes_revocations_only(machine):
         config.write_text(before)
         await _writer_anew(machine)
     await http.persistently(lambda: ada.client.call(knowledge.MEMORY_WRITE, asked), give_up_s=30)
+    assert "DISK_LOW" not in await machine.doctor()
     with pytest.raises(Refused) as caught:
         await eve.client.call(knowledge.MEMORY_WRITE, knowledge.MemoryWrite(key="x", text="y"))
     assert caught.value.code in {Code.LICENSE_INVALID, Code.SESSION_CLOSED}
+    await machine.audit()
+
+
+async def test_a_stream_that_somebody_took_away_is_found_and_filled_again(machine):
+    """Removed from nats-server's folder while the writer can't notice: the doctor says so, and what it says to do heals it."""
+    ada = await machine.person("ada-stream", Loa.OPERATOR)
+    await ada.client.call(knowledge.MEMORY_WRITE, knowledge.MemoryWrite(key="x", text="before"))
+    assert "STREAM_BEHIND" not in await machine.doctor()
+    machine.kill("canon_writer", signal.SIGSTOP)
+    try:
+        (folder,) = (machine.data / "nats").rglob("streams/CANON_default")
+        shutil.rmtree(folder)
+        pid = machine.kill("nats")
+        await machine.replaced("nats", pid)
+        assert "STREAM_BEHIND" in await machine.doctor()
+    finally:
+        machine.kill("canon_writer", signal.SIGCONT)
+    bus = await ledger.connect(machine.data, "operator")
+    try:
+        filled = await http.persistently(lambda: bus.call(canon.REFILL, common.Empty(), timeout_s=10), give_up_s=30)
+    finally:
+        await bus.close()
+    assert filled.stream_last == filled.head
+    assert "STREAM_BEHIND" not in await machine.doctor()
+    await http.persistently(
+        lambda: ada.client.call(knowledge.MEMORY_WRITE, knowledge.MemoryWrite(key="x", text="after")), give_up_s=30
+    )
     await machine.audit()
 
 

@@ -203,6 +203,7 @@ async def test_committed_then_witnessed(tmp_path):
         assert "committed, not yet witnessed" in results[4].detail
         results = verify.verify(bundle, machine.genesis, policy)
         assert [step.ok for step in results] == [True] * 6 + [False]
+        assert await machine.doctor() == {"UNWITNESSED", "WITNESS_MARGIN"}
 
         # One of two comes: not enough.
         await ann.come()
@@ -226,6 +227,8 @@ async def test_committed_then_witnessed(tmp_path):
         assert verify.verified(results), results
         assert results[4].detail.endswith("; witnessed")
         await at_a_terminal(machine, tmp_path, bundle)
+        # Two of two mentors: whatever is witnessed, one lost key still stops every change.
+        assert await until(machine.doctor, lambda found: "UNWITNESSED" not in found) == {"WITNESS_MARGIN"}
 
         # One goes: new records aren't witnessed, old ones stay it. One of two is enough by a policy that says so.
         await bob.go()

@@ -1,14 +1,22 @@
-"""Every face refuses alike: the same matrix as the gate's own, asked over the bus and over HTTP of a real gate, and read from its list.
+"""Every face refuses alike: the same matrix as the gate's own, asked of a real gate over the bus, over HTTP and by `sigil call`, and read
+from its list.
 
 What is allowed needs no effect here: it is enough that the gate let it through, and most services that would answer aren't there.
 """
 
+import asyncio
+import contextlib
+import io
+import json
 import secrets
+import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
 
+from cli import caller, main, profiles
 from sigilcore import canonical, clock, session, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import gatekeeper
@@ -58,7 +66,8 @@ class Speaker:
     def __init__(self, name: str, person: Person) -> None:
         self.level, self.way = CALLERS[name]
         self.person = person
-        self.key = None if self.way == "bearer" else signing.Ed25519Signer.generate()
+        self.seed = secrets.token_bytes(32)
+        self.key = None if self.way == "bearer" else signing.Ed25519Signer(self.seed)
         self.view: gatekeeper.SessionView
 
     async def login(self, home: World, bus: Bus) -> None:
@@ -188,6 +197,57 @@ async def test_over_a_command_s_own_route(face: Face, speakers: dict[str, Speake
         target = bad_input.target_of(route, values)
         said = await over_http(face, speakers[name], route.command, route.method, target, values)
         assert said is speakers[name].expects(route.command), route.path
+
+
+def profile_of(name: str, speaker: Speaker, face: Face) -> str:
+    """A profile on disk in which this speaker's session is open; of a stolen token the thief has no key."""
+    kept = profiles.Profile(name.replace(" ", "-").replace("'", ""))
+    view = speaker.view
+    opened = http.Session(
+        token=view.token,
+        session_id=view.session_id,
+        owner_id=view.owner_id,
+        owner_name=view.owner_name,
+        loa=view.loa,
+        not_after_ms=view.not_after_ms,
+        genesis_hash="0" * 64,
+        runtime_id="0" * 36,
+        key=None if speaker.way in ("bearer", "token") else speaker.seed.hex(),
+    )
+    kept.keep(about=profiles.About(address=face.address), session=opened)
+    return kept.name
+
+
+def sigil(*words: str) -> tuple[int, dict[str, Any]]:
+    """The command in this process: its exit code, and the error that it tells."""
+    before, sys.argv = sys.argv, ["sigil", *words]
+    said, told = io.StringIO(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(told), pytest.raises(SystemExit) as ended:
+            main.main()
+    finally:
+        sys.argv = before
+    code = int(ended.value.code or 0)
+    return code, {} if code == 0 else json.loads(told.getvalue().splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", CALLERS)
+async def test_on_the_command_line(
+    face: Face, speakers: dict[str, Speaker], name: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sigil call` for every command: the same refusal, with exit code 1; what passed the gate ends as docs/CLI.md says it does."""
+    speaker = speakers[name]
+    monkeypatch.setenv("SIGIL_HOME", str(tmp_path))
+    monkeypatch.setattr(caller, "signer", lambda *_: speaker.person.signer)  # a key file takes its time to open
+    options = ("--json", "--profile", profile_of(name, speaker, face))
+    options += ("--key", "owner.key") if speaker.way == "owner" else ()
+    for command in PERMITTED:
+        words = ("call", *options, command.name, json.dumps(examples.request(command)))
+        code, told = await asyncio.to_thread(sigil, *words)
+        refused = told.get("code") if told.get("code") in Code.__members__ else None
+        assert code == (0 if not told else 1 if refused else 3), (command.name, told)
+        assert refused not in NEVER_ASKED, (command.name, told)
+        assert (refused if refused in GATES else None) == speaker.expects(command), (command.name, told)
 
 
 @pytest.mark.parametrize("name", [name for name, (_, way) in CALLERS.items() if way != "token"])

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import secrets
+import types
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from sigilcore import (
     clock,
     decision,
     envelope,
+    gate,
     ids,
     licence,
     permit,
@@ -26,6 +28,7 @@ from sigilcore import (
     session,
     signing,
     standing,
+    trust,
 )
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, catalogue, common
@@ -379,6 +382,24 @@ async def test_certificate_names_mutations_for_their_minutes_only(house):
     house.world.clock.advance(session.CERTIFICATE_MS)
     with refused(Code.OWNER_PROOF_NEEDED):
         await house.authorize(root, "license/revoke")
+
+
+async def test_a_mutation_that_a_policy_raised_needs_the_owner_too(house):
+    """One running gate: a mentor's session writes, then the policy raises it, and only the owner's word will do; the list says so."""
+    end_ms = house.world.now_ms + session.CERTIFICATE_MS
+    person = house.world.issue(Person("mia"), Loa.MENTOR)
+    mia = await house.login(person)
+    named = await house.login(person, mutations=("memory/write",), mutations_not_after_ms=end_ms)
+    await house.authorize(mia, "memory/write", WRITE)
+    house.world.change_policy(rungs={"memory/write": Loa.MENTOR})
+    with refused(Code.OWNER_PROOF_NEEDED) as caught:
+        await house.authorize(mia, "memory/write", WRITE)
+    assert "decision" in caught.value.detail
+    assert house.bound(await house.authorize(mia, "memory/write", WRITE, owner=True), "memory/write", WRITE)
+    await house.authorize(named, "memory/write", WRITE)
+    listed = await house.call(mia, contract.COMMAND_LIST, Empty())
+    assert [view.needs_owner for view in listed.items if view.name == "memory/write"] == [True]
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
 
 
 async def test_revoked_licence_in_a_warm_cache(house):
@@ -982,6 +1003,141 @@ async def test_whatever_breaks_nothing_is_issued(house, broken):
     assert "secret" not in str(caught.value)
     house.log.broken = None
     assert (await house.authorize(bob, "memory/write", WRITE)).verdict is Verdict.ALLOW
+
+
+# What can't be judged
+
+
+def faults(house: House, command: str = "memory/write") -> int:
+    """So many recorded calls blame the gate."""
+    chains = house.log.judged(command)
+    return sum((one.verdict, [step.check for step in one.steps]) == (Verdict.DENY, ["gate"]) for one in chains)
+
+
+def without_a_model(house: House, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(house.log.state, "model", None)
+
+
+def a_model_of_five_features(house: House, patch: pytest.MonkeyPatch) -> None:
+    five = types.SimpleNamespace(action=-1, target=-1, loa=1, rate=-1, entropy=-1)
+    model = types.SimpleNamespace(version="five", weights=five, bias=0, threshold=0)
+    patch.setattr(house.log.state, "model", model)
+
+
+def a_model_beyond_all_bounds(house: House, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(house.log.state, "model", msgspec.structs.replace(trust.DEFAULT_MODEL, bias=10**15))
+
+
+def a_judge_that_raises(house: House, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gate, "judge", lambda *_: 1 // 0)
+
+
+def a_judge_that_refuses(house: House, patch: pytest.MonkeyPatch) -> None:
+    def judge(*_: Any) -> Any:
+        raise Refused(Code.BAD_INPUT, "secret")
+
+    patch.setattr(gate, "judge", judge)
+
+
+def no_history(house: House, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(house.gate.desk, "_standings", None)
+
+
+BREAKS = [
+    without_a_model,
+    a_model_of_five_features,
+    a_model_beyond_all_bounds,
+    a_judge_that_raises,
+    a_judge_that_refuses,
+    no_history,
+]
+
+
+@pytest.mark.law
+@pytest.mark.parametrize("breaks", BREAKS, ids=lambda breaks: breaks.__name__)
+async def test_evaluator_error_denies_and_is_recorded(house, monkeypatch, breaks):
+    """Law 5: nothing is issued, the denial stands in the log and the answer names it; the caller is as good as before, so is the ledger."""
+    ada = await house.login(house.ada)
+    with monkeypatch.context() as patch:
+        breaks(house, patch)
+        with refused(Code.GATE_FAULT) as caught:
+            await house.authorize(ada, "memory/write", WRITE)
+    (chain,) = house.log.judged("memory/write")
+    assert faults(house) == 1
+    assert house.world.named == {}
+    newest = record.check(house.world.log[-1])
+    assert caught.value.detail == {"decision": f"{newest.core.id}.0"}
+    assert (newest.payload.decisions[0].chain, chain.trust) == (chain, None)
+    assert counted(house) == {}
+    assert house.gate.desk.standing("ada") == trust.STANDING_START
+    await house.authorize(ada, "memory/write", WRITE)
+    assert house.log.judged("memory/write")[-1].trust.features.standing == trust.STANDING_START
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
+
+
+async def test_a_call_that_cannot_be_judged_takes_nobody_with_it(house, monkeypatch):
+    """Others of the same record get what is theirs."""
+    bob, ada = await house.login(house.bob), await house.login(house.ada)
+    judge = gate.judge
+
+    def moody(state: Governance, facts: gate.Facts) -> decision.ReasoningChain:
+        return judge(state, facts) if facts.owner_id == "bob" else 1 // 0
+
+    monkeypatch.setattr(gate, "judge", moody)
+    calls = (house.authorize(one, "memory/write", WRITE) for one in (bob, ada, bob))
+    first, second, third = await asyncio.gather(*calls, return_exceptions=True)
+    assert (first.verdict, second.code, third.verdict) == (Verdict.ALLOW, Code.GATE_FAULT, Verdict.ALLOW)
+    assert len(house.log.payloads("decision_batch")[-1].decisions) == 3
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
+
+
+async def test_faults_fill_the_log_no_faster_than_denials(house, monkeypatch):
+    """Ten a minute of one licence are recorded; what comes beyond is counted in the summary."""
+    bob = await house.login(house.bob)
+    a_judge_that_raises(house, monkeypatch)
+    for _ in range(13):
+        with refused(Code.GATE_FAULT):
+            await house.authorize(bob, "memory/write", WRITE)
+    assert faults(house) == 10
+    assert counted(house) == {"GATE_FAULT": 3}
+
+
+async def test_a_fault_that_cannot_even_be_said_issues_nothing(house, monkeypatch):
+    """No chain, or none that can be recorded: the same answer, and nothing in the log."""
+    bob = await house.login(house.bob)
+    before = len(house.world.log)
+    a_judge_that_raises(house, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(gate, "faulted", lambda *_: 1 // 0)
+        with refused(Code.GATE_FAULT):
+            await house.authorize(bob, "memory/write", WRITE)
+    house.log.broken = Refused(Code.UNAVAILABLE, "no writer")
+    with refused(Code.GATE_FAULT) as caught:
+        await house.authorize(bob, "memory/write", WRITE)
+    assert caught.value.detail is None
+    assert len(house.world.log) == before
+    assert counted(house) == {"GATE_FAULT": 2}
+
+
+async def test_a_fault_counts_in_the_minute_and_in_the_next_process(house, monkeypatch):
+    """As a call it is one of the licence's, whichever process made it; and the replay agrees with both."""
+    house.world.clock.advance(60_000)
+    house.gate = house.another()
+    await house.gate.history.catch_up()
+    bob = await house.login(house.bob)
+    with monkeypatch.context() as patch:
+        a_judge_that_raises(house, patch)
+        with refused(Code.GATE_FAULT):
+            await house.authorize(bob, "memory/write", WRITE)
+    await house.authorize(bob, "memory/write", WRITE)
+    assert house.log.judged("memory/write")[-1].trust.features.rate == trust.rate(2, house.world.rate_limit)
+    house.world.clock.advance(1)
+    house.gate = house.another()
+    await house.gate.history.catch_up()
+    await house.authorize(bob, "memory/write", WRITE)
+    assert house.log.judged("memory/write")[-1].trust.features.rate == trust.rate(3, house.world.rate_limit)
+    assert house.gate.desk.standing("bob") > trust.STANDING_START
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
 
 
 async def test_a_writer_that_never_answers(house):

@@ -558,11 +558,16 @@ def revocable(state: Governance, key_id: str) -> KeyEntry:
 
 
 def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | None, field: str) -> None:
-    """A decision may enter only as it was frozen; an Allow only if nothing it stands on moved since `as_of`."""
+    """A decision may enter only as it was frozen: an Allow if nothing it stands on moved since `as_of`, a fault of the gate as just it."""
     chain = frozen.chain
     if not decision.intact(frozen):
         raise Refused(Code.RECORD_INVALID, "content_hash doesn't match the chain", field=f"{field}.content_hash")
     ts_ms = _time(chain.audit.ts)
+    if decision.blames_gate(chain):
+        differences = gate.recompute(state, chain, catalogue.COMMANDS.get(chain.command))
+        if differences:
+            raise Refused(Code.RECORD_INVALID, f"no fault of the gate says so: {differences[0]}", field=field)
+        return
     if chain.verdict is not decision.Verdict.ALLOW:
         return
     command = catalogue.COMMANDS.get(chain.command)

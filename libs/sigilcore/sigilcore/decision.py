@@ -92,6 +92,11 @@ class ReasoningChain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     grant: Grant | None = None
 
 
+def blames_gate(chain: ReasoningChain) -> bool:
+    """True for a chain that names the gate among its steps. It says nothing of its caller; `gate.recompute` holds it to its one shape."""
+    return any(step.check == "gate" for step in chain.steps)
+
+
 _CHAIN = canonical.Shape(ReasoningChain)
 
 

@@ -9,13 +9,16 @@ Invariants:
    the reason and the last step.
 2. What decides comes from the log (licence, policy, model) and the declaration (rung, action, target). From the session come only its
    names and what it proved; its level is a label that judges nothing.
-3. A policy raises a rung, never lowers it. A bearer reaches operator at most.
+3. A policy raises a rung, never lowers it, and what it raises to mentor or root needs the owner's word like what was declared there. A
+   bearer reaches operator at most.
 4. Braking commands (`scored` is False) skip the score, and with it the review, and nothing else.
 5. Every step's detail is a value (`mentor`, `REVOKED`), so a refusal is read from the chain and says what the record says.
 6. A call that is reviewed passes by a mentor's approval of its very parameters (`approvals`), or it doesn't pass. One that is made on
    somebody's behalf is judged as theirs; it never carries the owner's word, and nobody approves it.
 7. A peer, which has no licence, passes checks of its own: its enrolment and tier, the grant that it shows, the rung that both give, its
    session's proof, the score. It has no owner's word, so what needs one is never its.
+8. What can't be judged is denied, and recorded as what it is (`faulted`): one step, `gate`, that failed. It says nothing else, so nobody is
+   better or worse for it, and no other chain names that step.
 
 Example: an operator who asks for `license/create` fails at `loa`, detail `root`; `refusal_of` answers LOA_TOO_LOW, {"need": "root"}.
 """
@@ -47,9 +50,11 @@ REFUSALS: Final = {
     "owner": Code.OWNER_PROOF_NEEDED,
     "trust": Code.DENIED_BY_TRUST,
     "review": Code.REVIEW_NEEDED,
+    "gate": Code.GATE_FAULT,
 }
 NEEDED: Final = "needed"
 CHILD: Final = "on behalf"
+FAULT: Final = "FAULT"
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +155,11 @@ def judge(state: Governance, facts: Facts) -> ReasoningChain:
     return _reason(state, facts, None, clock.format_ms(facts.now_ms))
 
 
+def faulted(facts: Facts) -> ReasoningChain:
+    """The denial of a call whose judgement broke, from what the call says alone: the state, or the law in it, may be what is broken."""
+    return _faulted(facts, clock.format_ms(facts.now_ms))
+
+
 def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -> Refused:
     """The refusal that a denial or a review gives; `ref` names its record if it has one."""
     step = chain.steps[-1]
@@ -186,6 +196,8 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
         return Refused(Code.OWNER_PROOF_NEEDED, f"{chain.command} needs the owner's own word", detail=detail)
     if step.check == "review":
         return _review_refusal(chain, step.detail, detail)
+    if step.check == "gate":
+        return Refused(Code.GATE_FAULT, "the call could not be judged; nothing was issued", detail=detail)
     assert chain.trust is not None, "the last check is the score"
     score = {
         "score": trust.score(chain.trust.logit),
@@ -219,10 +231,12 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     `state` is the log as it stood where the chain's record stands; `command` is the declaration. The parameters are gone, so the
     features that came of them are taken as recorded, and whether the owner's certificate named the command as the chain says. A denial
     may have been overtaken by a newer licence, policy or model before it was recorded; then only its own arithmetic is checked. An
-    Allow may not: the writer refuses it.
+    Allow may not: the writer refuses it. Whether the gate broke is its own word; then the chain says that and nothing else.
     """
     if command is None:
         return [f"command: {chain.command!r} is not declared"]
+    if decision.blames_gate(chain):
+        return _compared(chain, _faulted(_level_of(state, _facts_of(chain, command)), chain.audit.ts))
     differences = [] if chain.trust is None else _arithmetic(chain, chain.trust)
     if overtaken(state, chain):
         stale = chain.verdict is Verdict.ALLOW
@@ -230,13 +244,55 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
     again = _reason(state, _facts_of(chain, command), chain.trust, chain.audit.ts, chain.grant)
     if chain.trust is not None:
         differences += _declared(chain.trust.features, command, again.audit.loa)
+    return differences + _compared(chain, again)
+
+
+def _compared(chain: ReasoningChain, again: ReasoningChain) -> list[str]:
     if chain == again:
-        return differences
-    for field in ReasoningChain.__struct_fields__:
-        recorded, recomputed = getattr(chain, field), getattr(again, field)
-        if recorded != recomputed:
-            differences.append(f"{field}: recorded {recorded!r}, recomputed {recomputed!r}")
-    return differences
+        return []
+    return [
+        f"{field}: recorded {recorded!r}, recomputed {recomputed!r}"
+        for field in ReasoningChain.__struct_fields__
+        for recorded, recomputed in [(getattr(chain, field), getattr(again, field))]
+        if recorded != recomputed
+    ]
+
+
+def _level_of(state: Governance, facts: Facts) -> Facts:
+    """The facts with the level that the log gives, where it knows the licence."""
+    entry = state.issued(facts.licence_id)
+    return facts if entry is None else msgspec.structs.replace(facts, loa=entry.table.loa)
+
+
+def _faulted(facts: Facts, ts: str) -> ReasoningChain:
+    step = _step("gate", False, FAULT)
+    return ReasoningChain(
+        command=facts.command.name,
+        target=facts.command.target,
+        digest=facts.observed.digest,
+        length=facts.observed.length,
+        effect=None,
+        steps=(step,),
+        suggestion=_code(step).next_step,
+        verdict=Verdict.DENY,
+        audit=_audit(facts, facts.loa, ts),
+        trust=None,
+        proof=facts.proof,
+        as_of=facts.as_of,
+        scope=(),
+        parent=facts.parent,
+    )
+
+
+def _audit(facts: Facts, loa: Loa, ts: str) -> decision.Audit:
+    return decision.Audit(
+        ts=ts,
+        chain_id=facts.chain_id,
+        session=facts.session_id,
+        licence=facts.licence_id,
+        owner=facts.owner_id,
+        loa=loa,
+    )
 
 
 def _reason(
@@ -264,14 +320,7 @@ def _reason(
         steps=steps,
         suggestion=GO_AHEAD if last.passed else _code(last).next_step,
         verdict=_verdict(last),
-        audit=decision.Audit(
-            ts=ts,
-            chain_id=facts.chain_id,
-            session=facts.session_id,
-            licence=facts.licence_id,
-            owner=facts.owner_id,
-            loa=loa,
-        ),
+        audit=_audit(facts, loa, ts),
         trust=scored,
         proof=facts.proof,
         as_of=facts.as_of,
@@ -306,8 +355,7 @@ def _steps(
     steps: tuple[Step, ...] = (_step("licence", True, "valid"),)
     table = entry.table
 
-    assert state.policy is not None, "genesis brings the first policy"
-    need = state.policy.rung(command.name, command.rung, facts.observed.module)
+    need = _need(state, facts)
     enough = table.loa.includes(need)
     steps += (_step("loa", enough, need.value),)
     if not enough:
@@ -381,7 +429,6 @@ def _peer_steps(
     recorded: decision.Trust | None,
 ) -> tuple[tuple[Step, ...], decision.Trust | None]:
     """The checks of a peer's call down the page, up to the first that fails."""
-    command = facts.command
     reason = _peer_reason(facts, peer)
     if reason is not None:
         return (_step("peer", False, reason),), None
@@ -405,8 +452,9 @@ def _peer_steps(
     if not proven:
         return steps, None
 
-    steps += (_step("owner", not command.needs_owner, "missing" if command.needs_owner else "not needed"),)
-    if command.needs_owner:
+    owed = facts.command.needs_owner_at(need)
+    steps += (_step("owner", not owed, "missing" if owed else "not needed"),)
+    if owed:
         return steps, None
 
     return _weighed(state, facts, loa, steps, recorded)
@@ -465,6 +513,7 @@ def _peer_loa(state: Governance, facts: Facts, peer: PeerEntry, shown: decision.
 
 
 def _need(state: Governance, facts: Facts) -> Loa:
+    """The rung in force: the declared one, or what the policy raised it to."""
     assert state.policy is not None, "genesis brings the first policy"
     return state.policy.rung(facts.command.name, facts.command.rung, facts.observed.module)
 
@@ -480,10 +529,10 @@ def _proven(facts: Facts, table: licence.LicenceTable) -> bool:
 
 
 def _owners_word(facts: Facts, need: Loa) -> str:
-    if facts.parent is not None and facts.command.mutates and need.includes(Loa.MENTOR):
-        return "missing"
-    if not facts.command.needs_owner:
+    if not facts.command.needs_owner_at(need):
         return "not needed"
+    if facts.parent is not None:
+        return "missing"
     if facts.proof == "owner":
         return "proof"
     return "certificate" if facts.mandated else "missing"

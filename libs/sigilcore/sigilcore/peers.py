@@ -8,8 +8,9 @@ Invariants:
    licence, no owner's key and no certificate, and what it does is never the owner's word.
 2. Root's block stands above everything. Else a membership that the mesh signed sets the tier for as long as it says; without one, or
    after it, the enrolment's own tier counts.
-3. A grant lifts exactly to the rung of the command that it confers, never above operator, and never for the owner's own commands or
-   those of the grid itself: a peer that could send our calls on would borrow the grants that others gave to us.
+3. A grant lifts exactly to the rung of the command that it confers, never above operator (so never to what a policy raised to mentor, which
+   needs the owner's word), and never for the owner's own commands or those of the grid itself: a peer that could send our calls on would
+   borrow the grants that others gave to us.
 4. A peer is named `peer:<key id>` wherever an owner is named; no licence may name its owner so.
 """
 

@@ -40,13 +40,14 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All that the sequential side hears of one decision, in the order of the log: what is folded over decisions, rate and standing, takes
     its facts from here.
 
-    `limit` is 0 where no rate was recorded, or one by a policy that isn't known any more; `standing` is -1 where none was.
+    `verdict` is the one on the caller, None where the gate broke; `limit` is 0 where no rate was recorded, or one by a policy that isn't
+    known any more; `standing` is -1 where none was.
     """
 
     licence: str
     owner: str
     ts_ms: int
-    verdict: Verdict
+    verdict: Verdict | None
     rate: int
     limit: int
     standing: int
@@ -129,7 +130,7 @@ def _calls(state: Governance, batch: tuple[decision.FrozenChain, ...]) -> tuple[
                 said.licence,
                 said.owner,
                 clock.parse_ms(said.ts),
-                chain.verdict,
+                standing.verdict_on(chain),
                 0 if scored is None else scored.features.rate,
                 limit if known else 0,
                 -1 if scored is None else scored.features.standing,

@@ -6,7 +6,8 @@ integer table `DECAY` and is gone after a day. So a caller is forgiven by time a
 
 Invariants:
 
-1. Only decisions that stand in the log count, each by its own `ts`; strangers, and what was refused without a record, move nobody.
+1. Only decisions that stand in the log count, each by its own `ts`; strangers, what was refused without a record, what awaits a review and
+   the gate's own faults move nobody.
 2. It is the owner's, not the licence's: a new licence is no new beginning.
 3. It depends on nothing older than `HOURS` hours, so a reader may begin there; and on nothing but integers.
 4. A caller costs a bounded memory and a bounded sum, however much it did (`HOURS` sums, `RECENT` positions).
@@ -17,7 +18,7 @@ Example: a caller with ten denials within this hour stands at 500 000 - 10 * 30 
 import collections
 from typing import Final
 
-from sigilcore import clock, trust
+from sigilcore import clock, decision, trust
 from sigilcore.decision import ReasoningChain, Verdict
 
 HOUR_MS: Final = 3_600_000
@@ -54,10 +55,10 @@ class Standings:
         self._callers: dict[str, _Caller] = {}
         self.size = 0  # last decision's seq + 1: the `standing_as_of` of who judges by it
 
-    def fold(self, seq: int, owner: str, ts_ms: int, verdict: Verdict) -> None:
-        """Count one committed decision; one that awaits a review says nothing of its caller."""
+    def fold(self, seq: int, owner: str, ts_ms: int, verdict: Verdict | None) -> None:
+        """Count one committed decision; one that awaits a review, or has no verdict on its caller, moves only the position."""
         self.size = max(self.size, seq + 1)
-        if verdict is Verdict.MANUAL_REVIEW:
+        if verdict is None or verdict is Verdict.MANUAL_REVIEW:
             return
         allowed = verdict is Verdict.ALLOW
         caller = self._callers.setdefault(owner, _Caller())
@@ -69,7 +70,7 @@ class Standings:
 
     def fold_chain(self, seq: int, chain: ReasoningChain) -> None:
         """Count one committed decision, as the record at `seq` has it."""
-        self.fold(seq, chain.audit.owner, clock.parse_ms(chain.audit.ts), chain.verdict)
+        self.fold(seq, chain.audit.owner, clock.parse_ms(chain.audit.ts), verdict_on(chain))
 
     def at(self, owner: str, now_ms: int) -> int:
         """Where an owner stands by everything folded so far."""
@@ -88,6 +89,11 @@ class Standings:
             if seq >= size and hour in hours:
                 _add(hours, hour, allowed, -1)
         return _value(hours, now_ms // HOUR_MS)
+
+
+def verdict_on(chain: ReasoningChain) -> Verdict | None:
+    """What a decision says of its caller; None where the gate broke."""
+    return None if decision.blames_gate(chain) else chain.verdict
 
 
 def _add(hours: dict[int, tuple[int, int]], hour: int, allowed: bool, count: int) -> None:

@@ -101,9 +101,13 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         most_bytes: int | None = None,
     ) -> None:
-        """`owner` proves by the owner's own key whatever the session's certificate doesn't name; `most_bytes` bounds an answer."""
+        """`owner` proves by the owner's own key what needs the owner's word and the session's certificate doesn't name; `most_bytes` bounds
+        an answer."""
         self.address = address.rstrip("/")
         self.owner = owner
+        self._raised: set[str] = (
+            set()
+        )  # mutations that need the owner's word here, though their declaration doesn't say so
         self.session: Session | None = None
         self._signer: signing.Signer | None = None
         self._most_bytes = most_bytes
@@ -256,7 +260,20 @@ class Client:
         approval: str | None = None,
         grant: str | None = None,
     ) -> bytes:
-        """One signed request with these very bytes; with a mentor's approval, or what a peer was lent."""
+        """One signed request with these very bytes; with a mentor's approval, or what a peer was lent.
+
+        Where a policy raised a mutation to a rung that needs the owner's word, the gate says so once, and the owner's key answers.
+        """
+        try:
+            return await self._send(command, body, approval, grant)
+        except Refused as refused:
+            if refused.code is not Code.OWNER_PROOF_NEEDED or not self._learn_raised(command):
+                raise
+        return await self._send(command, body, approval, grant)
+
+    async def _send(
+        self, command: Command[Any, Any] | str, body: bytes, approval: str | None, grant: str | None
+    ) -> bytes:
         name = command if isinstance(command, str) else command.name
         headers = {"content-type": "application/json"}
         if self.session is not None:
@@ -296,6 +313,17 @@ class Client:
                 raise Unreachable(f"{self.address} answers more than {self._most_bytes} bytes")
         return bytes(data)
 
+    def _learn_raised(self, command: Command[Any, Any] | str) -> bool:
+        """True once for a declared mutation, if the owner's key is at hand, which proves it from now on.
+
+        A read never needs the owner's word, whoever says so.
+        """
+        if isinstance(command, str) or not command.mutates or command.needs_owner or self.owner is None:
+            return False
+        first = command.name not in self._raised
+        self._raised.add(command.name)
+        return first
+
     def _proof(self, command: Command[Any, Any] | str, body: bytes) -> str | None:
         """The session's proof of one call; the owner's own, if the call needs it and the certificate doesn't name it."""
         opened = self.session
@@ -303,11 +331,11 @@ class Client:
             return None
         now_ms = _now_ms()
         name = command if isinstance(command, str) else command.name
+        named = name in opened.mutations and now_ms < opened.mutations_not_after_ms
         by_owner = (
             not isinstance(command, str)
-            and command.needs_owner
+            and (name in self._raised or (command.needs_owner and not named))
             and self.owner is not None
-            and not (name in opened.mutations and now_ms < opened.mutations_not_after_ms)
         )
         return session.prove(
             self.owner if by_owner and self.owner is not None else self._signer,

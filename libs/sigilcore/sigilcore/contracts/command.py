@@ -117,8 +117,12 @@ class Command(Generic[Req, Rep]):
 
     @property
     def needs_owner(self) -> bool:
-        """True for mutations of rung mentor and root: the owner's own proof, or a certificate that names them."""
-        return self.mutates and self.rung.includes(Loa.MENTOR)
+        """True if it needs the owner's word under every policy, which may raise a rung and never lowers one."""
+        return self.needs_owner_at(self.rung)
+
+    def needs_owner_at(self, rung: Loa) -> bool:
+        """True for mutations of rung mentor and root, by the rung in force: the owner's own proof, or a certificate that names them."""
+        return self.mutates and rung.includes(Loa.MENTOR)
 
     @property
     def internal(self) -> bool:

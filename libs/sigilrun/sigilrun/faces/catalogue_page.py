@@ -26,6 +26,9 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "## Commands"
     yield ""
+    yield "The rung is the floor. A policy may raise it, and what it raises to mentor or root needs the owner's own word too if it mutates."
+    yield "`commands/list` says what holds now."
+    yield ""
     for service in sorted({command.service for command in catalogue.COMMANDS.values()}):
         yield f"### {service}"
         yield ""
