@@ -36,8 +36,8 @@ PAGE = 500
 IDLE_S = 1.0
 # Who is knocked for asks by himself that often: a knock may be lost with a connection, and what others wrote doesn't knock.
 UNASKED_S = 2.0
-# What comes after rest is taken at once. After a few events a view gathers for a moment before it takes more: a transaction and a checkpoint
-# are then paid for many. A reader of its own write waits so much longer at most.
+# What comes after rest is taken at once. After a few events a view gathers for a moment before it takes more: a transaction and a
+# checkpoint are then paid for many. A reader of its own write waits so much longer at most.
 GATHER_S = 0.02
 FEW = 100
 RETRY_FIRST_S = 0.05
