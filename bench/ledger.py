@@ -10,7 +10,6 @@ Then a writer process over the bus, asked by authors who sign, wait and verify t
 import asyncio
 import contextlib
 import os
-import resource
 import secrets
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import msgspec
 
 from bench import limits, storage
 from bench.figures import Figure, milli, quantile, rate
+from bench.spent import Spent
 from services.canon_writer import committer, store
 from sigilcore import checkpoint, clock, ids, merkle, note, record, signing
 from sigilcore.access import Loa
@@ -110,37 +110,6 @@ def introduced(world: World, count: int) -> list[Author]:
     for author in authors:
         world.append("instance_opened", author.introduction(), world.services["knowledge"])
     return authors
-
-
-class Spent:
-    """Processor time of this process and of others with their children, from one moment to another."""
-
-    def __init__(self, **pids: int) -> None:
-        self._pids = pids
-        self._since = self._now()
-
-    def each(self, records: int) -> str:
-        """Microseconds a record, by name."""
-        spent = {name: now - self._since[name] for name, now in self._now().items()}
-        return ", ".join(f"{name} {seconds / records * 1e6:.0f} µs" for name, seconds in spent.items())
-
-    def _now(self) -> dict[str, float]:
-        own = resource.getrusage(resource.RUSAGE_SELF)
-        others = {name: _family_s(pid) for name, pid in self._pids.items()}
-        return {"here": own.ru_utime + own.ru_stime} | others
-
-
-def _family_s(pid: int) -> float:
-    """What a process has used so far, with its children: those that live, and those that it has seen end."""
-    ticks = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rsplit(")", 1)[1].split()
-            if int(path.parent.name) == pid:
-                ticks += sum(map(int, fields[11:15]))
-            elif int(fields[1]) == pid:
-                ticks += sum(map(int, fields[11:13]))
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _rss_mb(pid: int) -> float:

@@ -59,18 +59,18 @@ async def group_commit(data: Path, waiters: int, seconds_long: float = 2.0) -> t
     queue: list[asyncio.Future[None]] = []
     body, waits = os.urandom(1300), []
     loop = asyncio.get_running_loop()
-    until = loop.time() + seconds_long
+    until = time.perf_counter() + seconds_long
 
     async def wait() -> None:
-        while loop.time() < until:
-            began, done = loop.time(), loop.create_future()
+        while time.perf_counter() < until:
+            began, done = time.perf_counter(), loop.create_future()
             queue.append(done)
             await done
-            waits.append(loop.time() - began)
+            waits.append(time.perf_counter() - began)
 
     async def commit() -> None:
         seq = 0
-        while loop.time() < until or queue:
+        while time.perf_counter() < until or queue:
             batch, queue[:] = queue[:500], queue[500:]
             if batch:
                 await connection.execute(
