@@ -337,6 +337,15 @@ async def test_a_process_gets_its_own_session_and_only_the_environment_it_was_gi
         assert "LLM_API_KEY" not in spawn.base_env()
 
 
+async def test_a_process_interrupts_nobody_who_works(tmp_path: Path) -> None:
+    """What is started is scheduled as a batch, and so is what it starts; the supervisor itself isn't."""
+    async with supervisor.Supervisor() as kept:
+        await kept.start([sh("one", f"sleep 1000 & echo $! > {tmp_path}/child; wait", tmp_path)])
+        await until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text() != "")
+        started = (kept.pids()["one"], int((tmp_path / "child").read_text()))
+        assert [os.sched_getscheduler(pid) for pid in (*started, 0)] == [os.SCHED_BATCH, os.SCHED_BATCH, os.SCHED_OTHER]
+
+
 async def test_logs_keep_this_run_and_the_one_before(tmp_path: Path) -> None:
     """Restarts append; a new run sets the old log aside; a third forgets the first."""
     log, previous = tmp_path / "one.log", tmp_path / "one.log.1"
