@@ -1,6 +1,7 @@
 """`make demo`: the whole story on a stack of its own in a temporary folder, one line a step; the first thing that doesn't hold ends it.
 
 The stack runs as a process of its own, as a person would start it; it is stopped before the offline steps, so that nothing could be asked.
+At the end a second one runs on a copy of its folder, in whose database a byte is changed.
 """
 
 import argparse
@@ -60,6 +61,12 @@ async def play(place: Path) -> int:
         told("the house was stopped; what follows asks nobody")
         for offline in story.OFFLINE:
             told(offline(tale))
+        copy = place / "copy"
+        copying = await asyncio.create_subprocess_exec("cp", "-a", place / "data", copy)
+        if await copying.wait() != 0:
+            raise story.Broken("the data folder can't be copied; see above")
+        async with running(copy) as address:
+            told(await tale.tamper_with_a_database(address, copy))
     except Exception as error:
         print(f"    DOES NOT HOLD: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         if not isinstance(error, story.Broken):

@@ -27,10 +27,11 @@ from sigilcore.contracts import canon, gatekeeper, house, knowledge, quorum
 from sigilcore.contracts import license as licensing
 from sigilcore.contracts.common import Empty
 from sigilcore.refusals import Code, Refused
-from sigilrun import consume, http, keys, settings
+from sigilrun import consume, http, keys, postgres, settings
 from sigilrun.bus import Bus
 from sigilrun.embedded import folder
 from sigilrun.follow import Follower
+from sigilrun.house import ROLES, Layout
 from sigilrun.settings import DeploymentFile
 
 MENTORS: Final = ("ada", "barbara", "claude", "dorothy")
@@ -514,6 +515,23 @@ class Story:
             return f"one byte changed in a copy: the replay stops at {diverged}"
         raise Broken("a changed byte was not found")
 
+    async def tamper_with_a_database(self, address: str, data: Path) -> str:
+        """One byte changed in the database of a house that runs on a copy: it is found and named, and all else is read."""
+        victim = sorted(self.acknowledged.values(), key=lambda at: at.seq)[len(self.acknowledged) // 3]
+        await _change_a_byte(data, victim.seq)
+        async with http.Client(address, owner=self.root.signer) as client:
+            await http.persistently(lambda: client.login(self.root.toml, owner=self.root.signer), give_up_s=HEAL_S)
+            found, read, cursor = list[canon.CorruptAt](), 0, None
+            while True:
+                page = await client.call(canon.LIST, canon.ListRecords(kind="document", cursor=cursor, limit=200))
+                found += page.corrupt
+                read += len(page.items)
+                if (cursor := page.cursor) is None:
+                    break
+        hold([one.seq for one in found] == [victim.seq], f"the changed record is {victim.seq}, the house names {found}")
+        hold(read == len(self.acknowledged) - 1, f"{read} of {len(self.acknowledged)} documents are read beside it")
+        return f"one byte changed in the database of a copy: seq {victim.seq} is named ({found[0].reason}), the other {read} are read"
+
     def lines(self) -> list[dict[str, Any]]:
         """The exported records."""
         return [json.loads(line) for line in self.exported.read_bytes().splitlines()[1:]]
@@ -543,6 +561,28 @@ ONLINE: Final = (
     Story.take_evidence,
 )
 OFFLINE: Final = (Story.verify_offline, Story.replay_offline, Story.tamper_with_a_copy)
+
+
+async def _change_a_byte(data: Path, seq: int) -> None:
+    """What nobody may do, as the database's owner can: he takes the guard off, and puts it back."""
+    ports = json.loads((data / "ports.json").read_bytes())
+    options = settings.Canon(
+        host="127.0.0.1",
+        port=ports["postgres"],
+        database="sigil",
+        user=ROLES[0],
+        password_file=Layout(data).role_password(ROLES[0]),
+    )
+    connection = await postgres.connect(options, application="somebody with the whole machine")
+    try:
+        async with connection.transaction():
+            await connection.execute("alter table canon.record disable trigger user")
+            await connection.execute(
+                "update canon.record set payload = set_byte(payload, 40, get_byte(payload, 40) # 1) where seq = $1", seq
+            )
+            await connection.execute("alter table canon.record enable trigger user")
+    finally:
+        await connection.close()
 
 
 async def refuses(code: Code, asked: Any) -> Refused:
