@@ -227,7 +227,7 @@ def test_a_lost_key_is_rotated_by_the_others(house: House) -> None:
     name = house.propose(rules.witness_payload(house.state, "rotate", change, expires_at=LATER, now_ms=house.now_ms))
     house.attest(name, "mia", key)
     tally = rules.tally(house.state, house.book.proposals[name])
-    assert (tally.have, tally.joining) == ((), None)
+    assert (tally.have, tally.unproven) == ((), ())
     house.attest(name, "ned")
     house.attest(name, "ora")
     house.commit(name)

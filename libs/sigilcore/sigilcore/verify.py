@@ -181,7 +181,7 @@ def _author(bundle: Bundle, checked: record.Checked, genesis: record.Checked, he
         have = check_quorum(state, checked)
         author = admission.system_author(state, checked)
         root = author == bytes.fromhex(state.root.key)
-        need = state.need(checked.core.kind) if root else len(state.active_witnesses())
+        need = state.need(checked) if root else len(state.active_witnesses())
         voices = f"{'' if root else 'the new '}Root and {len(have)} of {need} witnesses: {', '.join(sorted(have))}"
         held.append(voices + _standing(bundle, state, checked))
         return author
