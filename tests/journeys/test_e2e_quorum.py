@@ -21,6 +21,17 @@ async def propose_model(machine, version, **changes):
     return (await owner.propose_model(machine.root.client, machine.root.signer, proposed)).proposal_id
 
 
+async def propose_together(machine, version):
+    """Root proposes a model and the policy in force, which stand or fall together."""
+    found = await governed.state(machine.root.client)
+    model_ = msgspec.to_builtins(msgspec.structs.replace(trust.DEFAULT_MODEL, version=version))
+    parts = [
+        {"kind": "model_config", "payload": {"model": model_}},
+        {"kind": "access_policy", "payload": {"policy": msgspec.to_builtins(found.policy)}},
+    ]
+    return (await owner.propose(machine.root.client, machine.root.signer, "changes", {"changes": parts})).proposal_id
+
+
 async def test_e2e_quorum_pass_fail(machine):
     """Two voices of three needed: 409 with have and need. The third: committed, and only once."""
     proposal = await propose_model(machine, "pass-fail")
@@ -104,8 +115,8 @@ async def test_model_learnt_from_outcomes(machine):
 
 
 async def test_racing_proposals(machine):
-    """Two complete proposals on one head: one commits, the other is stale and says how to go on."""
-    first, second = await propose_model(machine, "racer-1"), await propose_model(machine, "racer-2")
+    """Two complete proposals on one head, one of them several changes: one commits, the other is stale and says how to go on."""
+    first, second = await propose_model(machine, "racer-1"), await propose_together(machine, "racer-2")
     for proposal in (first, second):
         for mentor in machine.mentors[:3]:
             await machine.attest(proposal, mentor)
