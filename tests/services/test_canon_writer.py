@@ -940,6 +940,22 @@ async def test_a_changed_byte_is_reported_at_its_position_and_nowhere_else(house
     disk.rows[-2] = row
 
 
+async def test_a_log_key_that_the_writer_lacks_stops_nothing(house):
+    """Alone or among several changes, a key of the log that the writer's keystore doesn't hold is refused at its place."""
+    world = house.world
+    world.change_policy()
+    await world.send(house.canon)
+    stranger = note.VerifierKey.of(world.origin, note.ED25519, signing.Ed25519Signer.generate().public_key)
+    change = system.LogKey(vkey=stranger.format(), expires_at=world.later())
+    for kind, payload, field in (
+        ("log_key", change, "$.payload.vkey"),
+        ("changes", world.several(world.new_model(), change), "$.payload.changes[1].payload.vkey"),
+    ):
+        signed = world.attested(world.proposal(kind, payload), world.witness)
+        answer = await house.canon.append(canon.Append(records=(signed,)))
+        assert (code_of(answer), answer.results[0].refusal.field) == ("KEY_NOT_ALLOWED", field)
+
+
 # Versions
 
 
