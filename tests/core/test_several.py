@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from cli import governed
 from sigilcore import (
     canonical,
     checkpoint,
@@ -23,7 +24,7 @@ from sigilcore.records import REGISTRY, audit, system
 from sigilcore.refusals import Code, Refused
 from tests import oracle
 from tests.core.test_attacks import refused, written
-from tests.simulator import House, Person
+from tests.simulator import House, Person, plain
 
 
 @pytest.fixture
@@ -316,6 +317,19 @@ def test_before_the_seal():
     sealed = house.seal(proofs[1:], 2)
     report = oracle.check(house.placed(), house.checkpoint(), house.state.genesis_hash)
     assert report.seal == sealed.header.hash
+
+
+def test_a_pinned_seal_isnt_passed_by(house):
+    """Attack: a history that Root made alone seals among other changes, so that no quorum_policy of its own is held to the pin."""
+    forged = House()
+    people = [joining(forged, name) for name in ("pat", "pia", "pip")]
+    enrol = [forged.enrolment(mentor, voice.signer) for mentor, voice in people]
+    proofs = [voice for _, voice in people]
+    sealing = forged.attested(proposed(forged, *enrol, forged.quorum_policy(2)), *proofs)
+    shown = [{"seq": 0, **plain(forged.log[0])}, {"seq": 1, **plain(sealing)}]
+    for pin in (None, house.state.system_head):
+        with pytest.raises(governed.Unverified, match="the seal is a record of its own"):
+            governed.folded(shown, forged.state.genesis_hash, pin)
 
 
 # What others make of it

@@ -224,6 +224,13 @@ def _check_end(payload: Any, now_ms: int | None) -> None:
         raise Refused(Code.PROPOSAL_EXPIRED, f"it expired at {payload.expires_at}", field="$.payload.expires_at")
 
 
+def check_seal(state: Governance, checked: Checked) -> None:
+    """What a system record may change before the seal, by all that it carries."""
+    for change in system.changes_in(checked.payload):
+        with _below(change.path):
+            _check_seal(state, checked.core.kind, change.kind)
+
+
 def _check_seal(state: Governance, record_kind: str, change_kind: str) -> None:
     """What may come before the seal. The seal itself is one policy in a record of its own, which people pin, by every witness so far: a
     witness that the same record enrols has no voice yet."""
