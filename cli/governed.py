@@ -11,7 +11,7 @@ from typing import Any
 from cli.refusal import Refusal
 from sigilcore import admission, decision, difference, drafts, governance, model_update, record, verify
 from sigilcore.contracts import canon, quorum
-from sigilcore.records import audit, system
+from sigilcore.records import audit
 from sigilcore.refusals import Refused
 from sigilrun import http
 
@@ -74,13 +74,10 @@ def _fold(
                 raise Unverified("genesis is not the one that your licence names")
     except Refused as refusal:
         raise Unverified(f"seq {seq}: {refusal.code}: {refusal.message}") from refusal
-    if (
-        isinstance(checked.payload, system.QuorumPolicy)
-        and not found.sealed
-        and seal_hash not in {None, checked.header.hash}
-    ):
-        raise Unverified("the seal is not the pinned one")
+    open_before = not found.sealed
     found.apply(seq, checked)
+    if open_before and found.sealed and seal_hash not in {None, checked.header.hash}:
+        raise Unverified("the seal is not the pinned one")
 
 
 def proposed(found: governance.Governance, parts: quorum.RootSigned) -> record.Checked:

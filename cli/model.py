@@ -94,8 +94,9 @@ class Suggested(msgspec.Struct, frozen=True, kw_only=True):
 async def computed_again(client: http.Client, proposal_id: str) -> Suggested:
     """The model that a proposal's outcomes give; raises `Unverified` if it proposes another."""
     found = await governed.state(client)
-    payload = (await owner.read_proposal(client, proposal_id)).checked.payload
-    if not isinstance(payload, system.ModelConfig) or payload.because is None:
+    changes = system.changes_in((await owner.read_proposal(client, proposal_id)).checked.payload)
+    payload = next((change.payload for change in changes if isinstance(change.payload, system.ModelConfig)), None)
+    if payload is None or payload.because is None:
         raise Refusal(f"proposal {proposal_id} names no outcomes")
     suggested = await computed(client, found, payload.because, payload.model.version)
     if suggested.model != payload.model:

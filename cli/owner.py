@@ -257,8 +257,7 @@ async def propose_policy(
 async def rebase(client: http.Client, root: signing.Signer, proposal_id: str) -> quorum.Proposed:
     """Propose the same change again on the present head, under an end of its own; nobody's voice carries over."""
     old = await read_proposal(client, proposal_id)
-    asked = msgspec.to_builtins(old.checked.payload)
-    del asked["expires_at"]
+    asked = drafts.without_ends(old.checked.payload)
     kind = old.checked.core.kind
     draft = await client.call(quorum.DRAFT, quorum.MakeDraft(kind=kind, payload=asked))
     signed = sign_draft(draft, kind, asked, await governed.state(client), root)
@@ -308,7 +307,7 @@ def sign_draft(
     if core.prev != found.system_head:
         raise Differs(kind, "$.core.prev", found.system_head, core.prev)
     entry = records.REGISTRY[kind]
-    expected = canonical.typed({"expires_at": getattr(payload, "expires_at", None), **asked}, entry.payload)
+    expected = canonical.typed(drafts.with_ends(asked, getattr(payload, "expires_at", "")), entry.payload)
     same(expected, payload, kind)
     return drafts.signed(draft, root)
 

@@ -20,6 +20,7 @@ from cli.refusal import Refusal
 from sigilcore import admission, canonical, clock, difference, governance, record, signing
 from sigilcore.contracts import quorum
 from sigilcore.record_types import Name, RecordId, Signature
+from sigilcore.records import system
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 
@@ -53,16 +54,14 @@ class Opened:
             raise governed.Unverified("the record is by a Root that was replaced")
         if self.checked.core.prev != self.state.system_head:
             raise governed.Unverified("the record doesn't stand on the newest system record in this file")
-        _check_time(str(self.checked.payload.expires_at), now_ms)
+        _check_time(system.ends_at(self.checked.payload), now_ms)
         self.lines = difference.of_change(self.state, self.checked.payload)
 
     def signed(self, witness_id: str, signer: signing.Signer) -> Packet:
         """The packet with one voice more; refused for a key that has no voice here."""
         entry = self.state.active_witnesses().get(witness_id)
-        joining = admission.joining_key(self.checked.payload)
-        keys = [] if entry is None else [entry.key]
-        keys += [joining[1]] if joining is not None and joining[0] == witness_id else []
-        if signer.public_key not in keys:
+        joining = admission.joining_keys(self.checked.payload)
+        if signer.public_key not in {None if entry is None else entry.key, joining.get(witness_id)}:
             raise Refusal(f"{witness_id} doesn't speak with this key", "Look at sigil witness list.")
         voice = Voice(witness_id=witness_id, signature=signature(self.checked, signer))
         others = tuple(one for one in self.packet.voices if one != voice)

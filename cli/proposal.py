@@ -127,6 +127,18 @@ def order_erasure(
     _proposed(state, seam.wait(work()))
 
 
+def together(state: State, *, file: Path, key: Key, passphrase: Passphrase = PROMPT) -> None:
+    """Propose changes that stand or fall together, from a JSON file: a list of {kind, payload}, in the order in which they act."""
+    asked = {"changes": _parsed(file.read_bytes(), str(file))}
+    root = caller.signer(key, passphrase)
+
+    async def work() -> quorum.Proposed:
+        async with caller.calling(state, owner=root) as client:
+            return await owner.propose(client, root, "changes", asked)
+
+    _proposed(state, seam.wait(work()))
+
+
 def show_list(state: State, limit: seam.Limit = 50, cursor: seam.Cursor = None) -> None:
     """Proposals, newest first."""
 
@@ -310,13 +322,17 @@ def _genesis_of(state: State, license_file: Path | None) -> str:
 
 def _json(text: str) -> dict[str, Any]:
     source = text.encode() if text.lstrip().startswith("{") else Path(text).read_bytes()
-    try:
-        value = canonical.parse(source)
-    except canonical.NotCanonical as error:
-        raise Refusal(f"--payload: {error}") from error
+    value = _parsed(source, "--payload")
     if not isinstance(value, dict):
         raise Refusal("--payload: expected a JSON object")
     return value
+
+
+def _parsed(source: bytes, where: str) -> Any:
+    try:
+        return canonical.parse(source)
+    except canonical.NotCanonical as error:
+        raise Refusal(f"{where}: {error}") from error
 
 
 def _overrides(given: list[str]) -> dict[str, int]:
@@ -346,6 +362,7 @@ def register(app: typer.Typer) -> None:
     noun = seam.family(app, "proposal", "Changes of the system's own rules.")
     seam.verb(noun, "draft")(draft)
     seam.verb(noun, "propose")(propose)
+    seam.verb(noun, "together")(together)
     seam.verb(noun, "erase")(order_erasure)
     seam.verb(noun, "list")(show_list)
     seam.verb(noun, "show")(show)

@@ -517,6 +517,14 @@ class House:
         }
         return record.build(kind, payload, **(fields | changes))
 
+    def several(self, *payloads: Any, **changes: Any) -> system.Changes:
+        """The payload that makes these changes together."""
+        parts = [
+            {"kind": system.changes_in(payload)[0].kind, "payload": msgspec.to_builtins(payload)}
+            for payload in payloads
+        ]
+        return msgspec.convert({"changes": parts, "expires_at": self.later(), **changes}, system.Changes)
+
     def enrolment(self, mentor: Person, key: signing.Signer, **changes: Any) -> system.TrustedWitness:
         """The payload that makes a mentor a witness."""
         fields = {

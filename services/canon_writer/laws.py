@@ -180,8 +180,8 @@ class Shelf(Protocol):
     async def rows(self, query: Query) -> Sequence[Row]:
         """The chosen rows."""
 
-    async def versions(self, of: bytes | str, below: int, limit: int, max_bytes: int) -> Sequence[Row]:
-        """The versions of a thing, or the system records of a kind, below a seq, newest first, bounded as by a `Query`."""
+    async def versions(self, of: bytes | tuple[str, ...], below: int, limit: int, max_bytes: int) -> Sequence[Row]:
+        """The versions of a thing, or the system records of some kinds, below a seq, newest first, bounded as by a `Query`."""
 
     async def headers(self, first: int, end: int) -> Sequence[bytes]:
         """The sealed headers in [first, end), fewer if the log ends before."""

@@ -81,14 +81,14 @@ class MemoryStore:
                 size_bytes += row.weight
         return rows
 
-    async def versions(self, of: bytes | str, below: int, limit: int, max_bytes: int) -> Sequence[Row]:
+    async def versions(self, of: bytes | tuple[str, ...], below: int, limit: int, max_bytes: int) -> Sequence[Row]:
         """Versions, newest first."""
         rows: list[Row] = []
         size_bytes = 0
         for row in reversed(self.disk.rows[:below]):
             if len(rows) == limit or size_bytes >= max_bytes:
                 break
-            if row.thing == of or (row.space == "system" and row.kind == of):
+            if row.thing == of or (isinstance(of, tuple) and row.space == "system" and row.kind in of):
                 rows.append(row)
                 size_bytes += row.weight
         return rows

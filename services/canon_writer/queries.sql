@@ -296,8 +296,8 @@ from (
 ) as counted
 where bytes_before < $5 order by seq desc;
 
--- name: versions_of_kind
--- System records of one kind, newest first, below a seq; the index holds seq >> 12.
+-- name: versions_of_kinds
+-- System records of some kinds, newest first, below a seq; the index holds seq >> 12.
 select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
 from (
     select chosen.*,
@@ -306,7 +306,7 @@ from (
     from (
         select seq, ts, id, author, thing, governs, space, kind, subject, hash, data_key, header_bytes, header, payload
         from canon.record
-        where tenant = $1 and kind = $2 and space = 'system' and seq >> 12 <= $3 >> 12 and seq < $3
+        where tenant = $1 and kind = any($2) and space = 'system' and seq >> 12 <= $3 >> 12 and seq < $3
         order by seq >> 12 desc, seq desc limit $4
     ) as chosen
 ) as counted

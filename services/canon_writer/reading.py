@@ -28,13 +28,14 @@ from sigilcore.contracts import canon
 from sigilcore.decision import parse_ref
 from sigilcore.governance import Governance, IssuedLicence
 from sigilcore.note import encode_base64
-from sigilcore.records import REGISTRY, audit
+from sigilcore.records import REGISTRY, audit, system
 from sigilcore.refusals import Code, Refused
 
 ANSWER_BYTES = 4 * 1024 * 1024  # half of what the bus carries
 LOOK_AT = 200_000  # rows that one page without an index looks at; a third of a second
 PROVEN_TILES = 1_024  # of 8 KiB: the leaves of a quarter million records
 MOST_HOLES = 500
+SEVERAL = "changes"
 _SPACES = ("user", "system", "audit")
 _NOWHERE = Refused(Code.NOT_FOUND, "no such record")
 
@@ -164,7 +165,7 @@ class Reading:
         of = await self._versioned(viewer, request)
         below = head.size if request.cursor is None else _cursor(request.cursor) + 1
         most = request.limit + (1 if request.cursor is None else 2)  # one to know whether there are more, and an anchor
-        rows = [] if of is None else await self._shelf.versions(of, below, most, ANSWER_BYTES)
+        rows = [] if of is None else await self._versions(of, below, most)
         if not rows and request.cursor is None:
             raise _NOWHERE
         # The last version of the page before comes again, to be held to its successor here.
@@ -193,7 +194,7 @@ class Reading:
         new = await self._seen(viewer, request.new)
         of = _version_of(new, "$.new")
         if request.old is None:
-            rows = await self._shelf.versions(of, new.seq, 1, ANSWER_BYTES)
+            rows = await self._versions(of, new.seq, 1)
             old = rows[0] if rows else None
         else:
             old = await self._seen(viewer, request.old)
@@ -202,13 +203,25 @@ class Reading:
         after = await self._checked(new)
         if request.old is None and not _follows(after, old):
             raise _corrupt(new.seq, "the version before it isn't there")
-        before = None if old is None else await self._checked(old)
-        lines = difference.between(None if before is None else before.payload, after.payload)
+        before = None if old is None else _payload_of(await self._checked(old), of)
+        lines = difference.between(before, after.payload)
         return canon.Difference(
             old_seq=None if old is None else old.seq,
             new_seq=new.seq,
             lines=tuple(canon.Differs(path=line.path, old=line.old, new=line.new) for line in lines),
         )
+
+    async def _versions(self, of: bytes | str, below: int, most: int) -> list[Row]:
+        """Versions, newest first. A system kind's are also among the several changes of one record."""
+        if isinstance(of, bytes):
+            return list(await self._shelf.versions(of, below, most, ANSWER_BYTES))
+        found: list[Row] = []
+        while True:
+            page = await self._shelf.versions((of, SEVERAL), below, most, ANSWER_BYTES)
+            found += [row for row in page if row.kind == of or _carries(row, of)]
+            if _ends(page, most - 1) or not _ends(found, most - 1):
+                return found[:most]
+            below = page[-1].seq
 
     async def _versioned(self, viewer: Viewer, request: canon.History) -> bytes | str | None:
         """The thing or system kind that is asked for; None if the viewer may not know of it."""
@@ -480,6 +493,21 @@ def _version_of(row: Row, field: str) -> bytes | str:
     if row.thing is None and row.space != "system":
         raise Refused(Code.BAD_INPUT, f"{row.kind} is a version of nothing", field=field)
     return row.kind if row.thing is None else row.thing
+
+
+def _carries(row: Row, kind: str) -> bool:
+    """Whether one of several changes is of this kind. What can't be read is shown, since who proves it then says so."""
+    try:
+        payload = msgspec.json.decode(row.payload, type=system.Changes)
+    except msgspec.DecodeError:
+        return True
+    return any(change.kind == kind for change in system.changes_in(payload))
+
+
+def _payload_of(checked: record.Checked, of: bytes | str) -> Any:
+    """A version's payload: the record's own, or the last of this kind that it carries."""
+    carried = [change.payload for change in system.changes_in(checked.payload) if change.kind == of]
+    return carried[-1] if carried else checked.payload
 
 
 def _follows(checked: record.Checked, older: Row | None) -> bool:

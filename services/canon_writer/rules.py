@@ -276,8 +276,9 @@ class Draft:
         author = _unproven(one)
         admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head, author=author)
         antecedents.check(self._state, one, self._antecedent)
-        if isinstance(one.payload, system.LogKey):
-            self._check_held(one.payload)
+        for change in system.changes_in(one.payload):
+            if isinstance(change.payload, system.LogKey):
+                self._check_held(change.payload, f"{change.path}.vkey")
         if ref is None or decided is None or decided.used_by is not None:
             return
         if ref not in uses:
@@ -285,9 +286,9 @@ class Draft:
             self.uses.append(Use(ref=ref, seq=decided.seq, by=one.core.id))
         uses[ref] = self.size
 
-    def _check_held(self, payload: system.LogKey) -> None:
+    def _check_held(self, payload: system.LogKey, field: str) -> None:
         if self._log_signer(note.VerifierKey.parse(payload.vkey).public_key) is None:
-            raise Refused(Code.KEY_NOT_ALLOWED, "the writer's keystore doesn't hold this key", field="$.payload.vkey")
+            raise Refused(Code.KEY_NOT_ALLOWED, "the writer's keystore doesn't hold this key", field=field)
 
     def _check_erasure(self, payload: user.Erasure, thing: bytes) -> None:
         """It names each payload that will be gone, and no other; what comes between is noticed by the list as by `prev`."""

@@ -85,12 +85,12 @@ class PostgresShelf:
         name = "rows_of_kinds" if query.kinds else "rows"
         return await self._opened(await self._read(name, *arguments))
 
-    async def versions(self, of: bytes | str, below: int, limit: int, max_bytes: int) -> Sequence[Row]:
+    async def versions(self, of: bytes | tuple[str, ...], below: int, limit: int, max_bytes: int) -> Sequence[Row]:
         """Versions, newest first."""
         if isinstance(of, bytes):
             rows = await self._read("versions", uuid.UUID(bytes=of), below, limit, max_bytes)
         else:
-            rows = await self._read("versions_of_kind", of, below, limit, max_bytes)
+            rows = await self._read("versions_of_kinds", list(of), below, limit, max_bytes)
         return await self._opened(rows)
 
     async def headers(self, first: int, end: int) -> Sequence[bytes]:

@@ -3,10 +3,8 @@
 import msgspec
 
 from sigilcore import decision
-from sigilcore.contracts import canon
 from sigilcore.contracts.common import Placed
 from sigilcore.governance import Governance
-from sigilcore.refusals import Code, Refused
 from sigilrun import service
 
 
@@ -24,12 +22,7 @@ class BusLedger:
 
     async def reach(self, seq: int) -> None:
         """Return once the state has seen the record that a caller names by `seq`. Raises BEYOND_HEAD, NOT_YET."""
-        if seq < self._parts.following.position:
-            return
-        head = (await self._parts.bus.call(canon.EVENTS, canon.Events(first=0, limit=1))).head
-        if seq >= head:
-            raise Refused(Code.BEYOND_HEAD, f"the log has {head} records", field="$.wait_for", detail={"head": head})
-        await self._parts.following.wait_for(seq + 1)
+        await self._parts.following.reach(seq)
 
     async def effect(self, kind: str, payload: msgspec.Struct, *, name: str, admits: decision.DecisionRef) -> Placed:
         """Append the effect of a decision; its place once it is durable, its receipt verified, and the state has seen it."""

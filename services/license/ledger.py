@@ -34,12 +34,7 @@ class BusLedger:
 
     async def reach(self, seq: int) -> None:
         """Return once the state has seen the record that a caller names by `seq`. Raises BEYOND_HEAD, NOT_YET."""
-        if seq < self._parts.following.position:
-            return
-        head = (await self._parts.bus.call(canon.EVENTS, canon.Events(first=0, limit=1))).head
-        if seq >= head:
-            raise Refused(Code.BEYOND_HEAD, f"the log has {head} records", field="$.wait_for", detail={"head": head})
-        await self.wait_for(seq + 1)
+        await self._parts.following.reach(seq)
 
     async def seek_genesis(self) -> None:
         """If the canon has a record 0, return once the state has seen it."""

@@ -38,7 +38,6 @@ class BusLedger:
         self.book = Book()
         self.position = 0
         self._parts = parts
-        self.head = 0  # the canon's size at the last look
         self._admitted: dict[int, str] = {}  # seq → hash of each system record that the follower admitted
         self._reading = asyncio.Lock()
         parts.following.on_change(self._note)
@@ -56,7 +55,7 @@ class BusLedger:
                 page = await self._parts.bus.call(canon.EVENTS, asked)
                 for placed in page.items:
                     await self._take(placed)
-                self.position, self.head = max(self.position, page.next), page.head
+                self.position = max(self.position, page.next)
                 if page.next >= page.head or not page.items:
                     return
 
@@ -66,12 +65,9 @@ class BusLedger:
         await self._parts.following.wait_for(self.position)
 
     async def reach(self, seq: int) -> None:
-        """Return once the book holds the record that a caller names by `seq`. Raises BEYOND_HEAD, NOT_YET."""
+        """Return once book and state hold the record that a caller names by `seq`. Raises BEYOND_HEAD, NOT_YET."""
         await self.refresh()
-        if seq >= self.head:
-            raise Refused(
-                Code.BEYOND_HEAD, f"the log has {self.head} records", field="$.wait_for", detail={"head": self.head}
-            )
+        await self._parts.following.reach(seq)
         await self.wait_for(seq + 1)
 
     async def wait_for(self, size: int) -> None:

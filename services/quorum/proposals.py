@@ -79,8 +79,8 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def expires_at(self) -> str:
-        """The end that the payload itself names; the writer refuses it from then on."""
-        return str(self.record.payload.expires_at)
+        """The end that the payload itself names, or the first of several; the writer refuses it from then on."""
+        return system.ends_at(self.record.payload)
 
 
 def opened(seq: int, opening: record.Checked) -> Proposal | None:
@@ -169,7 +169,7 @@ class Book:
         """The proposal with the number of voices that it needs now, once for all."""
         if proposal.need is not None:
             return proposal
-        return msgspec.structs.replace(proposal, need=self._system.need(proposal.record.core.kind))
+        return msgspec.structs.replace(proposal, need=self._system.need(proposal.record))
 
     def place(self, proposal: Proposal) -> Place | None:
         """Where the proposed record stands, once it does."""

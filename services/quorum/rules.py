@@ -57,12 +57,12 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     have: tuple[str, ...]
     weight: int
     missing: tuple[str, ...]
-    joining: str | None  # the principal whose new key has not proven itself
+    unproven: tuple[str, ...]  # principals whose new key has not proven itself
 
     @property
     def complete(self) -> bool:
         """True if the writer would find a quorum."""
-        return self.weight >= self.need and self.joining is None
+        return self.weight >= self.need and not self.unproven
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,13 +76,13 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def payload_of(kind: str, plain: Mapping[str, Any], expires_at: str) -> msgspec.Struct:
-    """The typed payload of a change; `expires_at` is filled in when missing."""
+    """The typed payload of a change; `expires_at` is filled in where it is missing."""
     entry = records.REGISTRY.get(kind)
     if entry is None:
         raise Refused(Code.KIND_UNKNOWN, f"no kind {kind!r}", field="$.kind")
     if entry.space != "system" or entry.payload is system.Genesis:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{kind} can't be proposed", field="$.kind")
-    return _typed({"expires_at": expires_at, **plain}, entry.payload, "$.payload")
+    return _typed(drafts.with_ends(plain, expires_at), entry.payload, "$.payload")
 
 
 def draft(state: Governance, payload: msgspec.Struct, *, record_id: str, now_ms: int, salt: bytes) -> Draft:
@@ -210,16 +210,14 @@ def tally(state: Governance, proposal: Proposal) -> Tally:
     """Who has spoken, of those whose voice counts now; what is needed is what was when the proposal ended, if it has."""
     active = state.active_witnesses()
     have = {voice.witness_id for voice in proposal.voices if _counts(active.get(voice.witness_id), voice.key_id)}
-    joining = admission.joining_key(proposal.record.payload)
-    proven = joining is None or any(
-        (voice.witness_id, voice.key_id) == (joining[0], signing.key_id(joining[1])) for voice in proposal.voices
-    )
+    proven = {(voice.witness_id, voice.key_id) for voice in proposal.voices}
+    joining = admission.joining_keys(proposal.record.payload).items()
     return Tally(
-        need=state.need(proposal.record.core.kind) if proposal.need is None else proposal.need,
+        need=state.need(proposal.record) if proposal.need is None else proposal.need,
         have=tuple(sorted(have)),
         weight=state.weight(have),
         missing=tuple(sorted(active.keys() - have)),
-        joining=None if proven or joining is None else joining[0],
+        unproven=tuple(sorted(name for name, key in joining if (name, signing.key_id(key)) not in proven)),
     )
 
 
@@ -243,8 +241,9 @@ def standing(state: Governance, book: Book, proposal: Proposal, now_ms: int) -> 
     if proposal.record.core.prev != state.system_head:
         return Standing(state="stale", reason="another system record moved the head")
     voices = tally(state, proposal)
-    if voices.joining is not None:
-        return Standing(state="open", reason=f"{voices.joining} has not proven its new key")
+    if voices.unproven:
+        said = "has not proven its new key" if len(voices.unproven) == 1 else "have not proven their new keys"
+        return Standing(state="open", reason=f"{', '.join(voices.unproven)} {said}")
     return Standing(state="ready" if voices.complete else "open")
 
 
@@ -283,8 +282,8 @@ def attestation(
     check_running(standing(state, book, proposal, now_ms))
     sig = signing.signature_bytes(asked.signature)
     root = bytes.fromhex(state.root.key)
-    joining = admission.joining_key(proposal.record.payload)
-    joins = joining is not None and joining[0] == asked.witness_id
+    joining = admission.joining_keys(proposal.record.payload).get(asked.witness_id)
+    joins = joining is not None
     if _signs(root, proposal, sig) or (asked.witness_id == state.root.owner_id and not joins):
         raise Refused(Code.ROOT_IS_NO_WITNESS, "Root's signature never counts as a witness's", field="$.witness_id")
     entry = state.active_witnesses().get(asked.witness_id)
@@ -294,8 +293,8 @@ def attestation(
         raise Refused(Code.WITNESS_UNKNOWN, f"{asked.witness_id}: {why}", field="$.witness_id")
     if entry is not None and _signs(entry.key, proposal, sig):
         key, counted = entry.key, True
-    elif joins and joining is not None and _signs(joining[1], proposal, sig):
-        key, counted = joining[1], False
+    elif joining is not None and _signs(joining, proposal, sig):
+        key, counted = joining, False
     else:
         raise Refused(
             Code.SIGNATURE_INVALID,
@@ -304,8 +303,11 @@ def attestation(
         )
     if any((voice.witness_id, voice.counted) == (asked.witness_id, counted) for voice in proposal.voices):
         raise Refused(Code.ALREADY_ATTESTED, f"{asked.witness_id} has attested", field="$.witness_id")
-    if len(proposal.voices) >= MAX_VOICES:
-        raise Refused(Code.PROPOSAL_CLOSED, f"a proposal holds at most {MAX_VOICES} signatures")
+    room_for_proofs = len(tally(state, proposal).unproven) if counted else 0
+    if len(proposal.voices) + room_for_proofs >= MAX_VOICES:
+        raise Refused(
+            Code.PROPOSAL_CLOSED, f"a proposal holds at most {MAX_VOICES} signatures, proofs of keys included"
+        )
     return audit.ProposalAttested(
         proposal_id=proposal.proposal_id,
         witness_id=asked.witness_id,
@@ -336,8 +338,8 @@ def committable(state: Governance, book: Book, proposal: Proposal, now_ms: int) 
     voices = tally(state, proposal)
     if not voices.complete:
         detail: dict[str, Any] = {"have": voices.weight, "need": voices.need, "missing": list(voices.missing)}
-        if voices.joining is not None:
-            detail["possession"] = voices.joining
+        if voices.unproven:
+            detail["possession"] = voices.unproven[0]
         raise Refused(
             Code.QUORUM_NOT_SATISFIED, now.reason or f"{voices.weight} of {voices.need} voices", detail=detail
         )
@@ -347,12 +349,11 @@ def committable(state: Governance, book: Book, proposal: Proposal, now_ms: int) 
 
 
 def _witnesses(state: Governance, proposal: Proposal) -> list[record.WitnessSignature]:
-    """Every signature that counts now and the proof of a joining key, once each, in the order that the header keeps."""
+    """Every signature that counts now and the proofs of joining keys, once each, in the order that the header keeps."""
     active = state.active_witnesses()
-    joining = admission.joining_key(proposal.record.payload)
+    joining = admission.joining_keys(proposal.record.payload)
     keys = {(name, signing.key_id(entry.key)) for name, entry in active.items()}
-    if joining is not None:
-        keys.add((joining[0], signing.key_id(joining[1])))
+    keys |= {(name, signing.key_id(key)) for name, key in joining.items()}
     signatures = (voice.signature() for voice in proposal.voices if (voice.witness_id, voice.key_id) in keys)
     return sorted(signatures, key=lambda witness: (witness.witness_id, witness.key_id))
 

@@ -19,7 +19,7 @@ def proposed(state: Governance, proposal: Proposal) -> wire.Proposed:
     return wire.Proposed(
         proposal_id=proposal.proposal_id,
         hash=proposal.hash,
-        need=state.need(proposal.record.core.kind),
+        need=state.need(proposal.record),
         difference=_changes(state, proposal),
         seq=proposal.opened_seq,
     )

@@ -8,20 +8,25 @@ from typer.testing import CliRunner
 
 from cli import ledger, main, replaying, seam
 from cli.refusal import Refusal
-from sigilcore import record, replay, vouch
+from sigilcore import record, replay, signing, vouch
 from sigilcore.access import Loa
+from sigilcore.records import system
 from tests.simulator import House, Person
 
 
 @pytest.fixture(scope="module")
 def house():
-    """A few hundred records, with a licence in the middle that later runs stand on."""
+    """A few hundred records; in the middle a licence, and several changes in one record, that later runs stand on."""
     built = House()
     ada = built.issue(Person("ada", keyed=False), Loa.OPERATOR)
     for number in range(60):
         built.remember(ada, f"note-{number}")
     eve = built.issue(Person("eve", keyed=False), Loa.OPERATOR)
     late = built.granted(ada, "memory/write")
+    fresh = built.services["knowledge"] = signing.Ed25519Signer.generate()
+    key = system.ServiceKey(service="knowledge", key=fresh.public_key.hex(), expires_at=built.later())
+    built.change("changes", built.several(built.new_model(), key))
+    built.introduce("knowledge")
     for number in range(60):
         built.remember(eve, f"note-{number}")
     built.place(built.memory(late, "late"))

@@ -124,6 +124,34 @@ def test_a_lost_race_is_proposed_again(story):
     assert story.ask("policy", "current", "--profile", "mia")["policy"]["rate_limit"] == 200
 
 
+def test_changes_that_stand_or_fall_together(story):
+    """A policy and a longer life for proposals, from one file: nonsense names its entry; shown, signed and rebased as one."""
+    policy_ = {"version": "three", "rungs": {}, "thresholds": {}, "rate_limit": 300}
+    quorum = {
+        "k": 1,
+        "kinds": {},
+        "proposal_ttl_s": 7200,
+        "checkpoint_witnesses": {"c": 0, "cosigners": []},
+        "persona_cap": 0,
+    }
+    parts = [{"kind": "access_policy", "payload": {"policy": policy_}}, {"kind": "quorum_policy", "payload": quorum}]
+    (story.work / "several.json").write_text(json.dumps([parts[0], {**parts[1], "kind": "genesis"}]))
+    refused = story.as_root("proposal", "together", "several.json", code=1)
+    assert (refused["code"], refused["field"]) == ("BAD_INPUT", "$.payload.changes[1].kind")
+    (story.work / "several.json").write_text(json.dumps(parts))
+    first = story.as_root("proposal", "together", "several.json")
+    story.agreed(story.as_root("policy", "upload", policy_file(story, "between", rate_limit=250))["proposal_id"])
+    rebased = story.as_root("proposal", "rebase", first["proposal_id"])
+    shown = story.ask("proposal", "show", rebased["proposal_id"], "--profile", "mia")
+    told = {line["path"]: (line["old"], line["new"]) for line in shown["difference"]}
+    assert shown["kind"] == "changes"
+    assert told["$.changes[0].payload.policy.rate_limit"] == (250, 300)
+    assert told["$.changes[1].payload.proposal_ttl_s"] == (86_400, 7200)
+    committed = story.agreed(rebased["proposal_id"])
+    current = story.ask("policy", "current", "--profile", "mia")
+    assert (current["policy"]["rate_limit"], current["seq"]) == (300, committed["seq"])
+
+
 def test_root_gives_its_place_to_another(story):
     """Proposed with the old key, proven with the new one, agreed by the quorum; then the old licence opens nothing."""
     public = story.key("zoe")

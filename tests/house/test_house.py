@@ -113,13 +113,20 @@ def test_a_process_is_told_only_what_it_needs(data):
         assert str(data / "keys/postgres_role_canon_owner") not in env.values(), name
 
 
-def test_every_process_can_read_its_settings(data):
-    """What is told is a whole configuration: each process's settings load, and nothing in them is unknown."""
+@pytest.mark.parametrize("more", ["", "\n[canon]\nreserve_mb = 512\n"], ids=["as it was made", "with a reserve"])
+def test_every_process_can_read_its_settings(data, more):
+    """What is told is a whole configuration: each process's settings load, and nothing in them is unknown; also with the reserve set."""
+    config = data / "config.toml"
+    given = data / "given.toml"
+    given.write_text(config.read_text() + more)
     for name, spec in specs(data).items():
         needs = ("canon",) if name.startswith("canon_") else ()
-        loaded = settings.load(Path(spec.env["SIGIL_CONFIG"]), spec.env, resident=name, needs=needs)
+        assert spec.env["SIGIL_CONFIG"] == str(config)
+        loaded = settings.load(given, spec.env, resident=name, needs=needs)
         assert loaded.bus.nkey_seed_file == data / "keys" / f"bus_{name}"
         assert loaded.service.state_dir == data / "services" / name
+        assert (loaded.canon is not None) is name.startswith("canon_")
+        assert loaded.canon is None or loaded.canon.reserve_mb == (512 if more else 256)
 
 
 def test_who_writes_stops_before_the_pen(data):

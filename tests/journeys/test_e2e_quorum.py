@@ -21,6 +21,16 @@ async def propose_model(machine, version, **changes):
     return (await owner.propose_model(machine.root.client, machine.root.signer, proposed)).proposal_id
 
 
+async def propose_together(machine, wanted, **because):
+    """Root proposes a model and the policy in force, which stand or fall together."""
+    found = await governed.state(machine.root.client)
+    parts = [
+        {"kind": "model_config", "payload": msgspec.to_builtins({"model": wanted, **because})},
+        {"kind": "access_policy", "payload": {"policy": msgspec.to_builtins(found.policy)}},
+    ]
+    return (await owner.propose(machine.root.client, machine.root.signer, "changes", {"changes": parts})).proposal_id
+
+
 async def test_e2e_quorum_pass_fail(machine):
     """Two voices of three needed: 409 with have and need. The third: committed, and only once."""
     proposal = await propose_model(machine, "pass-fail")
@@ -91,21 +101,21 @@ async def test_model_learnt_from_outcomes(machine):
     computed = await model.computed(machine.root.client, found, why, "wiser")
     assert computed.model.weights.action < found.model.weights.action
     honest = await owner.propose_model(machine.root.client, machine.root.signer, computed.model, why)
-    forged = await owner.propose_model(
-        machine.root.client, machine.root.signer, msgspec.structs.replace(computed.model, bias=5_000_000), why
-    )
+    bent = msgspec.structs.replace(computed.model, bias=5_000_000)
+    forged = await propose_together(machine, bent, because=why)
     mentor = machine.mentors[0].client
     assert (await model.computed_again(mentor, honest.proposal_id)).lines == computed.lines
     with pytest.raises(governed.Unverified, match="doesn't follow"):
-        await model.computed_again(mentor, forged.proposal_id)
-    for proposal in (honest, forged):
-        await machine.root.client.call(quorum.WITHDRAW, quorum.ProposalId(proposal_id=proposal.proposal_id))
+        await model.computed_again(mentor, forged)
+    for proposal in (honest.proposal_id, forged):
+        await machine.root.client.call(quorum.WITHDRAW, quorum.ProposalId(proposal_id=proposal))
     await machine.audit()
 
 
 async def test_racing_proposals(machine):
-    """Two complete proposals on one head: one commits, the other is stale and says how to go on."""
-    first, second = await propose_model(machine, "racer-1"), await propose_model(machine, "racer-2")
+    """Two complete proposals on one head, one of them several changes: one commits, the other is stale and says how to go on."""
+    first = await propose_model(machine, "racer-1")
+    second = await propose_together(machine, msgspec.structs.replace(trust.DEFAULT_MODEL, version="racer-2"))
     for proposal in (first, second):
         for mentor in machine.mentors[:3]:
             await machine.attest(proposal, mentor)

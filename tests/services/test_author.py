@@ -428,6 +428,21 @@ async def test_waiting_for_what_is_not_there_ends(world: World) -> None:
     await one.stop()
 
 
+async def test_what_a_caller_names_is_reached_or_was_never_there(world: World) -> None:
+    """A record just written is waited for, one seen long ago isn't; one beyond the head is refused at once, with the head."""
+    one = await follower(world)
+    await one.reach(world.ledger.head() - 1)
+    assert one.position == world.ledger.head()
+    world.ledger.append("session_opened", opened(), world.ledger.instances["gatekeeper"])
+    await one.reach(world.ledger.head() - 1)
+    await one.reach(0)
+    with pytest.raises(Refused) as caught:
+        await one.reach(world.ledger.head())
+    assert (caught.value.code, caught.value.field) == (Code.BEYOND_HEAD, "$.wait_for")
+    assert caught.value.detail == {"head": world.ledger.head()}
+    await one.stop()
+
+
 async def test_the_state_is_the_writer_s(world: World) -> None:
     """After growth by stream and by page the fold is the same as the writer's."""
     ledger = world.ledger

@@ -18,6 +18,7 @@ from sigilcore import (
     ids,
     merkle,
     note,
+    policy,
     record,
     signing,
     tiles,
@@ -25,7 +26,7 @@ from sigilcore import (
 )
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, knowledge
-from sigilcore.records import audit, user
+from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 from tests import oracle
 from tests.canonworld import TOKEN, World, code_of
@@ -939,6 +940,22 @@ async def test_a_changed_byte_is_reported_at_its_position_and_nowhere_else(house
     disk.rows[-2] = row
 
 
+async def test_a_log_key_that_the_writer_lacks_stops_nothing(house):
+    """Alone or among several changes, a key of the log that the writer's keystore doesn't hold is refused at its place."""
+    world = house.world
+    world.change_policy()
+    await world.send(house.canon)
+    stranger = note.VerifierKey.of(world.origin, note.ED25519, signing.Ed25519Signer.generate().public_key)
+    change = system.LogKey(vkey=stranger.format(), expires_at=world.later())
+    for kind, payload, field in (
+        ("log_key", change, "$.payload.vkey"),
+        ("changes", world.several(world.new_model(), change), "$.payload.changes[1].payload.vkey"),
+    ):
+        signed = world.attested(world.proposal(kind, payload), world.witness)
+        answer = await house.canon.append(canon.Append(records=(signed,)))
+        assert (code_of(answer), answer.results[0].refusal.field) == ("KEY_NOT_ALLOWED", field)
+
+
 # Versions
 
 
@@ -987,6 +1004,42 @@ async def test_a_history_shows_every_version_once_newest_first(house, limit):
     assert len(policies) == 2
     assert await versions_of(house, OBSERVER, limit, kind="access_policy") == (policies, [])
     assert await versions_of(house, OBSERVER, limit, id=rows[policies[1]].id) == (policies, [])
+
+
+@pytest.mark.parametrize("limit", [1, 2, 50])
+async def test_a_history_knows_what_one_of_several_changes_was(house, limit):
+    """A kind's history shows the records that carry it among others, and no others of those; a difference is against what they set."""
+    world, reading, rows = house.world, house.canon.reading, house.canon.store.disk.rows
+
+    def together(version, *others):
+        later = world.later()
+        rules = policy.AccessPolicy(version=version, rate_limit=700)
+        carried = system.AccessPolicyChange(policy=rules, expires_at=later)
+        world.change("changes", world.several(carried, *others))
+
+    def key(service):
+        public = signing.Ed25519Signer.generate().public_key.hex()
+        return system.ServiceKey(service=service, key=public, expires_at=world.later())
+
+    world.change_policy()
+    world.change("changes", world.several(key("grid"), key("outside")))
+    together("together", world.new_model())
+    world.change("changes", world.several(key("grid"), key("outside")))
+    world.change_policy(rate_limit=800)
+    await world.send(house.canon)
+    told = [row.seq for row in reversed(rows) if row.kind in {"access_policy", "changes"}]
+    newest, _, carrying, _, oldest = told
+    for kind, seqs in (
+        ("access_policy", [newest, carrying, oldest]),
+        ("model_config", [carrying]),
+        ("changes", told[1:4]),
+        ("service_key", [told[1], told[3]]),
+    ):
+        assert await versions_of(house, OBSERVER, limit, kind=kind) == (seqs, []), kind
+    assert await versions_of(house, OBSERVER, limit, id=rows[newest].id) == ([newest, carrying, oldest], [])
+    found = await reading.diff(OBSERVER, canon.Diff(new=rows[newest].id))
+    assert found.old_seq == carrying
+    assert {(line.path, line.old, line.new) for line in found.lines} >= {("$.policy.rate_limit", 700, 800)}
 
 
 async def test_a_cursor_stays_where_it_is_while_others_write(house):

@@ -227,11 +227,26 @@ def test_a_lost_key_is_rotated_by_the_others(house: House) -> None:
     name = house.propose(rules.witness_payload(house.state, "rotate", change, expires_at=LATER, now_ms=house.now_ms))
     house.attest(name, "mia", key)
     tally = rules.tally(house.state, house.book.proposals[name])
-    assert (tally.have, tally.joining) == ((), None)
+    assert (tally.have, tally.unproven) == ((), ())
     house.attest(name, "ned")
     house.attest(name, "ora")
     house.commit(name)
     assert house.state.witnesses["mia"].key == key.public_key
+
+
+def test_voices_leave_room_for_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header has a bound: voices beyond what is needed don't take the place of a joining key's proof."""
+    monkeypatch.setattr(rules, "MAX_VOICES", 4)
+    house = House(3)
+    house.pass_(house.propose(house.quorum(k=3)))
+    joining = {name: house.mentor(name) for name in ("pam", "quy")}
+    name = house.propose(house.several(*(house.adding(person) for person in joining.values())))
+    house.attest(name, "mia")
+    house.attest(name, "ned")
+    with refusal(Code.PROPOSAL_CLOSED):
+        house.attest(name, "ora")
+    for person in joining.values():
+        assert not house.attest(name, person.owner_id, person.signer).counted
 
 
 # Who is no voice

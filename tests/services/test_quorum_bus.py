@@ -192,6 +192,62 @@ async def test_one_commit_asked_many_times_at_once(sealed: Sealed) -> None:
     assert sealed.kinds(head).count("model_config") == 1
 
 
+async def test_several_changes_are_one(sealed: Sealed) -> None:
+    """Two mentors join and k rises: drafted with the ends that were left out, open until both keys proved themselves, one record."""
+    raised = await sealed.root.propose("quorum_policy", QUORUM | {"k": 3})
+    await sealed.ready(raised.proposal_id)
+    await sealed.commit(raised.proposal_id)
+    keys = {name: await sealed.root.mentor(name) for name in ("rex", "sue")}
+    listed = await sealed.root.call(licensing.LIST, licensing.ListLicenses(limit=500))
+    held = {one.owner_id: one.license_id for one in listed.items}
+    joining = [
+        {
+            "kind": "trusted_witness",
+            "payload": {
+                "action": "add",
+                "witness_id": name,
+                "name": name.title(),
+                "key": key.public_key.hex(),
+                "licence_id": held[name],
+            },
+        }
+        for name, key in keys.items()
+    ]
+    parts = [*joining, {"kind": "quorum_policy", "payload": QUORUM | {"k": 4}}]
+    with pytest.raises(Refused, match=Code.BAD_INPUT) as bad:
+        await sealed.root.propose("changes", {"changes": [*joining, {"kind": "root_key", "payload": {}}]})
+    assert bad.value.field == "$.payload.changes[2].kind"
+    with pytest.raises(Refused, match=Code.THRESHOLD_INVALID) as early:
+        await sealed.root.propose("changes", {"changes": parts[::-1]})
+    assert early.value.field == "$.payload.changes[0].payload.k"
+    made = await sealed.root.propose("changes", {"changes": parts})
+    told = {line.path: (line.old, line.new) for line in made.difference}
+    assert (made.need, told["$.changes[2].payload.k"]) == (3, (3, 4))
+    assert told["$.changes[0].payload.expires_at"] == told["$.expires_at"]
+    await sealed.ready(made.proposal_id)
+    assert (await sealed.view(made.proposal_id)).reason == "rex, sue have not proven their new keys"
+    assert await sealed.attest(await sealed.asked(made.proposal_id, "sue", keys["sue"])) == "open"
+    with pytest.raises(Refused, match=Code.QUORUM_NOT_SATISFIED) as short:
+        await sealed.commit(made.proposal_id)
+    assert short.value.detail == {"have": 3, "need": 3, "missing": [], "possession": "rex"}
+    assert await sealed.attest(await sealed.asked(made.proposal_id, "rex", keys["rex"])) == "ready"
+    await sealed.commit(made.proposal_id)
+    registry = await sealed.root.call(wire.WITNESS_LIST, Empty())
+    assert (registry.active, registry.quorum) == (5, 4)
+    leaving = [
+        {"kind": part["kind"], "payload": part["payload"] | {"action": "revoke", "licence_id": ""}} for part in joining
+    ]
+    back = await sealed.root.propose(
+        "changes", {"changes": [{"kind": "quorum_policy", "payload": QUORUM | {"k": 3}}, *leaving]}
+    )
+    await sealed.ready(back.proposal_id)
+    await sealed.house.attest(back.proposal_id, "rex", keys["rex"])
+    await sealed.commit(back.proposal_id)
+    lowered = await sealed.root.propose("quorum_policy", QUORUM)
+    await sealed.ready(lowered.proposal_id)
+    await sealed.commit(lowered.proposal_id)
+
+
 # Endings
 
 

@@ -105,6 +105,25 @@ x = 1
     assert len(found) == len(expected)
 
 
+def test_what_is_for_another_process_is_checked_and_not_demanded_whole(folder: Path) -> None:
+    """An operator sets the writer's reserve: who has no database starts all the same; a slip in that section is told to everyone."""
+    reserve = GOOD + "[canon]\nreserve_mb = 512\n"
+    assert load(folder, reserve).canon is None
+    assert load(folder, GOOD, SIGIL_CANON_RESERVE_MB="512").canon is None
+    missing = problems(folder, reserve, ("canon",))
+    assert len(missing) == 5
+    assert all(problem.startswith("[canon] ") and "missing" in problem for problem in missing)
+    for slip, reason in (("reserve_mb = '512'", "Expected `int`"), ("reserved_mb = 512", "unknown key")):
+        (problem,) = problems(folder, GOOD + f"[canon]\n{slip}\n")
+        assert reason in problem
+        assert "[canon] reserve" in problem
+    (folder / "password").write_text("secret")
+    whole = {"HOST": "db", "PORT": "5432", "DATABASE": "canon", "USER": "canon_writer", "PASSWORD_FILE": "password"}
+    loaded = load(folder, reserve, ("canon",), **{f"SIGIL_CANON_{key}": value for key, value in whole.items()}).canon
+    assert loaded is not None
+    assert (loaded.reserve_mb, loaded.host) == (512, "db")
+
+
 def test_strictness_of_the_file_is_not_that_of_the_environment(folder: Path) -> None:
     """In TOML a number is a number: text that looks like one is refused."""
     assert any("max_in_flight" in one for one in problems(folder, GOOD.replace("[bus]", '[bus]\nmax_in_flight = "5"')))

@@ -5,7 +5,8 @@ this kind in this space now → the author's signature → the rules of its spac
 
 - `system`: Root's signature, `prev`, time, the seal, what the change itself must satisfy, and the quorum: distinct active principals with
   distinct keys over exactly these bytes. Root never counts. Threshold and set come from the log before this record. One record needs no
-  Root: a `root_key` that the new Root signs itself, with the voice of every active witness.
+  Root: a `root_key` that the new Root signs itself, with the voice of every active witness. Of several changes in one record each must
+  satisfy what it would alone, on the state that those before it leave; the first that doesn't refuses them all.
 - `audit`: an instance key that its service key introduced; that key's chain; the decision, if the kind is an effect.
 - `user`: the service that owns the command, or the person whose key the licence names; the decision; the thing's previous version.
   An erasure may stand on an order of the quorum instead: of this very thing, unused, before the order's end.
@@ -16,7 +17,8 @@ enters: `record.check`, which the writer asks, takes whole records only.
 There is no other path: canon_writer, followers, verifiers and the simulator call these same functions.
 """
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -34,7 +36,8 @@ from sigilcore.refusals import Code, Refused
 DECISION_AGE_MS = 60_000
 DECISION_SKEW_MS = 2_000
 _LINKS = "$.header.core.links"
-BEFORE_SEAL = ("trusted_witness", "quorum_policy")
+SEAL = "quorum_policy"
+BEFORE_SEAL = ("trusted_witness", SEAL)
 
 
 ORDER = "erasure_order"  # stands for the command in the row of an order, which nobody called
@@ -191,11 +194,63 @@ def precheck_system(state: Governance, checked: Checked, now_ms: int | None) -> 
     verify_author(checked.header, checked.core_bytes, system_author(state, checked))
     if core.prev != state.system_head:
         raise Refused(Code.STALE_PREV, "prev is not the newest system record", detail={"head": state.system_head})
+    _check_end(payload, now_ms)
+    changed: set[tuple[str, str]] = set()
+    for before, change in state.along(payload):
+        with _below(change.path):
+            _check_end(change.payload, now_ms)
+            _check_seal(state, core.kind, change.kind)
+            thing = change.kind, _thing(change.payload)
+            if thing in changed:
+                raise Refused(Code.RECORD_INVALID, "another of these changes is of the same thing", field="$.payload")
+            changed.add(thing)
+            _check_change(before, change.payload, now_ms)
+
+
+@contextlib.contextmanager
+def _below(path: str) -> Iterator[None]:
+    """A refusal inside names its field as if the payload stood alone; it is told where it stands."""
+    try:
+        yield
+    except Refused as refused:
+        if path == "$.payload":
+            raise
+        field = path + (refused.field or "").removeprefix("$.payload")
+        raise Refused(refused.code, refused.message, field=field, detail=refused.detail) from refused
+
+
+def _check_end(payload: Any, now_ms: int | None) -> None:
     if now_ms is not None and now_ms >= _time(payload.expires_at):
         raise Refused(Code.PROPOSAL_EXPIRED, f"it expired at {payload.expires_at}", field="$.payload.expires_at")
-    if not state.sealed and core.kind not in BEFORE_SEAL:
+
+
+def check_seal(state: Governance, checked: Checked) -> None:
+    """What a system record may change before the seal, by all that it carries."""
+    for change in system.changes_in(checked.payload):
+        with _below(change.path):
+            _check_seal(state, checked.core.kind, change.kind)
+
+
+def _check_seal(state: Governance, record_kind: str, change_kind: str) -> None:
+    """What may come before the seal. The seal itself is one policy in a record of its own, which people pin, by every witness so far: a
+    witness that the same record enrols has no voice yet."""
+    if state.sealed:
+        return
+    if change_kind not in BEFORE_SEAL:
         raise Refused(Code.NOT_SEALED, f"before the seal only {' and '.join(BEFORE_SEAL)} are taken")
-    _check_change(state, payload, now_ms)
+    if change_kind == SEAL != record_kind:
+        raise Refused(Code.NOT_SEALED, "the seal is a record of its own")
+
+
+def _thing(payload: object) -> str:
+    """What of its kind a change is about, where there are many."""
+    match payload:
+        case system.TrustedWitness():
+            return payload.witness_id
+        case system.ServiceKey():
+            return payload.service
+        case _:
+            return ""
 
 
 def system_author(state: Governance, checked: Checked) -> bytes:
@@ -215,7 +270,7 @@ def _without_root(checked: Checked) -> bool:
 def check_quorum(state: Governance, checked: Checked) -> set[str]:
     """Who agreed, if they are enough; of personas no more count than the policy lets. Without Root, everyone must agree."""
     have = voices(state, checked)
-    weight, need = state.weight(have), state.need(checked.core.kind)
+    weight, need = state.weight(have), state.need(checked)
     if _without_root(checked):
         weight, need = len(have), len(state.active_witnesses())
     if weight < need:
@@ -231,46 +286,50 @@ def voices(state: Governance, checked: Checked) -> set[str]:
     """The distinct active principals who signed exactly these bytes; a signature that doesn't count is a refusal, not a bystander."""
     have: set[str] = set()
     seen: list[tuple[str, str]] = []
-    possessed = False
+    proven: set[str] = set()
     active = state.active_witnesses()
     root = signing.key_id(bytes.fromhex(state.root.key))
-    joining = None if _without_root(checked) else joining_key(checked.payload)
+    joining = {} if _without_root(checked) else joining_keys(checked.payload)
     for index, witness in enumerate(checked.header.witnesses):
         field = f"$.header.witnesses[{index}]"
         seen.append((witness.witness_id, witness.key_id))
         if witness.key_id == root:
             raise Refused(Code.ROOT_IS_NO_WITNESS, "Root's key never counts as a witness", field=field)
-        entry = active.get(witness.witness_id)
+        entry, new = active.get(witness.witness_id), joining.get(witness.witness_id)
         if entry is not None and signing.key_id(entry.key) == witness.key_id:
             public = entry.key
             have.add(witness.witness_id)
-        elif joining is not None and (witness.witness_id, witness.key_id) == (joining[0], signing.key_id(joining[1])):
-            public = joining[1]
-            possessed = True
+        elif new is not None and signing.key_id(new) == witness.key_id:
+            public = new
+            proven.add(witness.witness_id)
         else:
             raise Refused(Code.WITNESS_UNKNOWN, f"{witness.witness_id} is no active witness with this key", field=field)
         if not verify_witness(witness, checked.core_bytes, public):
             raise Refused(Code.SIGNATURE_INVALID, f"the signature of {witness.witness_id} doesn't verify", field=field)
     if seen != sorted(set(seen)):
         raise Refused(Code.RECORD_INVALID, "witnesses are listed once each, in order", field="$.header.witnesses")
-    if joining is not None and not possessed:
+    lacking = sorted(joining.keys() - proven)
+    if lacking:
         raise Refused(
             Code.QUORUM_NOT_SATISFIED,
-            f"{joining[0]} has not proven its new key",
-            detail={"have": state.weight(have), "need": state.need(checked.core.kind), "possession": joining[0]},
+            f"{lacking[0]} has not proven its new key",
+            detail={"have": state.weight(have), "need": state.need(checked), "possession": lacking[0]},
         )
     return have
 
 
-def joining_key(payload: object) -> tuple[str, bytes] | None:
-    """Principal and key that must prove possession: a joining or rotating witness's, and a new Root's. It is no voice."""
-    match payload:
-        case system.TrustedWitness() if payload.action != "revoke":
-            return payload.witness_id, bytes.fromhex(payload.key)
-        case system.RootKey():
-            return payload.owner_id, bytes.fromhex(payload.key)
-        case _:
-            return None
+def joining_keys(payload: object) -> dict[str, bytes]:
+    """Principals and the keys that must prove possession: joining and rotating witnesses', and a new Root's. None of them is a voice."""
+    found = {}
+    for change in system.changes_in(payload):
+        match change.payload:
+            case system.TrustedWitness() as enrolled if enrolled.action != "revoke":
+                found[enrolled.witness_id] = bytes.fromhex(enrolled.key)
+            case system.RootKey() as successor:
+                found[successor.owner_id] = bytes.fromhex(successor.key)
+            case _:
+                pass
+    return found
 
 
 def _check_change(state: Governance, payload: object, now_ms: int | None) -> None:
@@ -386,10 +445,11 @@ def _no_cosigner(state: Governance, public: bytes, field: str) -> None:
 
 def check_same_log(state: Governance, payload: object) -> None:
     """A change of the log's key names this log, and a key that can sign its checkpoints."""
-    if isinstance(payload, system.LogKey):
-        key = _log_vkey(payload.vkey, "$.payload.vkey")
-        if key.name != note.VerifierKey.parse(state.log_key).name:
-            raise Refused(Code.RECORD_INVALID, "the key of another log", field="$.payload.vkey")
+    for change in system.changes_in(payload):
+        if isinstance(change.payload, system.LogKey):
+            key = _log_vkey(change.payload.vkey, f"{change.path}.vkey")
+            if key.name != note.VerifierKey.parse(state.log_key).name:
+                raise Refused(Code.RECORD_INVALID, "the key of another log", field=f"{change.path}.vkey")
 
 
 def _log_vkey(text: str, field: str) -> note.VerifierKey:

@@ -6,6 +6,7 @@ Invariants:
 2. Order is the document's: keys by code point, list items by index, so the same two values always read the same.
 3. A value that is absent on one side is told as null there, and an object or list that appears or goes is told leaf by leaf.
 4. Numbers are told apart from booleans: `true` is not `1`.
+5. Of several changes in one record each is told against what those before it leave.
 
 A mentor signs what changes, so the difference is computed on the mentor's own side, from verified records; the server shows the
 same lines by the same function, but nobody has to take its word.
@@ -48,7 +49,14 @@ def between(old: Any, new: Any) -> tuple[Line, ...]:
 
 def of_change(state: governance.Governance, payload: msgspec.Struct) -> tuple[Line, ...]:
     """What a system record's payload would change of what is in force in this state of the log."""
-    return between(in_force(state, payload), payload)
+    if not isinstance(payload, system.Changes):
+        return between(in_force(state, payload), payload)
+    lines: list[Line] = []
+    for index, (before, change) in enumerate(state.along(payload)):
+        lines.append(Line(f"$.changes[{index}].kind", None, change.kind))
+        told = between(in_force(before, change.payload), change.payload)
+        lines += (line._replace(path=f"$.changes[{index}].payload{line.path[1:]}") for line in told)
+    return (*lines, Line("$.expires_at", None, payload.expires_at))
 
 
 def in_force(state: governance.Governance, payload: msgspec.Struct) -> Any:

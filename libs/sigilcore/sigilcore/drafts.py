@@ -7,6 +7,9 @@ A service makes the draft, Root signs it somewhere else, and it comes back as te
 - `assembled` verifies no signature, since it doesn't know whose; `record.verify_author` does, with the key that the log names.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
 from sigilcore import canonical, digest, record, records, signing
@@ -14,6 +17,26 @@ from sigilcore.contracts.license import Draft
 from sigilcore.contracts.quorum import RootSigned
 from sigilcore.record_types import Timestamp
 from sigilcore.refusals import Code, Refused
+
+
+def with_ends(plain: Mapping[str, Any], expires_at: str) -> dict[str, Any]:
+    """A change as somebody wrote it down, with this end where it names none: itself, and each that it carries."""
+
+    def ended(part: Any) -> Any:
+        inner = part.get("payload") if isinstance(part, Mapping) else None
+        return {**part, "payload": {"expires_at": expires_at, **inner}} if isinstance(inner, Mapping) else part
+
+    parts = plain.get("changes")
+    carried = {"changes": [ended(part) for part in parts]} if isinstance(parts, list | tuple) else {}
+    return {"expires_at": expires_at, **plain, **carried}
+
+
+def without_ends(payload: msgspec.Struct) -> dict[str, Any]:
+    """A change as somebody would write it down again, to end at another time."""
+    plain: dict[str, Any] = msgspec.to_builtins(payload)
+    for inner in (plain, *(part["payload"] for part in plain.get("changes", ()))):
+        del inner["expires_at"]
+    return plain
 
 
 def made(

@@ -287,17 +287,37 @@ class Governance:
         """Principals whose voice counts now."""
         return {name: entry for name, entry in self.witnesses.items() if entry.until_seq is None}
 
-    def need(self, kind: str) -> int:
-        """Voices that a system record of this kind needs now: k after the seal, every witness so far before it."""
+    def need(self, record: Checked) -> int:
+        """Voices that a system record needs now: after the seal the most that its kind, or one that it carries, asks for; before the seal
+        every witness so far."""
         if self.quorum is None:
             return len(self.active_witnesses())
-        return max(self.quorum.k, self.quorum.kinds.get(kind, 0))
+        kinds = {record.core.kind, *(change.kind for change in system.changes_in(record.payload))}
+        return max(self.quorum.k, *(self.quorum.kinds.get(kind, 0) for kind in kinds))
 
     def weight(self, names: Collection[str]) -> int:
         """How many of these witnesses' voices count together: everyone's, but of personas no more than the policy lets count."""
         personas = sum(self.witnesses[name].persona for name in names)
         cap = personas if self.quorum is None else self.quorum.persona_cap
         return len(names) - max(0, personas - cap)
+
+    def along(self, payload: object) -> Iterator[tuple["Governance", system.Change]]:
+        """Each change that a system record's payload makes, with the state that those before it leave. Such a state holds until the next is
+        asked for; this one never moves."""
+        changes = system.changes_in(payload)
+        state = self._fork() if len(changes) > 1 else self
+        for change in changes:
+            yield state, change
+            if state is not self:
+                state._change(state.size, change.payload)  # noqa: SLF001 - a fork of our own
+
+    def _fork(self) -> "Governance":
+        """The same state, going its own way. What the tables hold is frozen, so the tables are all that is copied."""
+        other = Governance()
+        for name, value in self.__dict__.items():
+            other.__dict__[name] = dict(value) if isinstance(value, dict) else value
+        other.__dict__["_journal"] = None
+        return other
 
     # How it moves.
 
@@ -337,20 +357,11 @@ class Governance:
                     record,
                     system.RootIdentity(owner_id=payload.owner_id, name=payload.name, key=payload.key),
                 )
-            case system.TrustedWitness():
-                self._witness(seq, payload)
-            case system.QuorumPolicy():
-                self._put(quorum=payload, quorum_seq=seq)
-            case system.ModelConfig():
-                self._put(model=payload.model, model_seq=seq)
-            case system.AccessPolicyChange():
-                self._put(policy=payload.policy, policy_seq=seq)
-            case system.ServiceKey():
-                self._service(seq, payload.service, bytes.fromhex(payload.key))
-            case system.LogKey():
-                self._log(seq, payload.vkey)
             case system.ErasureOrder():
                 self._set(self.orders, core.id, payload)
+            case _ if core.space == "system":
+                for change in system.changes_in(payload):
+                    self._change(seq, change.payload)
             case audit.InstanceOpened():
                 self._instance(seq, payload)
             case audit.InstanceBeat() if payload.closing:
@@ -376,6 +387,24 @@ class Governance:
                 self._set(self.licences, payload.license_id, revoked)
             case _:
                 self._apply_grid(seq, record)
+
+    def _change(self, seq: int, payload: object) -> None:
+        """One change, alone or among several."""
+        match payload:
+            case system.TrustedWitness():
+                self._witness(seq, payload)
+            case system.QuorumPolicy():
+                self._put(quorum=payload, quorum_seq=seq)
+            case system.ModelConfig():
+                self._put(model=payload.model, model_seq=seq)
+            case system.AccessPolicyChange():
+                self._put(policy=payload.policy, policy_seq=seq)
+            case system.ServiceKey():
+                self._service(seq, payload.service, bytes.fromhex(payload.key))
+            case system.LogKey():
+                self._log(seq, payload.vkey)
+            case _:
+                pass
 
     def _apply_grid(self, seq: int, record: Checked) -> None:
         payload = record.payload

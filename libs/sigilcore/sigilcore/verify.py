@@ -181,7 +181,7 @@ def _author(bundle: Bundle, checked: record.Checked, genesis: record.Checked, he
         have = check_quorum(state, checked)
         author = admission.system_author(state, checked)
         root = author == bytes.fromhex(state.root.key)
-        need = state.need(checked.core.kind) if root else len(state.active_witnesses())
+        need = state.need(checked) if root else len(state.active_witnesses())
         voices = f"{'' if root else 'the new '}Root and {len(have)} of {need} witnesses: {', '.join(sorted(have))}"
         held.append(voices + _standing(bundle, state, checked))
         return author
@@ -189,10 +189,12 @@ def _author(bundle: Bundle, checked: record.Checked, genesis: record.Checked, he
 
 
 def check_quorum(state: governance.Governance, checked: record.Checked) -> set[str]:
-    """Root, or all witnesses who replace it, the chain of system records, and the voices, by the witnesses and threshold before it."""
+    """Root, or all witnesses who replace it, the chain of system records, what may come before the seal, and the voices, by the witnesses
+    and threshold before it."""
     record.verify_author(checked.header, checked.core_bytes, admission.system_author(state, checked))
     if checked.core.prev != state.system_head:
         raise Refused(Code.STALE_PREV, "the chain of system records is broken")
+    admission.check_seal(state, checked)
     admission.check_same_log(state, checked.payload)
     return admission.check_quorum(state, checked)
 

@@ -6,7 +6,7 @@ attestation to the witness's over the same bytes:
 
 - a counted voice is by a key that the registry gives this witness, there or at some time since the proposal was opened: the service may
   have heard it just before the registry moved;
-- a voice that isn't counted is the proof of the key that the proposed record itself names for this witness;
+- a voice that isn't counted is the proof of a key that the proposed record itself names for this witness;
 - the first opening under an id is the proposal; an attestation of what was never opened is none.
 
 Whether a proposal should have passed is the system space's to say (`admission.check_system`).
@@ -25,11 +25,11 @@ Spoken = audit.ProposalOpened | audit.ProposalAttested
 
 
 class _Proposal(msgspec.Struct, frozen=True):
-    """The bytes that voices sign, since when they are known, and whose new key they would let speak: principal and key."""
+    """The bytes that voices sign, since when they are known, and whose new keys they would let speak."""
 
     core_bytes: bytes
     opened_seq: int
-    joining: tuple[str, bytes] | None
+    joining: dict[str, bytes]
 
 
 class Voices:
@@ -44,7 +44,7 @@ class Voices:
         match checked.payload:
             case audit.ProposalOpened() as payload:
                 carried = _carried(state, payload)
-                opened = _Proposal(carried.core_bytes, seq, admission.joining_key(carried.payload))
+                opened = _Proposal(carried.core_bytes, seq, admission.joining_keys(carried.payload))
                 self._proposals.setdefault(payload.proposal_id, opened)
             case audit.ProposalAttested() as payload:
                 proposal = self._proposals.get(payload.proposal_id)
@@ -89,10 +89,8 @@ def _carried(state: Governance, payload: audit.ProposalOpened) -> Checked:
 def _key(state: Governance, proposal: _Proposal, voice: audit.ProposalAttested) -> bytes | None:
     """The key that may speak so."""
     if not voice.counted:
-        if proposal.joining is None:
-            return None
-        principal, public = proposal.joining
-        return public if (principal, signing.key_id(public)) == (voice.witness_id, voice.key_id) else None
+        public = proposal.joining.get(voice.witness_id)
+        return public if public is not None and signing.key_id(public) == voice.key_id else None
     for (witness_id, _), entry in state.witness_history.items():
         stood = entry.until_seq is None or entry.until_seq > proposal.opened_seq
         if witness_id == voice.witness_id and stood and signing.key_id(entry.key) == voice.key_id:

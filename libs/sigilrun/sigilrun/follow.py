@@ -114,6 +114,20 @@ class Follower:
         except Refused as refused:
             raise Refused(Code.NOT_YET, f"seen {self.position} of {size} records: {refused.message}") from refused
 
+    async def reach(self, seq: int) -> None:
+        """Return once the state has seen the record that a caller names by `seq`; one that isn't there yet isn't waited for.
+
+        Raises:
+            Refused: BEYOND_HEAD, NOT_YET.
+
+        """
+        if seq < self.position:
+            return
+        head = (await self._pager(canon.Events(first=0, limit=1))).head
+        if seq >= head:
+            raise Refused(Code.BEYOND_HEAD, f"the log has {head} records", field="$.wait_for", detail={"head": head})
+        await self.wait_for(seq + 1)
+
     async def opened(self, data: bytes) -> checkpoint.Checkpoint:
         """The checkpoint in these bytes, signed by the key that the log had at its size.
 
@@ -206,7 +220,7 @@ class Follower:
                 page = await self._pager(canon.Events(first=self.position, limit=PAGE, kinds=GOVERNING))
                 for placed in page.items:
                     self._apply(placed)
-                self._reach(max(self.position, page.next))
+                self._advance(max(self.position, page.next))
                 if page.next >= page.head:
                     return
 
@@ -217,7 +231,7 @@ class Follower:
         if placed.seq + 1 != message.stream_seq:
             raise faults.Corrupt(f"seq {placed.seq} stands at {message.stream_seq} of the stream")
         self._apply(placed)
-        self._reach(max(self.position, placed.seq + 1))
+        self._advance(max(self.position, placed.seq + 1))
 
     def _apply(self, placed: record.PlacedRecord) -> None:
         """One governing record, if it is new: checked, admitted, folded."""
@@ -234,7 +248,7 @@ class Follower:
             self._check_genesis(checked)
         self.state.apply(placed.seq, checked)
         self._seen.clear()
-        self._reach(placed.seq + 1)
+        self._advance(placed.seq + 1)
         for callback in self._callbacks:
             callback(placed.seq, checked)
 
@@ -248,7 +262,7 @@ class Follower:
         if found.services != wanted.services:
             raise WrongCanon("genesis names other service keys than deployment.json")
 
-    def _reach(self, position: int) -> None:
+    def _advance(self, position: int) -> None:
         if position == self.position:
             return
         self.position = position

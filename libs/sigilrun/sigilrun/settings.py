@@ -3,6 +3,9 @@
 Everything that is wrong is reported together, each problem with the place it came from: unknown sections and keys, wrong types and
 values, what is missing, files that aren't there. Nothing starts on half-understood settings.
 
+One `config.toml` serves every process, so a section may hold a key that is for another process only (`[canon] reserve_mb`). What stands in
+it is checked by everyone; that it is whole is asked of who needs it, and for everyone else half a section is none.
+
 Example::
 
     settings = settings.load(Path("config.toml"), os.environ, resident="license", needs=("keystore",))
@@ -54,7 +57,7 @@ _ALWAYS = ("bus", "deployment", "service")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """All sections. Those that may be None are for the processes that `needs` them."""
+    """All sections. Those that may be None are for the processes that `needs` them, and None where they aren't whole."""
 
     bus: Bus
     deployment: Deployment
@@ -108,8 +111,10 @@ def load(path: Path, env: Mapping[str, str], *, resident: str = "", needs: Colle
         given = {key: (value, f"{path}: [{name}] {key}") for key, value in table.items()}
         for key, value in overrides.get(name, {}).items():
             given[key] = (value, f"{_ENV}{PREFIX}{name.upper()}_{key.upper()}")
-        if given or name in _ALWAYS or name in needs:
-            sections[name] = _section(kind, name, given, base=path.parent, resident=resident, problems=problems)
+        needed = name in _ALWAYS or name in needs
+        if given or needed:
+            section = _section(kind, name, given, base=path.parent, resident=resident, needed=needed, problems=problems)
+            sections |= {} if section is None else {name: section}
     deployed = _read_deployment(sections.get("deployment"), problems)
     if problems:
         raise SettingsError(problems)
@@ -161,9 +166,10 @@ def _section(
     *,
     base: Path,
     resident: str,
+    needed: bool,
     problems: list[str],
 ) -> Section | None:
-    """One section, or None after its problems were noted."""
+    """One section, or None: after its problems were noted, or because it isn't whole and nobody here needs it."""
     before = len(problems)
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
     values: dict[str, Any] = {}
@@ -179,12 +185,13 @@ def _section(
             continue
         if _must_exist(field.type) and not values[key].exists():
             problems.append(f"{origin}: {values[key]} doesn't exist")
-    for key, field in fields.items():
-        if field.required and key not in given:
-            problems.append(
-                f"[{name}] {key}: missing; set it in config.toml or as {PREFIX}{name.upper()}_{key.upper()}"
-            )
-    return kind(**values) if len(problems) == before else None
+    missing = [key for key, field in fields.items() if field.required and key not in given]
+    if needed:
+        problems += [
+            f"[{name}] {key}: missing; set it in config.toml or as {PREFIX}{name.upper()}_{key.upper()}"
+            for key in missing
+        ]
+    return None if missing or len(problems) > before else kind(**values)
 
 
 def _value(value: Any, kind: Any, *, from_text: bool, base: Path, resident: str) -> Any:

@@ -263,7 +263,7 @@ class Restored(Message, frozen=True, kw_only=True):
 
 class History(Message, frozen=True, kw_only=True):
     """Every version of one thing: by any version's record id, or by kind and key (and owner, if it isn't the caller); of a system kind,
-    by kind alone."""
+    by kind alone, those among several changes included."""
 
     id: RecordId | None = None
     kind: Annotated[str, msgspec.Meta(max_length=32)] | None = None

@@ -27,7 +27,7 @@ class RootSigned(Message, frozen=True, kw_only=True):
 
 
 class MakeDraft(Message, frozen=True, kw_only=True):
-    """A change to draft: kind and payload (`expires_at` is filled in when missing)."""
+    """A change to draft: kind and payload (`expires_at` is filled in where it is missing, in each of several changes too)."""
 
     kind: Annotated[str, msgspec.Meta(max_length=32)]
     payload: dict[str, Any]

@@ -2,9 +2,13 @@
 what the quorum orders: that a thing is erased which isn't Root's.
 
 Every payload but genesis carries its own `expires_at`: an attested change that is committed too late is refused by the writer.
+
+One record may make several of these changes (`changes`), so that they stand or fall together. Whoever asks what a system record changes
+asks `changes_in`, and hears of one alone and of several in the same way.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -131,6 +135,85 @@ class ErasureOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     expires_at: Timestamp
 
 
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """Base of what may stand among several changes: a kind, and the payload that a record of this kind alone would have.
+
+    Absent on purpose: `genesis`, which has no record before it; `root_key`, since the record that carries it says who Root is, and so who
+    signs it and how many must agree; `erasure_order`, which changes no rule and can't be taken back, so it is read by itself; `changes`.
+    """
+
+
+class WitnessPart(Part, frozen=True, kw_only=True, tag="trusted_witness"):
+    """A change of the witness registry."""
+
+    payload: TrustedWitness
+
+
+class QuorumPart(Part, frozen=True, kw_only=True, tag="quorum_policy"):
+    """Another quorum policy. It never seals: the seal is a record of its own."""
+
+    payload: QuorumPolicy
+
+
+class ModelPart(Part, frozen=True, kw_only=True, tag="model_config"):
+    """A new trust model."""
+
+    payload: ModelConfig
+
+
+class AccessPart(Part, frozen=True, kw_only=True, tag="access_policy"):
+    """A new access policy."""
+
+    payload: AccessPolicyChange
+
+
+class ServicePart(Part, frozen=True, kw_only=True, tag="service_key"):
+    """A service's new key."""
+
+    payload: ServiceKey
+
+
+class LogPart(Part, frozen=True, kw_only=True, tag="log_key"):
+    """The log's new key."""
+
+    payload: LogKey
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Several changes that stand or fall together, each on what those before it left; no two of the same thing. They need the most voices
+    that any of their kinds does, of the witnesses before all of them, and end with the first of their ends."""
+
+    changes: Annotated[
+        tuple[WitnessPart | QuorumPart | ModelPart | AccessPart | ServicePart | LogPart, ...],
+        msgspec.Meta(min_length=2, max_length=16),
+    ]
+    expires_at: Timestamp
+
+
+class Change(NamedTuple):
+    """One change that a system record makes: its kind, its payload, and where in the record that stands."""
+
+    kind: str
+    payload: Any
+    path: str
+
+
+def changes_in(payload: object) -> tuple[Change, ...]:
+    """What a system record's payload changes, in order: one thing, or each that it carries. Any other payload changes nothing."""
+    if isinstance(payload, Changes):
+        return tuple(
+            Change(_TAGS[type(part.payload)], part.payload, f"$.payload.changes[{index}].payload")
+            for index, part in enumerate(payload.changes)
+        )
+    tag = _TAGS.get(type(payload))
+    return () if tag is None else (Change(tag, payload, "$.payload"),)
+
+
+def ends_at(payload: Any) -> str:
+    """When a proposed change ends by itself: the first of its own end and those of the changes that it carries."""
+    return min(str(payload.expires_at), *(str(change.payload.expires_at) for change in changes_in(payload)))
+
+
 def _kind(tag: str, payload: type[msgspec.Struct], summary: str) -> Kind:
     return Kind(tag=tag, payload=payload, space="system", summary=summary, governs=True)
 
@@ -145,4 +228,6 @@ KINDS = (
     _kind("log_key", LogKey, "The log's key is rotated; checkpoints from here on are signed by the new one."),
     _kind("root_key", RootKey, "Root is replaced, by itself and the quorum, or by all witnesses without it."),
     _kind("erasure_order", ErasureOrder, "A person's thing is to be erased, by the quorum instead of its owner."),
+    _kind("changes", Changes, "Several changes that stand or fall together."),
 )
+_TAGS: Final[Mapping[type, str]] = {kind.payload: kind.tag for kind in KINDS}
