@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import clock, decision, gate, ids, policy, record
+from sigilcore import clock, decision, gate, policy, record
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
 from sigilcore.decision import ReasoningChain, Verdict
@@ -90,26 +90,14 @@ class Reviewed(House):
     def put(self, lie: Lie) -> record.Checked:
         return self.append(lie.kind, lie.payload, self.instances["gatekeeper"], links=lie.links)
 
-    def smuggle(self, lie: Lie) -> int:
+    def smuggle_lie(self, lie: Lie) -> int:
         """It stands in the log, whatever admission says; where."""
         self.log.append(self.signed(lie))
         return len(self.log) - 1
 
     def signed(self, lie: Lie) -> record.SignedRecord:
         """The record that the gatekeeper would send."""
-        signer = self.instances["gatekeeper"]
-        return record.build(
-            lie.kind,
-            lie.payload,
-            id=ids.new(),
-            tenant="default",
-            ts=clock.format_ms(self.now_ms),
-            space="audit",
-            signer=signer,
-            salt=bytes(16),
-            links=lie.links,
-            prev=self.state.chains[signer.key_id],
-        )
+        return self.signed_by(self.instances["gatekeeper"], lie.kind, lie.payload, links=lie.links)
 
     # Calls on somebody's behalf.
 

@@ -111,22 +111,30 @@ class House:
         wrap: Any = None,
     ) -> record.Checked:
         """Build, sign, admit and fold one record."""
-        space = record.records.REGISTRY[kind].space
-        if prev == "chain":
-            prev = self.state.chains.get(signer.key_id)
-        signed = record.build(
+        signed = self.signed_by(signer, kind, payload, prev=prev, links=links)
+        return self.place(signed if wrap is None else wrap(signed))
+
+    def smuggle(self, kind: str, payload: Any, signer: signing.Signer) -> int:
+        """A writer that is in on it: the record stands in the log, whatever admission says; where."""
+        self.log.append(self.signed_by(signer, kind, payload))
+        return len(self.log) - 1
+
+    def signed_by(
+        self, signer: signing.Signer, kind: str, payload: Any, *, prev: str | None = "chain", links: Any = ()
+    ) -> record.SignedRecord:
+        """The record that this author would send now."""
+        return record.build(
             kind,
             payload,
             id=ids.new(),
             tenant=TENANT,
             ts=clock.format_ms(self.now_ms),
-            space=space,
+            space=record.records.REGISTRY[kind].space,
             signer=signer,
             salt=os.urandom(16),
             links=links,
-            prev=prev,
+            prev=self.state.chains.get(signer.key_id) if prev == "chain" else prev,
         )
-        return self.place(signed if wrap is None else wrap(signed))
 
     def place(self, *records: record.SignedRecord, named: decision.DecisionRef | None = None) -> record.Checked:
         """One call of `canon/append`: every record admitted in order against the log, the decision used once by all of them."""

@@ -126,13 +126,17 @@ def test_a_raised_mutation_is_no_peer_s_and_nobody_s_behalf(raised):
 
 
 def test_a_gatekeeper_that_forgets_the_raise_is_found():
-    """It says `not needed` of a mutation that the policy in force raised: the replay judges by that policy."""
+    """It says `not needed` of a mutation that the policy in force raised: the writer judges by that policy, and the replay does."""
     house = simulator.House()
     mia = house.issue(Person("mia"), Loa.MENTOR)
     lie = house.judge(mia, "memory/write")
     house.change_policy(rungs={"memory/write": Loa.MENTOR})
     loa = msgspec.structs.replace(lie.steps[1], detail="mentor")
-    recorded(house, msgspec.structs.replace(lie, steps=(lie.steps[0], loa, *lie.steps[2:]), as_of=house.head()))
+    lie = msgspec.structs.replace(lie, steps=(lie.steps[0], loa, *lie.steps[2:]), as_of=house.head())
+    with pytest.raises(Refused, match="steps: recorded"):
+        recorded(house, lie)
+    batch = audit.DecisionBatch(decisions=(decision.freeze(lie),))
+    house.smuggle("decision_batch", batch, house.instances["gatekeeper"])
     with pytest.raises(replay.Diverged, match="steps: recorded"):
         oracle.check(house.placed(), house.checkpoint(), house.state.genesis_hash)
 

@@ -353,15 +353,18 @@ def test_a_gatekeeper_that_lies_is_refused(house, attack):
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_a_writer_that_was_in_on_it_is_found(house, attack):
     """The replay stops at the very record, in every way of judging, for the same reason."""
-    seq = house.smuggle(attack(house))
+    seq = house.smuggle_lie(attack(house))
     assert judged(house) == (seq, ATTACKS[attack])
 
 
 def test_a_review_that_was_skipped_is_found(house):
-    """A gate that leaves the step out: the writer can't tell, the replay judges again."""
+    """A gate that leaves the step out: the writer judges again, and whoever replays the log does."""
     chain = house.asked(house.ada)
     skipped = msgspec.structs.replace(chain, steps=chain.steps[:-1], verdict=Verdict.ALLOW, suggestion=gate.GO_AHEAD)
-    seq = house.smuggle(batch(skipped))
+    with pytest.raises(Refused) as caught:
+        house.put(batch(skipped))
+    assert caught.value.code is Code.RECORD_INVALID
+    seq = house.smuggle_lie(batch(skipped))
     assert judged(house) == (seq, Code.RECORD_INVALID)
 
 
@@ -474,7 +477,7 @@ def test_a_child_that_is_nobodys_is_refused(house, attack):
 @pytest.mark.parametrize("attack", CHILDREN, ids=lambda attack: attack.__name__)
 def test_a_child_that_is_nobodys_is_found(house, attack):
     """So does the replay, in every way of judging."""
-    seq = house.smuggle(attack(house))
+    seq = house.smuggle_lie(attack(house))
     assert judged(house) == (seq, CHILDREN[attack])
 
 

@@ -189,7 +189,7 @@ def test_the_writer_takes_no_other_fault(house, lie):
 @pytest.mark.parametrize("lie", LIES)
 def test_the_replay_takes_no_other_fault(house, lie):
     """Nor is one believed that stands there all the same, judged record by record or in runs."""
-    seq = house.smuggle(batch(LIES[lie](house)))
+    seq = house.smuggle_lie(batch(LIES[lie](house)))
     assert judged(house) == (seq, Code.RECORD_INVALID)
 
 

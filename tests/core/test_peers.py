@@ -468,7 +468,9 @@ def test_a_replay_of_it_all_and_of_each_lie(world, lib):
     liar = Grid.__new__(Grid)
     liar.__dict__ = dict(world.__dict__, log=list(world.log))
     batch = audit.DecisionBatch(decisions=(decision.freeze(lie),))
-    liar.append("decision_batch", batch, world.instances["gatekeeper"])
+    with pytest.raises(Refused, match="the log gives another decision"):
+        world.append("decision_batch", batch, world.instances["gatekeeper"])
+    liar.smuggle("decision_batch", batch, world.instances["gatekeeper"])
     with pytest.raises(replay.Diverged) as found:
         replay.replay(liar.placed(), liar.checkpoint())
     assert found.value.seq == len(liar.log) - 1

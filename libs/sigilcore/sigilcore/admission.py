@@ -556,9 +556,11 @@ def _check_audit_payload(state: Governance, checked: Checked, now_ms: int | None
                     raise Refused(
                         Code.RECORD_INVALID, "an Allow by approval stands in a record of its own", field=field
                     )
+                _check_judged(state, frozen.chain, field)
         case audit.ApprovedDecision() as payload:
             _check_chain(state, payload.decision, now_ms, "$.payload.decision")
             approvals.check(state, payload.decision.chain, "$.payload.decision")
+            _check_judged(state, payload.decision.chain, "$.payload.decision")
         case audit.ApprovalDecided() as payload:
             _check_approval(state, payload, now_ms)
         case audit.LicenceIssued() as payload:
@@ -617,54 +619,49 @@ def revocable(state: Governance, key_id: str) -> KeyEntry:
     return entry
 
 
+def check_positions(checked: Checked, seq: int) -> None:
+    """No decision was judged by a log that is longer than the one it stands in, at `seq`."""
+    for index, frozen in enumerate(audit.decisions_in(checked.payload)):
+        if frozen.chain.as_of > seq:
+            why = f"judged at {frozen.chain.as_of}, ahead of the log"
+            raise Refused(Code.RECORD_INVALID, why, field=f"$.payload.decisions[{index}].chain.as_of")
+
+
 def _check_chain(state: Governance, frozen: decision.FrozenChain, now_ms: int | None, field: str) -> None:
-    """A decision may enter only as it was frozen: an Allow if nothing it stands on moved since `as_of`, a fault of the gate as just it."""
+    """A decision may enter only as it was frozen; an Allow only if nothing that it stands on moved since `as_of`."""
     chain = frozen.chain
     if not decision.intact(frozen):
         raise Refused(Code.RECORD_INVALID, "content_hash doesn't match the chain", field=f"{field}.content_hash")
     ts_ms = _time(chain.audit.ts)
-    if decision.blames_gate(chain):
-        differences = gate.recompute(state, chain, catalogue.COMMANDS.get(chain.command))
-        if differences:
-            raise Refused(Code.RECORD_INVALID, f"no fault of the gate says so: {differences[0]}", field=field)
-        return
-    if chain.verdict is not decision.Verdict.ALLOW:
-        return
-    command = catalogue.COMMANDS.get(chain.command)
-    entry = state.issued(chain.audit.licence)
-    if command is None or not all(step.passed for step in chain.steps):
-        raise Refused(Code.RECORD_INVALID, "an Allow whose own steps don't allow", field=field)
-    if entry is None and state.peer_of(chain.audit.licence) is not None:
-        _check_peer_chain(state, chain, now_ms, field)
-        return
-    if entry is None or entry.table.owner.id != chain.audit.owner or entry.table.loa is not chain.audit.loa:
-        raise Refused(Code.RECORD_INVALID, "an Allow for a licence that the log doesn't know so", field=field)
-    if not chain.audit.loa.includes(command.rung):
-        raise Refused(Code.RECORD_INVALID, "an Allow below the command's rung", field=field)
-    moved = (
-        entry.changed_seq >= chain.as_of
-        or state.policy_seq >= chain.as_of
-        or state.model_seq >= chain.as_of
-        or state.closed_sessions.get(chain.audit.session, -1) >= 0
-        or entry.revoked_seq is not None
-    )
-    if moved:
-        raise Refused(Code.STALE_DECISION, "licence, session, policy or model moved since as_of", field=field)
-    if now_ms is not None and abs(now_ms - ts_ms) > DECISION_SKEW_MS:
-        raise Refused(Code.STALE_DECISION, "judged too long ago, or by another clock", field=field)
-    if ts_ms >= _time(entry.table.expires_at):
-        raise Refused(Code.STALE_DECISION, "the licence expired", field=field)
+    if chain.verdict is decision.Verdict.ALLOW:
+        _check_allow(state, chain, ts_ms, now_ms, field)
 
 
-def _check_peer_chain(state: Governance, chain: decision.ReasoningChain, now_ms: int | None, field: str) -> None:
-    """A peer's Allow stands on its tier and its grant, and both are in the log: it is judged again, whole."""
-    if gate.overtaken(state, chain) or state.session_closed(chain.audit.session):
-        raise Refused(Code.STALE_DECISION, "peer, mark, session, policy or model moved since as_of", field=field)
-    if now_ms is not None and abs(now_ms - _time(chain.audit.ts)) > DECISION_SKEW_MS:
-        raise Refused(Code.STALE_DECISION, "judged too long ago, or by another clock", field=field)
+def _check_judged(state: Governance, chain: decision.ReasoningChain, field: str) -> None:
+    """As anyone would judge it again, by the law in force here: a gate that lies isn't heard."""
     differences = gate.recompute(state, chain, catalogue.COMMANDS.get(chain.command))
     if differences:
-        raise Refused(Code.RECORD_INVALID, f"an Allow that the log doesn't give: {differences[0]}", field=field)
+        raise Refused(Code.RECORD_INVALID, f"the log gives another decision: {differences[0]}", field=field)
+
+
+def _check_allow(state: Governance, chain: decision.ReasoningChain, ts_ms: int, now_ms: int | None, field: str) -> None:
+    entry = state.issued(chain.audit.licence)
+    if not all(step.passed for step in chain.steps):
+        raise Refused(Code.RECORD_INVALID, "an Allow whose own steps don't allow", field=field)
+    if entry is None and state.peer_of(chain.audit.licence) is not None:
+        moved = gate.overtaken(state, chain) or state.session_closed(chain.audit.session)
+    elif entry is None or entry.table.owner.id != chain.audit.owner:
+        raise Refused(Code.RECORD_INVALID, "an Allow for a licence that the log doesn't know so", field=field)
+    else:
+        moved = (
+            gate.overtaken(state, chain) or entry.revoked_seq is not None or state.session_closed(chain.audit.session)
+        )
+    if moved:
+        raise Refused(Code.STALE_DECISION, "licence, peer, session, policy or model moved since as_of", field=field)
+    if now_ms is not None and abs(now_ms - ts_ms) > DECISION_SKEW_MS:
+        raise Refused(Code.STALE_DECISION, "judged too long ago, or by another clock", field=field)
+    if entry is not None and ts_ms >= _time(entry.table.expires_at):
+        raise Refused(Code.STALE_DECISION, "the licence expired", field=field)
 
 
 def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIssued) -> None:

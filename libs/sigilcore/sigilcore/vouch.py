@@ -14,14 +14,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from sigilcore import admission, clock, gate, merkle, places, record, voices
+from sigilcore import admission, clock, merkle, places, record, voices
 from sigilcore.admission import DecisionRow
-from sigilcore.contracts import catalogue
 from sigilcore.governance import Governance
 from sigilcore.places import Entry
 from sigilcore.record import AuthorCheck, Checked, Header, PlacedRecord, verify_author
-from sigilcore.records import REGISTRY, audit
-from sigilcore.refusals import Code, Refused
+from sigilcore.records import REGISTRY
+from sigilcore.refusals import Refused
 
 _LINE = msgspec.json.Decoder(PlacedRecord)
 _GOVERNING = frozenset(tag for tag, kind in REGISTRY.items() if kind.governs)
@@ -86,13 +85,7 @@ def judge(
     """
     now_ms = clock.parse_ms(checked.core.ts)
     admission.admit(state, checked, now_ms=now_ms, decided=decided, thing_head=thing_head, author=author)
-    for index, frozen in enumerate(audit.decisions_in(checked.payload)):
-        chain = frozen.chain
-        if chain.as_of > seq:
-            raise Refused(Code.RECORD_INVALID, f"decision {index}: judged at {chain.as_of}, ahead of the log")
-        differences = gate.recompute(state, chain, catalogue.COMMANDS.get(chain.command))
-        if differences:
-            raise Refused(Code.RECORD_INVALID, f"decision {index}: {differences[0]}")
+    admission.check_positions(checked, seq)
 
 
 class Voucher:
