@@ -3,6 +3,8 @@
 Two of them may run. The second stands by in `build`, before anything is served, so no call reaches it: it waits for the lock, follows a
 writer that let go or is gone at once, and ends one that shows no sign of life (`canon.take_over_s`). The first, asked to stop, answers
 what it took and lets go of the lock last; who asks in between finds nobody, and asks again.
+
+It has two connections: in the house's account it hears its calls and asks, in the stream's it is the keeper, alone.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
+import msgspec
 import structlog
 
 from services.canon_writer import (
@@ -31,6 +34,7 @@ from sigilcore import note, signing
 from sigilcore.contracts import canon, house
 from sigilcore.refusals import Code, Refused
 from sigilrun import keys, private_files, service, settings, stream
+from sigilrun.bus import Bus
 
 _log = structlog.get_logger("canon_writer")
 
@@ -118,6 +122,20 @@ def end_process() -> None:
 @contextlib.asynccontextmanager
 async def build(parts: service.Parts) -> AsyncIterator[Writer]:
     """A writer that has loaded the log; serving begins after this."""
+    seed = parts.settings.bus.stream_nkey_seed_file
+    if seed is None:
+        raise settings.SettingsError(["[bus] stream_nkey_seed_file: missing; the writer keeps the stream by it"])
+    keeping = msgspec.structs.replace(parts.settings.bus, nkey_seed_file=seed)
+    keeper = await Bus.connect(keeping, house.KEEPER, metrics=parts.metrics)
+    try:
+        async with _writing(parts, keeper) as writer:
+            yield writer
+    finally:
+        await keeper.close()
+
+
+@contextlib.asynccontextmanager
+async def _writing(parts: service.Parts, keeper: Bus) -> AsyncIterator[Writer]:
     options, deployed = parts.settings.canon, parts.deployment
     assert options is not None
     assert parts.keystore is not None
@@ -143,7 +161,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
         disk_low=_disk_low(options),
     )
     publishing = publisher.Publisher(
-        parts.bus,
+        keeper,
         keeping,
         tenant=deployed.tenant,
         origin=note.VerifierKey.parse(deployed.log).name,
@@ -163,7 +181,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
 
     def restoring() -> restore.Restoring:
         return restore.Restoring(
-            keeping, restore.StreamSurvivors(parts.bus, deployed.tenant), _deployment(deployed, options)
+            keeping, restore.StreamSurvivors(keeper, deployed.tenant), _deployment(deployed, options)
         )
 
     writer = Writer(committing, publishing, keeping, high, memory, restoring=restoring, failing=parts.failing)
@@ -177,7 +195,12 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
     parts.presence.queue = f"{parts.resident}.{keeping.epoch}"
     if high is not None:
         high.reached(committing.head.size)
-    runs: list[Coroutine[Any, Any, None]] = [committing.run(), publishing.run(), writer.watch(end_process)]
+    runs: list[Coroutine[Any, Any, None]] = [
+        committing.run(),
+        publishing.run(),
+        writer.watch(end_process),
+        _outlive(keeper, parts.failing),
+    ]
     if high is not None:
         runs.append(high.run())
     tasks = [asyncio.create_task(run) for run in runs]
@@ -188,6 +211,12 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await writer.finish()
+
+
+async def _outlive(keeper: Bus, failing: asyncio.Event) -> None:
+    """Without its word with the stream a writer is none: let the process end when the server closed that for good."""
+    await keeper.closed.wait()
+    failing.set()
 
 
 def _disk_low(options: settings.Canon) -> Callable[[], bool]:

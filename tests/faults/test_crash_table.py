@@ -271,7 +271,8 @@ async def test_a_publishing_that_fails(place, count, persisted):
     """The stream's answer is an error, or is lost though the events stand: nothing is missing in the stream, nothing stands twice."""
     async with place.writing() as one:
         await place.stream_reaches(len(place.world.log))
-        publish, failed = one.parts.bus.publish_events, []
+        keeper = one.service.publisher._bus
+        publish, failed = keeper.publish_events, []
 
         async def failing(events, last):
             if failed:
@@ -281,7 +282,7 @@ async def test_a_publishing_that_fails(place, count, persisted):
                 await publish(events, last)
             raise Refused(Code.UNAVAILABLE, "no answer in time")
 
-        one.parts.bus.publish_events = failing
+        keeper.publish_events = failing
         for _ in range(count):
             place.world.close(ids.new(), "someone")
         await until_it_stands(place, place.pen)

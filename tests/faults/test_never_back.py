@@ -15,7 +15,7 @@ from services.canon_writer.reading import Reading
 from services.gateway import health
 from sigilcore import ids, record
 from sigilcore.access import Loa
-from sigilcore.contracts import canon, common, knowledge
+from sigilcore.contracts import canon, common, house, knowledge
 from sigilcore.refusals import Code, Refused
 from sigilrun import http, testing
 from sigilrun.embedded import postgres
@@ -188,17 +188,16 @@ async def test_a_restore_that_was_killed_is_asked_again(place):
     await as_backup(place, size // 2)
     async with place.shelf() as shelf:
         await shelf.open()
-        survivors = restore.StreamSurvivors(place.gatekeeper, "default")
+        keeper = await place.buses.bus(house.KEEPER)
+        survivors = restore.StreamSurvivors(keeper, "default")
 
         class Breaking(restore.StreamSurvivors):
             async def fetch(self, seqs):
                 found = await survivors.fetch(seqs)
                 return {seq: one for seq, one in found.items() if seq < size - 6}
 
-        writer = await place.buses.bus("canon_writer")
-        survivors = restore.StreamSurvivors(writer, "default")
         with pytest.raises(Refused) as refused:
-            await restore.Restoring(shelf, Breaking(writer, "default"), place.world.deployment).run()
+            await restore.Restoring(shelf, Breaking(keeper, "default"), place.world.deployment).run()
         assert refused.value.detail == {"seq": size - 6}
         first = len(await place.records())
         assert size // 2 < first <= size - 6

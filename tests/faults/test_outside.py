@@ -74,6 +74,7 @@ FORBIDDEN = (
     gatekeeper.AUTHORIZE.subject,
     "canon.v1.default.user.memory_block",
     "canon.v1.default.user.document",
+    f"canon.stream.STREAM.INFO.{STREAM}",
     f"$JS.API.STREAM.INFO.{STREAM}",
     f"$JS.API.STREAM.MSG.GET.{STREAM}",
     f"$JS.API.DIRECT.GET.{STREAM}",
@@ -129,7 +130,7 @@ async def test_nothing_else_can_be_heard(place, bus):
 
 async def test_no_answer_can_be_sent_where_one_may_not_speak(place, bus):
     """The reply of an honest question named as a subject of the house: it stays outside, and the stream is as it was."""
-    before = await place.gatekeeper.request(f"$JS.API.STREAM.INFO.{STREAM}", b"", timeout_s=5)
+    before = await place.gatekeeper.request(f"canon.stream.STREAM.INFO.{STREAM}", b"", timeout_s=5)
     for reply in (
         "canon.v1.default.user.memory_block",
         f"$JS.API.STREAM.PURGE.{STREAM}",
@@ -142,7 +143,7 @@ async def test_no_answer_can_be_sent_where_one_may_not_speak(place, bus):
         canon.EVENTS_OF, canon.EventsOf(first=0), scope=MEMORIES
     )  # one connection, one reader: those were taken before
     await asyncio.sleep(0.2)
-    after = await place.gatekeeper.request(f"$JS.API.STREAM.INFO.{STREAM}", b"", timeout_s=5)
+    after = await place.gatekeeper.request(f"canon.stream.STREAM.INFO.{STREAM}", b"", timeout_s=5)
     assert json.loads(after.data)["state"] == json.loads(before.data)["state"]
 
 

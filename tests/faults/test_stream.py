@@ -160,7 +160,7 @@ async def test_what_is_published_twice_stands_once(stage):
             await stage.grow(40)
             await stage.agree()
             last = await stage.bus.stream_last("default")
-            writer = await stage.place.buses.bus("canon_writer")
+            keeper = await stage.place.buses.bus(house.KEEPER)
             for count in (1, 30):
                 messages = (await stage.place.messages(last))[-count:]
                 again = [
@@ -173,7 +173,7 @@ async def test_what_is_published_twice_stands_once(stage):
                     for at, message in messages
                 ]
                 with pytest.raises(stream.StreamAhead):
-                    await writer.publish_events(again, last - count)
+                    await keeper.publish_events(again, last - count)
             assert await stage.bus.stream_last("default") == last
             await stage.grow(5)
             await stage.agree()

@@ -20,7 +20,7 @@ from sigilcore import checkpoint, permit, record, verify
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, common
 from sigilcore.refusals import Code, Refused
-from sigilrun import private_files, stream, testing
+from sigilrun import private_files, settings, stream, testing
 from sigilrun import service as process
 from tests import oracle
 from tests.canonworld import TOKEN_HASH, World, code_of
@@ -230,6 +230,28 @@ async def test_a_stream_deleted_under_way_is_noticed_at_the_next_commit(place):
         await place.check(len(place.world.log))
 
 
+async def test_a_writer_that_lost_its_word_with_the_stream_for_good_ends(place):
+    """Its other connection may live; the supervisor starts it anew. What it committed is published then."""
+    async with place.writing() as one:
+        await place.world.send(place.pen)
+        await one.service.publisher._bus.close()
+        async with asyncio.timeout(PATIENCE_S):
+            await one.ended.wait()
+    async with place.writing():
+        await place.check(len(place.world.log))
+
+
+async def test_a_writer_without_the_stream_s_seed_does_not_start(place):
+    """It could commit, and nobody would hear of it."""
+    options = place.options("canon_writer")
+    bus = msgspec.structs.replace(options.bus, stream_nkey_seed_file=None)
+    with pytest.raises(settings.SettingsError, match="stream_nkey_seed_file"):
+        async with process.running(
+            "canon_writer", service.build, service.HANDLERS, msgspec.structs.replace(options, bus=bus)
+        ):
+            pass
+
+
 async def test_commits_go_on_while_the_bus_is_down_and_events_catch_up(place):
     """NATS killed under load: what was committed meanwhile appears in order once it is back."""
     async with place.writing() as one:
@@ -255,6 +277,7 @@ async def spawned(place, *before):
         "SIGIL_CONFIG": str(place.buses.folder / "config.toml"),
         "SIGIL_BUS_URL": options.bus.url,
         "SIGIL_BUS_NKEY_SEED_FILE": str(options.bus.nkey_seed_file),
+        "SIGIL_BUS_STREAM_NKEY_SEED_FILE": str(options.bus.stream_nkey_seed_file),
         "SIGIL_DEPLOYMENT_FILE": str(options.deployment.file),
         "SIGIL_SERVICE_STATE_DIR": str(place.buses.folder / "services" / "spawned"),
         "SIGIL_KEYSTORE_PATH": str(options.keystore.path),

@@ -71,7 +71,7 @@ def test_nothing_is_made_twice(data):
     """A second run finds everything and changes none of it."""
     before = contents(data)
     with furnished(data) as (_, users):
-        assert {user.name for user in users} == {*contract.RESIDENTS, "subscriber", "operator"}
+        assert {user.name for user in users} == {*contract.RESIDENTS, "subscriber", "operator", contract.KEEPER}
     assert contents(data) == before
 
 

@@ -69,10 +69,11 @@ class Founded(simulator.House):
 class CanonOnBus:
     """Writer and reader of one ledger."""
 
-    def __init__(self, ledger: Founded, writer: Bus, reader: Bus) -> None:
+    def __init__(self, ledger: Founded, writer: Bus, keeper: Bus, reader: Bus) -> None:
         """`start` to answer."""
         self.ledger = ledger
         self.writer = writer
+        self.keeper = keeper
         self.reader = reader
         self.published = 0
         self.appends: list[bytes] = []  # bodies as they came
@@ -87,7 +88,7 @@ class CanonOnBus:
 
     async def start(self) -> None:
         """Answer, and make the stream."""
-        await self.writer.ensure_stream(simulator.TENANT)
+        await self.keeper.ensure_stream(simulator.TENANT)
         self._answering = [
             await self.writer.serve("canon_writer", {canon.APPEND: self._append}),
             await self.reader.serve("canon_reader", {canon.EVENTS: self._events, canon.CHECKPOINT: self._checkpoint}),
@@ -103,7 +104,7 @@ class CanonOnBus:
         while self.published < len(self.ledger.log):
             upto = min(len(self.ledger.log), self.published + 500)
             events = self.events(self.published, upto)
-            await self.writer.publish_events(events, self.published)
+            await self.keeper.publish_events(events, self.published)
             self.published = upto
 
     def events(self, first: int, upto: int) -> list[stream.Event]:
@@ -237,11 +238,12 @@ class CanonOnBus:
 @contextlib.asynccontextmanager
 async def canon_on_bus(folder: Path) -> AsyncIterator[tuple[testing.BusHouse, CanonOnBus]]:
     """A bus with a ledger that isn't founded yet."""
-    async with testing.bus_house(folder) as house:
-        ledger = Founded(house.deployment, house.keystore)
-        one = CanonOnBus(ledger, await house.bus("canon_writer"), await house.bus("canon_reader"))
+    async with testing.bus_house(folder) as running:
+        ledger = Founded(running.deployment, running.keystore)
+        buses = [await running.bus(name) for name in ("canon_writer", contract.KEEPER, "canon_reader")]
+        one = CanonOnBus(ledger, *buses)
         await one.start()
         try:
-            yield house, one
+            yield running, one
         finally:
             await one.stop()

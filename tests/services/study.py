@@ -19,6 +19,7 @@ from services.projections.service import HANDLERS as PROJECTIONS
 from sigilcore import clock, permit, record
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, common
+from sigilcore.contracts import house as contract
 from sigilcore.contracts.command import Command
 from sigilcore.refusals import Code, Refused
 from sigilrun import answer, service, testing
@@ -111,6 +112,7 @@ class Study:
     async def writing(self) -> AsyncIterator[None]:
         """The canon on the bus, with its stream."""
         writer, reader = await self.house.bus("canon_writer"), await self.house.bus("canon_reader")
+        keeper = await self.house.bus(contract.KEEPER)
         heard: list[publisher.Publisher] = []
 
         def committed(commit: committer.Committed) -> None:
@@ -121,8 +123,8 @@ class Study:
         self.canon = await memory.MemoryCanon.start(
             signer=self.world.writer, deployment=self.world.deployment, clock=clock.SystemClock(), on_commit=committed
         )
-        heard.append(publisher.Publisher(writer, self.canon.store, tenant=TENANT, origin=self.world.origin))
-        await writer.ensure_stream(TENANT)
+        heard.append(publisher.Publisher(keeper, self.canon.store, tenant=TENANT, origin=self.world.origin))
+        await keeper.ensure_stream(TENANT)
         publishing = asyncio.create_task(heard[0].run())
         answering = [
             await writer.serve("canon_writer", {canon.APPEND: self._append}),

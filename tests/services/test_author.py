@@ -384,7 +384,7 @@ async def test_a_forged_event_moves_nothing(world: World) -> None:
         headers={},
     )
     with structlog.testing.capture_logs() as logged:
-        world.canon.published = await world.canon.writer.publish_events([event], world.canon.published)
+        world.canon.published = await world.canon.keeper.publish_events([event], world.canon.published)
         async with asyncio.timeout(5):
             while not any(line["event"] == "follower_stuck" for line in logged):
                 await asyncio.sleep(0.01)

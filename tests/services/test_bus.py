@@ -351,19 +351,22 @@ async def test_a_door_at_the_gate_for_each_service_that_calls_for_its_callers(
     ("name", "subject"),
     [
         ("gatekeeper", "canon.v1.default.system.genesis"),
-        ("gatekeeper", "$JS.API.STREAM.DELETE.CANON_default"),
-        ("gatekeeper", "$JS.API.STREAM.PURGE.CANON_default"),
-        ("gatekeeper", "$JS.API.CONSUMER.LIST.CANON_default"),
-        ("gatekeeper", "$JS.API.CONSUMER.NAMES.CANON_default"),
-        ("canon_writer", "$JS.API.STREAM.DELETE.CANON_default"),
-        ("canon_writer", "canon.v1.other.system.genesis"),
-        ("gateway", "$JS.API.STREAM.INFO.CANON_default"),
+        ("gatekeeper", "$JS.API.STREAM.INFO.CANON_default"),
+        ("gatekeeper", "canon.stream.STREAM.DELETE.CANON_default"),
+        ("gatekeeper", "canon.stream.STREAM.PURGE.CANON_default"),
+        ("gatekeeper", "canon.stream.CONSUMER.LIST.CANON_default"),
+        ("gatekeeper", "canon.stream.CONSUMER.NAMES.CANON_default"),
+        ("canon_writer", "canon.v1.default.system.genesis"),
+        (house.KEEPER, "$JS.API.STREAM.DELETE.CANON_default"),
+        (house.KEEPER, "canon.v1.other.system.genesis"),
+        (house.KEEPER, "sigil.v1.canon_writer.canon.append"),
+        ("gateway", "canon.stream.STREAM.INFO.CANON_default"),
         ("license", "_INBOX_gatekeeper.x"),
         ("subscriber", "$SRV.PING"),
     ],
 )
 async def test_the_stream_and_other_inboxes_are_closed(served: testing.BusHouse, name: str, subject: str) -> None:
-    """Only the writer publishes events; nobody deletes the stream, lists consumers, or speaks into another's inbox."""
+    """Only the stream's keeper publishes events; nobody deletes the stream, lists consumers, or speaks into another's inbox."""
     bus = await served.bus(name)
     with pytest.raises(wire.Forbidden):
         await bus.request(subject, b"{}", timeout_s=2)
@@ -462,9 +465,9 @@ async def test_health_is_told_without_the_asker_s_headers(served: testing.BusHou
 
 @pytest.fixture
 async def streaming(tmp_path: Path) -> AsyncIterator[tuple[testing.BusHouse, Bus]]:
-    """A server of its own, and the writer's connection."""
+    """A server of its own, and the connection of the stream's keeper."""
     async with testing.bus_house(tmp_path / "house") as running:
-        writer = await running.bus("canon_writer")
+        writer = await running.bus(house.KEEPER)
         assert await writer.ensure_stream(testing.TENANT) == 0
         yield running, writer
 
@@ -543,6 +546,26 @@ async def test_a_feed_survives_the_death_of_the_server(streaming: tuple[testing.
                 break
     then = await read(feed, 1)
     assert [one.stream_seq for one in (*first, *then)] == list(range(1, 62))
+    await feed.close()
+
+
+async def test_a_change_of_who_is_outside_interrupts_no_feed(streaming: tuple[testing.BusHouse, Bus]) -> None:
+    """The server takes another configuration while a pull waits: what is published then comes to the same consumer, and hints are heard."""
+    running, keeper = streaming
+    gateway, heard = await running.bus("gateway"), asyncio.Event()
+    await gateway.subscribe(house.event_subject(testing.TENANT, "audit", "session_closed"), lambda _: heard.set())
+    feed = (await running.bus("gatekeeper")).read_stream(testing.TENANT, 1)
+    await keeper.publish_events(events(0, 3), 0)
+    await read(feed, 3)
+    await running.outside("late", (house.EVERYTHING,), "0" * 64)
+    event = msgspec.structs.replace(
+        events(3, 4)[0], subject=house.event_subject(testing.TENANT, "audit", "session_closed")
+    )
+    await keeper.publish_events([event], 3)
+    assert [one.stream_seq for one in await read(feed, 1)] == [4]
+    async with asyncio.timeout(5):
+        await heard.wait()
+    assert feed.opened == 1
     await feed.close()
 
 

@@ -164,7 +164,7 @@ async def test_a_deleted_stream_is_survived_through_the_canon(world: World) -> N
         await world.running.delete_stream()
         await world.grow(10, publish=False)
         await world.view.until(world.size)
-        await world.canon.writer.ensure_stream(testing.TENANT)
+        await world.canon.keeper.ensure_stream(testing.TENANT)
         world.canon.published = 0
         await world.canon.publish()
         await world.grow(10)
@@ -177,7 +177,7 @@ async def test_a_stream_that_is_shorter_than_the_view_hides_nothing(world: World
     async with world.consuming():
         await world.view.until(world.size)
         await world.running.delete_stream()
-        await world.canon.writer.ensure_stream(testing.TENANT)
+        await world.canon.keeper.ensure_stream(testing.TENANT)
         await world.grow(10, publish=False)
         await world.view.until(world.size)
     world.agrees()
@@ -189,7 +189,7 @@ async def test_a_hole_in_the_stream_is_filled_from_the_canon(world: World) -> No
         await world.view.until(world.size)
         await world.running.delete_stream()
         await world.grow(20, publish=False)
-        await world.canon.writer.ensure_stream(testing.TENANT, first_seq=world.size + 1)
+        await world.canon.keeper.ensure_stream(testing.TENANT, first_seq=world.size + 1)
         world.canon.published = world.size
         await world.grow(5)
         await world.view.until(world.size)
@@ -228,7 +228,7 @@ async def test_a_corrupt_event_is_loud_moves_nothing_and_is_read_from_the_canon(
                 placed, header=msgspec.Raw(bytes(placed.header).replace(b'"sig":"', b'"sig":"A', 1))
             )
             bad = msgspec.structs.replace(event, body=msgspec.json.encode(spoilt))
-            world.canon.published = await world.canon.writer.publish_events([bad], world.canon.published)
+            world.canon.published = await world.canon.keeper.publish_events([bad], world.canon.published)
             await world.view.until(world.size)
     assert any(line["event"] == "corrupt_event" and line["log_level"] == "critical" for line in logged)
     world.agrees()
@@ -255,7 +255,7 @@ async def test_a_changed_payload_or_place_is_not_believed(
         (event,) = world.canon.events(world.size - 1, world.size)
         body = msgspec.json.encode(spoil(msgspec.json.decode(event.body, type=record.PlacedRecord)))
         bad = msgspec.structs.replace(event, body=body)
-        world.canon.published = await world.canon.writer.publish_events([bad], world.canon.published)
+        world.canon.published = await world.canon.keeper.publish_events([bad], world.canon.published)
         await world.view.until(world.size)
     world.agrees()
 
@@ -267,7 +267,7 @@ async def test_what_no_checkpoint_covers_waits(world: World) -> None:
         before = world.size
         await world.grow(3, publish=False)
         bare = [msgspec.structs.replace(event, headers={}) for event in world.canon.events(before, world.size)]
-        world.canon.published = await world.canon.writer.publish_events(bare[:1], world.canon.published)
+        world.canon.published = await world.canon.keeper.publish_events(bare[:1], world.canon.published)
         # The canon itself vouches for all three, so the quiet look at it brings the first checkpoint that fits.
         await world.view.until(world.size)
     assert world.view.applied[-1] == 3

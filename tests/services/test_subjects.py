@@ -15,7 +15,7 @@ from sigilcore.contracts import canon, catalogue, gatekeeper, house
 from sigilcore.contracts.command import Admission
 from sigilrun import identities, testing
 
-NAMES = [one.name for one in identities.EVERYONE]
+NAMES = [*(one.name for one in identities.EVERYONE), house.KEEPER]
 STREAM = "CANON_default"
 COMMANDS = {
     subject: command
@@ -29,29 +29,35 @@ EVENTS = {
     for kind in records.REGISTRY.values()
     for space in kind.spaces
 }
-FOLLOWERS_DOORS = {
-    f"$JS.API.STREAM.INFO.{STREAM}",
-    f"$JS.API.CONSUMER.CREATE.{STREAM}.x",
-    f"$JS.API.CONSUMER.CREATE.{STREAM}.x.canon.v1.default.user.memory_block",
-    f"$JS.API.CONSUMER.DELETE.{STREAM}.x",
-    f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.x",
+FOLLOWERS_VERBS = {
+    f"STREAM.INFO.{STREAM}",
+    f"CONSUMER.CREATE.{STREAM}.x",
+    f"CONSUMER.DELETE.{STREAM}.x",
+    f"CONSUMER.MSG.NEXT.{STREAM}.x",
 }
-WRITERS_DOORS = {
-    f"$JS.API.STREAM.{verb}.{STREAM}" for verb in ("INFO", "CREATE", "UPDATE", "MSG.GET", "MSG.DELETE")
-} | {f"$JS.API.DIRECT.GET.{STREAM}", f"$JS.API.DIRECT.GET.{STREAM}.canon.v1.default.user.memory_block"}
-NOBODYS_DOORS = {
-    f"$JS.API.STREAM.{verb}.{STREAM}" for verb in ("DELETE", "PURGE", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN")
+KEEPERS_VERBS = {f"{verb}.{STREAM}" for verb in ("STREAM.CREATE", "STREAM.UPDATE", "STREAM.MSG.DELETE", "DIRECT.GET")}
+FOLLOWERS_DOORS = {f"canon.stream.{verb}" for verb in FOLLOWERS_VERBS}
+KEEPERS_DOORS = {f"$JS.API.{verb}" for verb in KEEPERS_VERBS | {f"STREAM.INFO.{STREAM}"}}
+NOBODYS_VERBS = {
+    f"STREAM.{verb}.{STREAM}" for verb in ("DELETE", "PURGE", "MSG.GET", "SNAPSHOT", "RESTORE", "LEADER.STEPDOWN")
 } | {
-    "$JS.API.INFO",
-    "$JS.API.STREAM.LIST",
-    "$JS.API.STREAM.NAMES",
-    "$JS.API.STREAM.CREATE.CANON_other",
-    "$JS.API.STREAM.MSG.GET.CANON_other",
-    f"$JS.API.CONSUMER.LIST.{STREAM}",
-    f"$JS.API.CONSUMER.NAMES.{STREAM}",
-    f"$JS.API.CONSUMER.INFO.{STREAM}.x",
-    f"$JS.API.CONSUMER.DURABLE.CREATE.{STREAM}.x",
-    "$JS.API.CONSUMER.CREATE.CANON_other.x",
+    "INFO",
+    "STREAM.LIST",
+    "STREAM.NAMES",
+    "STREAM.CREATE.CANON_other",
+    "STREAM.MSG.GET.CANON_other",
+    f"CONSUMER.LIST.{STREAM}",
+    f"CONSUMER.NAMES.{STREAM}",
+    f"CONSUMER.INFO.{STREAM}.x",
+    f"CONSUMER.DURABLE.CREATE.{STREAM}.x",
+    f"CONSUMER.CREATE.{STREAM}.x.canon.v1.default.user.memory_block",
+    "CONSUMER.CREATE.CANON_other.x",
+    f"DIRECT.GET.{STREAM}.canon.v1.default.user.memory_block",
+}
+NOBODYS_DOORS = {
+    *(f"{prefix}.{verb}" for prefix in ("$JS.API", "canon.stream") for verb in NOBODYS_VERBS),
+    *(f"canon.stream.{verb}" for verb in KEEPERS_VERBS),
+    *(f"$JS.API.{verb}" for verb in FOLLOWERS_VERBS - {f"STREAM.INFO.{STREAM}"}),
     f"$JS.ACK.{STREAM}.x.1.1.1.1.0",
     "$SYS.REQ.SERVER.PING",
     "$SYS.REQ.ACCOUNT.default.CONNZ",
@@ -64,19 +70,21 @@ _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "(
 
 def may_send(name: str) -> set[str]:
     """What an identity may send, by what the house is said to be."""
+    if name == house.KEEPER:
+        return KEEPERS_DOORS | {subject for subject in EVENTS if ".default." in subject}
     resident = next(one for one in identities.EVERYONE if one.name == name)
     asked = {subject for subject, command in COMMANDS.items() if command.name in resident.asks and _whole(subject)}
     for command in catalogue.of_service(name):
         asked |= {catalogue.COMMANDS[called].subject for called in command.calls}
         asked |= {CHILDREN[name]} if command.calls else set()
     allowed = asked | (FOLLOWERS_DOORS if resident.follows else set())
-    if name == "canon_writer":
-        allowed |= WRITERS_DOORS | {subject for subject in EVENTS if ".default." in subject}
     return allowed | (HEALTH if resident.looks else set())
 
 
 def may_hear(name: str) -> set[str]:
     """What an identity may hear."""
+    if name == house.KEEPER:
+        return {f"_INBOX_{name}.x"}
     resident = next(one for one in identities.EVERYONE if one.name == name)
     allowed = {subject for subject, command in COMMANDS.items() if command.service == name and _whole(subject)}
     allowed |= {subject for subject in EVENTS if ".default." in subject and resident.follows}
@@ -138,7 +146,7 @@ async def test_nobody_sends_what_is_not_its_own(served: testing.BusHouse, name: 
     """Each identity publishes to exactly what it asks; change events are the writer's alone, a child's permit is asked in one's own name
     only, and no inbox is another's to fill."""
     inboxes = {f"_INBOX_{other}.x" for other in NAMES}
-    doors = FOLLOWERS_DOORS | WRITERS_DOORS | NOBODYS_DOORS | HEALTH | set(CHILDREN.values())
+    doors = FOLLOWERS_DOORS | KEEPERS_DOORS | NOBODYS_DOORS | HEALTH | set(CHILDREN.values())
     everything = set(COMMANDS) | EVENTS | doors | inboxes
     expected = {subject.lower() for subject in everything - may_send(name)}
     assert await refused_of(served, name, "publish", everything, len(expected)) == expected
@@ -148,14 +156,15 @@ async def test_nobody_sends_what_is_not_its_own(served: testing.BusHouse, name: 
 async def test_nobody_hears_what_is_not_its_own(served: testing.BusHouse, name: str) -> None:
     """Each identity may subscribe to exactly what it answers, follows and is answered; no wildcard hears more."""
     inboxes = {f"_INBOX_{other}.x" for other in NAMES}
-    everything = set(COMMANDS) | EVENTS | WIDE | NOBODYS_DOORS | HEALTH | set(CHILDREN.values()) | inboxes
+    doors = FOLLOWERS_DOORS | KEEPERS_DOORS | NOBODYS_DOORS | HEALTH | set(CHILDREN.values())
+    everything = set(COMMANDS) | EVENTS | WIDE | doors | inboxes
     expected = {subject.lower() for subject in everything - may_hear(name)}
     assert await refused_of(served, name, "subscription", everything, len(expected)) == expected
 
 
 def test_what_only_one_may_say_is_said_by_one():
     """Change events by the writer, appends by authors, and no face asks what takes no permit but what is open to all."""
-    assert [name for name in NAMES if may_send(name) & EVENTS] == ["canon_writer"]
+    assert [name for name in NAMES if may_send(name) & EVENTS] == [house.KEEPER]
     authors = {name for name in NAMES if canon.APPEND.subject in may_send(name)}
     assert authors == {name for name, one in house.RESIDENTS.items() if one.key} - {"canon_writer", "canon_reader"} | {
         "operator"

@@ -28,6 +28,7 @@ USERS: dict[str, Any] = {
     "asker": {"publish": ("ask.>",), "subscribe": ("_INBOX.asker.>",)},
     "answerer": {"publish": (), "subscribe": ("ask.> answerers",), "allow_responses": True},
     "mute": {"publish": (), "subscribe": ()},
+    "keeper": {"publish": (">",), "subscribe": (">",), "account": nats.STREAMS},
 }
 
 
@@ -218,17 +219,17 @@ async def test_stream_messages_outlive_kill_9_and_are_unreadable_on_disk(tmp_pat
     canary = b"CANARY-of-the-stream-5f1b"
     async with stack.holding(tmp_path / "data") as held:
         await held.start(PLAN)
-        async with bus(held, "admin") as (admin, _):
-            await admin.jetstream().add_stream(name="EVENTS", subjects=["events.>"])
+        async with bus(held, "keeper") as (keeper, _):
+            await keeper.jetstream().add_stream(name="EVENTS", subjects=["events.>"])
             for number in range(20):
-                await admin.jetstream().publish("events.x", canary + str(number).encode())
+                await keeper.jetstream().publish("events.x", canary + str(number).encode())
         os.kill(held.supervisor.pids()["nats"], signal.SIGKILL)
         await until(lambda: held.supervisor.starts("nats") == 2)
         assert await held.supervisor.wait_ready("nats", 10)
-        async with bus(held, "admin") as (admin, _):
-            info = await admin.jetstream().stream_info("EVENTS")
+        async with bus(held, "keeper") as (keeper, _):
+            info = await keeper.jetstream().stream_info("EVENTS")
             assert info.state.messages == 20
-            message = await admin.jetstream().get_msg("EVENTS", 20)
+            message = await keeper.jetstream().get_msg("EVENTS", 20)
             assert message.data == canary + b"19"
         stored = [path.read_bytes() for path in held.folder.nats.rglob("*") if path.is_file()]
         assert sum(map(len, stored)) > 20 * len(canary)
@@ -348,7 +349,7 @@ async def test_no_secret_is_on_a_command_line_or_in_an_environment(running: stac
     held = running.folder
     secrets = [path.read_text().strip() for path in held.keys.iterdir() if path.name != "nats_server_name"]
     secrets.append((held.nats / "stream_key.conf").read_text().split('"')[1])
-    assert len(secrets) == 8
+    assert len(secrets) == 9
     for pid in running.supervisor.pids().values():
         shown = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
         assert shown

@@ -163,7 +163,7 @@ def _path(data: Path, name: str) -> Path:
         msgspec.convert(name, Name)
     except msgspec.ValidationError:
         raise ConsumerRefused(f"{name!r} is no name: a letter, then letters, digits and dashes, 32 at most") from None
-    if name in {*house.RESIDENTS, house.SUBSCRIBER.name, house.OPERATOR.name}:
+    if name in {*house.RESIDENTS, house.SUBSCRIBER.name, house.OPERATOR.name, house.KEEPER}:
         raise ConsumerRefused(f"{name} is of the house")
     return _home(data) / f"{name}.json"
 

@@ -203,6 +203,7 @@ def environment(resident: house.Resident, layout: Layout, addresses: stack.Addre
     if _has_database(resident):
         told |= _database(layout, addresses, resident.name)
     if resident.name == canon.WRITER:
+        told["SIGIL_BUS_STREAM_NKEY_SEED_FILE"] = str(identities.seed_file(layout.keys, house.KEEPER))
         told["SIGIL_CANON_DATA_DIR"] = str(layout.data / "postgres")
         told["SIGIL_CANON_HIGH_WATER_FILE"] = str(layout.data / "services" / resident.name / "high_water")
     if resident.name in KNOWS_TOKEN_HASH:
@@ -284,7 +285,7 @@ async def run(data: Path, *, port: int | None, tell: Tell, overrides: Mapping[st
     plan = stack.Plan(
         bus_users=bus_users,
         outside=lambda folder: consumers.bus_users(folder.path),
-        exports=identities.exports(TENANT),
+        crossings=identities.crossings(TENANT),
         roles=ROLES,
         prepare=lambda addresses: migrate(held[0], addresses),
         make_processes=lambda addresses: processes(held[0], addresses, overrides or {}),

@@ -15,12 +15,32 @@ def seed_file(folder: Path, name: str) -> Path:
 
 def bus_users(folder: Path, tenant: str) -> list[nats.BusUser]:
     """Everyone who may connect; seeds are made in `folder` at the first call."""
-    return [bus_user(folder, resident, tenant) for resident in EVERYONE]
+    return [*(bus_user(folder, resident, tenant) for resident in EVERYONE), _keeper(folder, tenant)]
 
 
-def exports(tenant: str) -> nats.Exports:
-    """What consumers outside the house may be let ask and hear parts of."""
-    return nats.Exports(services=house.OUTSIDE_ASKS, streams=(house.outside_events(tenant),))
+def crossings(tenant: str) -> tuple[nats.Crossing, ...]:
+    """What the house reaches of the stream's account, and what consumers outside the house may be let ask and hear parts of."""
+    events = house.outside_events(tenant)
+    heard = tuple(
+        nats.Crossing(kind="stream", source=nats.STREAMS, subject=events, into=account)
+        for account in (nats.HOUSE, nats.OUTSIDE)
+    )
+    doors = tuple(
+        nats.Crossing(
+            kind="service",
+            source=nats.STREAMS,
+            subject=house.asked_of_stream(house.KEEPER, door.verb),
+            into=nats.HOUSE,
+            named=house.asked_of_stream("", door.verb),
+            many=door.many,
+        )
+        for door in house.doors(tenant)
+    )
+    asks = tuple(
+        nats.Crossing(kind="service", source=nats.HOUSE, subject=subject, into=nats.OUTSIDE)
+        for subject in house.OUTSIDE_ASKS
+    )
+    return (*heard, *doors, *asks)
 
 
 def bus_user(folder: Path, resident: house.Resident, tenant: str) -> nats.BusUser:
@@ -32,4 +52,16 @@ def bus_user(folder: Path, resident: house.Resident, tenant: str) -> nats.BusUse
         publish=allowed.publish,
         subscribe=allowed.subscribe,
         allow_responses=bool(resident.module) or bool(catalogue.of_service(resident.name)),
+    )
+
+
+def _keeper(folder: Path, tenant: str) -> nats.BusUser:
+    """The writer in the stream's account, where nobody else is."""
+    allowed = house.keeper(tenant)
+    return nats.BusUser(
+        name=house.KEEPER,
+        public_nkey=nats.kept_nkey(seed_file(folder, house.KEEPER)),
+        publish=allowed.publish,
+        subscribe=allowed.subscribe,
+        account=nats.STREAMS,
     )

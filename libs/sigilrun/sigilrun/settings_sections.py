@@ -28,6 +28,9 @@ class Bus(Section, frozen=True, kw_only=True):
 
     url: Annotated[str, _says("nats://host:port, several with commas; never with a password", min_length=1)]
     nkey_seed_file: Annotated[Path, _says("this identity's nkey seed", extra=FILE)]
+    stream_nkey_seed_file: Annotated[
+        Path | None, _says("the nkey seed of the stream's keeper; for the writer, and for nobody else")
+    ] = None
     ca_file: Annotated[Path | None, _says("CA that signed the server's certificate; none: no TLS")] = None
     request_timeout_s: Annotated[
         int, _says("seconds a call waits; an append at ten times the aimed load takes below one", ge=1, le=120)

@@ -8,6 +8,8 @@ Invariants:
   sent to a stream that ends elsewhere, and then the others together;
 - nothing is lost by limits: the stream has none, and when the disk is full it refuses;
 - a reader has no durable state here: an ephemeral consumer, acknowledging nothing, from a position that the reader owns.
+- it is in a bus account of its own, where only its keeper speaks: made, published to, compared and erased from by that identity, asked for
+  its end and read by whoever follows, through the house's doors (`house.doors`).
 
 JetStream is a copy. Who publishes does it after its own commit; who reads fills holes from the canon.
 """
@@ -200,7 +202,9 @@ async def erase(bus: Wire, tenant: str, stream_seq: int) -> None:
 async def get(bus: Wire, tenant: str, stream_seq: int) -> Message | None:
     """One stored message by its sequence, or None."""
     reply = await bus.request(
-        f"$JS.API.DIRECT.GET.{house.stream(tenant)}", json.dumps({"seq": stream_seq}).encode(), timeout_s=REQUEST_S
+        house.asked_of_stream(bus.name, f"DIRECT.GET.{house.stream(tenant)}"),
+        json.dumps({"seq": stream_seq}).encode(),
+        timeout_s=REQUEST_S,
     )
     if reply.headers.get(wire.STATUS) is not None:
         return None
@@ -209,7 +213,7 @@ async def get(bus: Wire, tenant: str, stream_seq: int) -> Message | None:
 
 
 async def _api(bus: Wire, verb: str, body: dict[str, Any], timeout_s: float = REQUEST_S) -> dict[str, Any]:
-    reply = await bus.request(f"$JS.API.{verb}", json.dumps(body).encode(), timeout_s=timeout_s)
+    reply = await bus.request(house.asked_of_stream(bus.name, verb), json.dumps(body).encode(), timeout_s=timeout_s)
     answer: dict[str, Any] = json.loads(reply.data)
     if "error" in answer:
         raise _refusal(answer["error"])
@@ -398,21 +402,17 @@ class Feed:
             "mem_storage": True,
             "num_replicas": 1,
         }
-        verb = f"CONSUMER.CREATE.{self._stream}.{name}"
-        if len(self._subjects) == 1:
-            config["filter_subject"] = self._subjects[0]
-            verb += f".{self._subjects[0]}"
-        elif self._subjects:
+        if self._subjects:
             config["filter_subjects"] = list(self._subjects)
-        await _api(self._bus, verb, {"stream_name": self._stream, "config": config, "action": "create"}, OPEN_S)
+        asked = {"stream_name": self._stream, "config": config, "action": "create"}
+        await _api(self._bus, f"CONSUMER.CREATE.{self._stream}.{name}", asked, OPEN_S)
         self._consumer, self._count, self._credit = name, 0, 0
         self.opened += 1
 
     async def _pull(self, limit: int) -> None:
         ask = {"batch": limit, "expires": PULL_NS, "idle_heartbeat": HEARTBEAT_NS, "max_bytes": PULL_BYTES}
-        await self._bus.publish(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}", json.dumps(ask).encode(), reply=self._inbox
-        )
+        subject = house.asked_of_stream(self._bus.name, f"CONSUMER.MSG.NEXT.{self._stream}.{self._consumer}")
+        await self._bus.publish(subject, json.dumps(ask).encode(), reply=self._inbox)
         self._credit = limit
 
     async def _take(self, arrived: wire.Message, found: list[Message]) -> None:
@@ -441,7 +441,8 @@ class Feed:
         self._credit = 0
         if name:
             with contextlib.suppress(Refused, StreamMissing, wire.Forbidden):
-                await self._bus.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
+                verb = f"CONSUMER.DELETE.{self._stream}.{name}"
+                await self._bus.publish(house.asked_of_stream(self._bus.name, verb), b"")
 
     def _interrupted(self) -> None:
         """The connection was gone, and with it the pull."""

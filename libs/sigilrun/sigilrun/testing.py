@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from sigilcore import ids, note
+from sigilcore.contracts import canon
 from sigilcore.contracts import house as contract
 from sigilrun import identities, key_format, keys, outside, private_files, settings, stream
 from sigilrun.bus import Bus
@@ -62,6 +63,7 @@ class BusHouse:
         return settings.Bus(
             url=self.url,
             nkey_seed_file=identities.seed_file(self.seeds, name),
+            stream_nkey_seed_file=identities.seed_file(self.seeds, contract.KEEPER) if name == canon.WRITER else None,
             request_timeout_s=2,
             reconnect_wait_ms=20,
             drain_timeout_s=3,
@@ -137,9 +139,14 @@ class BusHouse:
         await demolisher.request(event.subject, event.body, headers=event.headers, timeout_s=5)
         await demolisher.close()
 
+    async def tap(self) -> Bus:
+        """What no identity of the house has: a connection to the stream's account that may say and hear everything."""
+        return await self.bus(_DEMOLISHER)
+
     async def _demolish(self, verb: str, body: bytes) -> None:
         demolisher = await Bus.connect(self.options(_DEMOLISHER), _DEMOLISHER)
-        await demolisher.request(f"$JS.API.STREAM.{verb}.{contract.stream(self.tenant)}", body, timeout_s=5)
+        subject = f"{contract.JETSTREAM}.STREAM.{verb}.{contract.stream(self.tenant)}"
+        await demolisher.request(subject, body, timeout_s=5)
         await demolisher.close()
 
     async def close(self) -> None:
@@ -176,8 +183,10 @@ async def bus_house(folder: Path, *, tenant: str = TENANT, data: Path | None = N
     )
     users = identities.bus_users(folder / "keys", tenant)
     seed = nats.kept_nkey(identities.seed_file(folder / "keys", _DEMOLISHER))
-    users.append(nats.BusUser(name=_DEMOLISHER, public_nkey=seed, publish=(">",), subscribe=(">",)))
-    nats.prepare(server, users, exports=identities.exports(tenant))
+    users.append(
+        nats.BusUser(name=_DEMOLISHER, public_nkey=seed, publish=(">",), subscribe=(">",), account=nats.STREAMS)
+    )
+    nats.prepare(server, users, crossings=identities.crossings(tenant))
     async with Supervisor() as supervisor:
         await supervisor.start((nats.process(server, folder / "nats.log"),))
         house = BusHouse(folder, tenant, server, supervisor)

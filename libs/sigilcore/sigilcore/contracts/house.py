@@ -3,6 +3,9 @@
 One entry a process identity. Bus permissions are derived from it, so an arrow that isn't drawn here can't be sent: a service may publish
 to the commands it answers for nobody, to those it `asks`, to those that its own commands call on their callers' behalf, with its own door
 at the gatekeeper for these, and to its own consumers of the change stream. Only the writer publishes change events.
+
+The stream is in a bus account of its own, whose one user is the writer's second connection (`KEEPER`). JetStream sends its answers to
+whatever subject a request names, and one that is named in the house's account means nothing in the stream's. The house reaches `doors`.
 """
 
 import dataclasses
@@ -14,6 +17,10 @@ from sigilcore.contracts import canon, catalogue, gatekeeper
 
 STREAM = "CANON"
 EVENTS = "canon.v1"
+# How the writer is called where it publishes and keeps the stream: it has no other word there, and nobody else has any.
+KEEPER = "stream_keeper"
+JETSTREAM = "$JS.API"
+DOOR = "canon.stream"  # how the house calls what it reaches of JetStream; the server answers for `$JS.API` in every account
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +121,34 @@ def stream(tenant: str) -> str:
     return f"{STREAM}_{tenant}"
 
 
+def asked_of_stream(name: str, verb: str) -> str:
+    """The subject on which this identity says JetStream's verb."""
+    return f"{JETSTREAM if name == KEEPER else DOOR}.{verb}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Door:
+    """A verb of JetStream's that who follows may say, of one stream; `many` messages may answer it."""
+
+    verb: str
+    many: bool = False
+
+
+def doors(tenant: str) -> tuple[Door, ...]:
+    """What the house reaches of the stream: to ask where it ends, and to read it by consumers of one's own.
+
+    Consumers are ephemeral, acknowledge nothing, and have names of 128 random bits: a wildcard matches whole tokens only, so what
+    keeps one follower from another's consumer is that it can't learn its name (no CONSUMER.LIST or NAMES).
+    """
+    name = stream(tenant)
+    return (
+        Door(verb=f"STREAM.INFO.{name}"),
+        Door(verb=f"CONSUMER.CREATE.{name}.*"),
+        Door(verb=f"CONSUMER.DELETE.{name}.*"),
+        Door(verb=f"CONSUMER.MSG.NEXT.{name}.*", many=True),
+    )
+
+
 def event_subject(tenant: str, space: str, kind: str) -> str:
     """Where a record's change event is published."""
     return f"{EVENTS}.{tenant}.{space}.{kind}"
@@ -197,7 +232,6 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
     asked = tuple(catalogue.COMMANDS[name].heard for name in resident.asks)
     answered = tuple(command.heard for command in catalogue.of_service(resident.name))
     inbox = f"_INBOX_{resident.name}.>"
-    name = stream(tenant)
     publish = [*asked, *called_by(resident.name)]
     subscribe = [*answered, inbox]
     if resident.module:
@@ -215,24 +249,15 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
         publish += [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".*", ".*.*")]
     if resident.follows:
         subscribe.append(outside_events(tenant))
-        # Consumers are ephemeral, acknowledge nothing, and have names of 128 random bits: a wildcard matches whole tokens only, so what
-        # keeps one follower from another's consumer is that it can't learn its name (no CONSUMER.LIST or NAMES).
-        publish += [
-            f"$JS.API.STREAM.INFO.{name}",
-            f"$JS.API.CONSUMER.CREATE.{name}.*",
-            f"$JS.API.CONSUMER.CREATE.{name}.*.>",
-            f"$JS.API.CONSUMER.DELETE.{name}.*",
-            f"$JS.API.CONSUMER.MSG.NEXT.{name}.*",
-        ]
-    if resident.name == canon.WRITER:
-        publish += [
-            f"{EVENTS}.{tenant}.>",
-            f"$JS.API.STREAM.INFO.{name}",
-            f"$JS.API.STREAM.CREATE.{name}",
-            f"$JS.API.STREAM.UPDATE.{name}",
-            f"$JS.API.STREAM.MSG.GET.{name}",
-            f"$JS.API.STREAM.MSG.DELETE.{name}",
-            f"$JS.API.DIRECT.GET.{name}",
-            f"$JS.API.DIRECT.GET.{name}.>",
-        ]
+        publish += [asked_of_stream(resident.name, door.verb) for door in doors(tenant)]
     return Allowance(publish=tuple(publish), subscribe=tuple(subscribe))
+
+
+def keeper(tenant: str) -> Allowance:
+    """The allow-lists of the writer in the stream's account: to publish change events, make the stream, compare it and erase from it."""
+    name = stream(tenant)
+    verbs = ("STREAM.INFO", "STREAM.CREATE", "STREAM.UPDATE", "STREAM.MSG.DELETE", "DIRECT.GET")
+    return Allowance(
+        publish=(f"{EVENTS}.{tenant}.>", *(asked_of_stream(KEEPER, f"{verb}.{name}") for verb in verbs)),
+        subscribe=(f"_INBOX_{KEEPER}.>",),
+    )

@@ -8,9 +8,9 @@ Invariants:
 - streams are encrypted at rest; the key lies in a 0600 file that the configuration includes, so it appears
   neither on a command line nor in an environment;
 - a user may publish and subscribe what is listed and nothing else: an empty list is nothing, not anything;
-- who isn't of the house connects to another account, without JetStream: no subject of ours can be named from there, not even as the
-  reply of a request, and what it imports is all that the house exports. Its users stand in a file of their own and change while the
-  server runs.
+- JetStream is in an account of its own, the house in another, and who isn't of the house in a third: from none of them can a subject of
+  another be named, not even as the reply of a request, and what crosses is listed, with who may take it. The users outside of the house
+  stand in a file of their own and change while the server runs.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import secrets
 import signal
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import nkeys
@@ -30,7 +30,10 @@ import nkeys
 from sigilrun.embedded import folder, ports, spawn, supervisor
 from sigilrun.embedded.errors import EmbeddedError, StartFailed
 
-ACCOUNT = "SIGIL"
+HOUSE = "HOUSE"
+# JetStream's. The house had this name when it held the streams too; they are sealed under it, so it stays theirs.
+STREAMS = "SIGIL"
+OUTSIDE = "OUTSIDE"
 # Holds a full batch of records and a large document; the default of 1 MiB holds neither.
 MAX_PAYLOAD_BYTES = 8 * 1024 * 1024
 # Every service once, tools and tests beside them.
@@ -43,7 +46,6 @@ MAX_FILE_BYTES = 8 * 1024 * 1024 * 1024
 RESPONSES_MOST = 8
 RESPONSES_EXPIRE = "2m"
 
-OUTSIDE = "OUTSIDE"
 # Fewer than the server's, so that the house finds a place. What comes from outside are questions.
 OUTSIDE_CONNECTIONS = 128
 OUTSIDE_PAYLOAD_BYTES = 64 * 1024
@@ -65,13 +67,19 @@ class BusUser(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     subscribe: tuple[str, ...] = ()
     # May answer to the reply subject of a message it received, wherever that is.
     allow_responses: bool = False
+    account: str = HOUSE
 
 
-class Exports(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the account outside the house imports: questions to ask, messages to hear. Its users may each do a part of it."""
+class Crossing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one account reaches of another: a question to ask there (service), or messages to hear from there (stream). Its users may each
+    do a part of it."""
 
-    services: tuple[str, ...] = ()
-    streams: tuple[str, ...] = ()
+    kind: Literal["service", "stream"]
+    source: str
+    subject: str
+    into: str
+    named: str = ""  # the subject there; empty: the same
+    many: bool = False  # a question that more than one message answers
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,7 +141,7 @@ def outside_file(nats_folder: Path) -> Path:
     return nats_folder / "outside.conf"
 
 
-def render_config(settings: Settings, users: Sequence[BusUser], exports: Exports = Exports()) -> str:  # noqa: B008 - frozen
+def render_config(settings: Settings, users: Sequence[BusUser], crossings: Sequence[Crossing] = ()) -> str:
     """The server's configuration, without the stream key and the users outside the house, which it includes.
 
     Raises:
@@ -141,13 +149,6 @@ def render_config(settings: Settings, users: Sequence[BusUser], exports: Exports
 
     """
     _refuse_doubles(users)
-    users_text = "\n".join(_render_user(user) for user in users)
-    crossing = [("service", subject) for subject in exports.services]
-    crossing += [("stream", subject) for subject in exports.streams]
-    exported = ", ".join(f"{{ {what}: {json.dumps(subject)} }}" for what, subject in crossing)
-    imported = ", ".join(
-        f"{{ {what}: {{ account: {ACCOUNT}, subject: {json.dumps(subject)} }} }}" for what, subject in crossing
-    )
     store = json.dumps(str(settings.folder))
     return f"""server_name: {json.dumps(settings.server_name)}
 listen: "{ports.LOOPBACK}:{settings.port}"
@@ -167,16 +168,16 @@ jetstream {{
   include "stream_key.conf"
 }}
 accounts {{
-  {ACCOUNT} {{
+  {STREAMS} {{
     jetstream: enabled
-    users: [
-{users_text}
-    ]
-    exports: [ {exported} ]
+{_render_account(STREAMS, users, crossings)}
+  }}
+  {HOUSE} {{
+{_render_account(HOUSE, users, crossings)}
   }}
   {OUTSIDE} {{
     limits {{ max_connections: {OUTSIDE_CONNECTIONS}, max_payload: {OUTSIDE_PAYLOAD_BYTES} }}
-    imports: [ {imported} ]
+{_render_crossings(OUTSIDE, crossings)}
     include {json.dumps(settings.outside_file.name)}
   }}
 }}
@@ -199,7 +200,7 @@ def prepare(
     settings: Settings,
     users: Sequence[BusUser],
     *,
-    exports: Exports = Exports(),  # noqa: B008 - frozen
+    crossings: Sequence[Crossing] = (),
     outside: Sequence[BusUser] = (),
 ) -> None:
     """Write the configuration, and at the first run the stream key."""
@@ -207,7 +208,7 @@ def prepare(
     if not key_file.exists():
         folder.write_private(key_file, f'key: "{secrets.token_hex(32)}"\n'.encode())
     folder.write_private(settings.outside_file, render_outside(outside).encode())
-    folder.write_private(settings.config_file, render_config(settings, users, exports).encode())
+    folder.write_private(settings.config_file, render_config(settings, users, crossings).encode())
 
 
 async def change_outside(nats_folder: Path, monitor_port: int, pid: int, users: Sequence[BusUser]) -> None:
@@ -284,6 +285,29 @@ def _refuse_doubles(users: Sequence[BusUser]) -> None:
     for what, values in (("name", [u.name for u in users]), ("nkey", [u.public_nkey for u in users])):
         if len(set(values)) != len(values):
             raise EmbeddedError(f"two bus users share a {what}")
+
+
+def _render_account(name: str, users: Sequence[BusUser], crossings: Sequence[Crossing]) -> str:
+    users_text = "\n".join(_render_user(user) for user in users if user.account == name)
+    return f"    users: [\n{users_text}\n    ]\n{_render_crossings(name, crossings)}"
+
+
+def _render_crossings(name: str, crossings: Sequence[Crossing]) -> str:
+    """What this account gives, each thing once and to the accounts that take it; and what it takes."""
+    given: dict[tuple[str, str, bool], list[str]] = {}
+    for one in crossings:
+        if one.source == name:
+            given.setdefault((one.kind, one.subject, one.many), []).append(one.into)
+    exports = ", ".join(
+        f"{{ {kind}: {json.dumps(subject)}, accounts: {json.dumps(takers)}{', response_type: stream' if many else ''} }}"
+        for (kind, subject, many), takers in given.items()
+    )
+    imports = ", ".join(
+        f"{{ {one.kind}: {{ account: {one.source}, subject: {json.dumps(one.subject)} }}, to: {json.dumps(one.named or one.subject)} }}"
+        for one in crossings
+        if one.into == name
+    )
+    return f"    exports: [ {exports} ]\n    imports: [ {imports} ]"
 
 
 def _render_user(user: BusUser) -> str:

@@ -44,9 +44,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What to run. `bus_users` is asked once the folder is held, because seeds are kept there."""
 
     bus_users: Callable[[DataFolder], Sequence[nats.BusUser]]
-    # Who isn't of the house and may connect, and what they may be let ask and hear.
+    # Who isn't of the house and may connect, and what is reached from one bus account in another.
     outside: Callable[[DataFolder], Sequence[nats.BusUser]] = lambda _: ()
-    exports: nats.Exports = nats.Exports()
+    crossings: Sequence[nats.Crossing] = ()
     # Database roles; the first owns the database.
     roles: tuple[str, ...]
     make_processes: Callable[[Addresses], Sequence[ProcessSpec]]
@@ -105,7 +105,7 @@ class Stack:
             role_passwords=passwords,
             folder=folder.path,
         )
-        nats.prepare(bus, plan.bus_users(folder), exports=plan.exports, outside=plan.outside(folder))
+        nats.prepare(bus, plan.bus_users(folder), crossings=plan.crossings, outside=plan.outside(folder))
         folder.update(address=self.addresses.address, nats=bus.url)
         await postgres.prepare(store, folder.logs / "initdb.log")
         await self.supervisor.start(
