@@ -569,6 +569,21 @@ async def test_a_change_of_who_is_outside_interrupts_no_feed(streaming: tuple[te
     await feed.close()
 
 
+async def test_one_pull_waits_at_a_time(streaming: tuple[testing.BusHouse, Bus]) -> None:
+    """However many pulls were filled: each one that waits is told of every second, and the server remembers it."""
+    running, keeper = streaming
+    await keeper.publish_events(events(0, 60), 0)
+    feed = (await running.bus("gatekeeper")).read_stream(testing.TENANT, 1)
+    for _ in range(60):
+        assert len(await feed.fetch(1, 10)) == 1
+    assert await feed.fetch(1, 0.05) == []
+    told = await (await running.tap()).request(
+        f"$JS.API.CONSUMER.INFO.{house.stream(testing.TENANT)}.{feed.consumer}", b"", timeout_s=5
+    )
+    assert json.loads(told.data)["num_waiting"] == 1
+    await feed.close()
+
+
 async def test_a_feed_survives_the_deletion_of_the_stream(streaming: tuple[testing.BusHouse, Bus]) -> None:
     """StreamMissing while it is gone; once it is refilled, the feed goes on where it was."""
     running, writer = streaming

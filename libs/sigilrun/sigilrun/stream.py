@@ -428,7 +428,8 @@ class Feed:
                 return
             self._next = message.stream_seq + 1
             found.append(message)
-        elif status == "100":
+        elif status == "100" or (status == "409" and "batch completed" in _description(arrived)):
+            # A heartbeat; or the end of a pull whose last message was counted already, and after which the next one may be under way.
             return
         elif status in {"404", "408"} or (status == "409" and "consumer" not in _description(arrived)):
             self._credit = 0
