@@ -151,13 +151,18 @@ def check(
 
 
 def explain(
-    state: State, command: Annotated[str, typer.Argument(help="a command that you may call, such as memory/write")]
+    state: State,
+    command: Annotated[str, typer.Argument(help="a command that you may call, such as memory/write")],
+    candidate: Annotated[
+        list[str] | None, typer.Option("--candidate", help="whom it would propose as witness; repeat it")
+    ] = None,
 ) -> None:
     """What each feature brings to your score for a command."""
 
     async def work() -> gatekeeper.Explanation:
         async with caller.calling(state) as client:
-            return await client.call(gatekeeper.TRUST_EXPLAIN, gatekeeper.Explain(command=command))
+            asked = gatekeeper.Explain(command=command, candidates=tuple(candidate or ()))
+            return await client.call(gatekeeper.TRUST_EXPLAIN, asked)
 
     found = seam.wait(work())
     parts = [f"{one.feature:<9} {one.value:>8} x {one.weight:>11} = {one.product:>18}" for one in found.parts]
@@ -166,6 +171,8 @@ def explain(
         f"{'bias':<9} {'':>8}   {found.bias:>11} = {found.bias * trust.ONE:>18}",
         f"logit {found.logit} (10^-12), threshold {found.threshold} (10^-6), score {found.score}: {verdict}",
     ]
+    if found.standing_of:
+        sums.append(f"standing: the lowest of {', '.join(found.standing_of)}")
     seam.show(state, found, "\n".join(parts + sums))
 
 

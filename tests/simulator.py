@@ -249,6 +249,7 @@ class House:
         """An ordinary, proven call."""
         assert person.table is not None
         declared = catalogue.COMMANDS[command]
+        observed = changes.pop("observed", None) or gate.observe(declared, b"{}", bytes(16))
         fields = {
             "session_id": ids.new(),
             "licence_id": person.licence_id,
@@ -258,12 +259,12 @@ class House:
             "mandated": False,
             "proof": "session" if person.keyed else "bearer",
             "command": declared,
-            "observed": gate.observe(declared, b"{}", bytes(16)),
+            "observed": observed,
             "calls_last_minute": self.calls.take(person.licence_id, self.now_ms, 1_000_000),
             "now_ms": self.now_ms,
             "chain_id": ids.new(),
             "as_of": self.head(),
-            "standing": self.standings.at(person.owner_id, self.now_ms),
+            "standing": self.standings.lowest(observed.candidates or (person.owner_id,), self.now_ms),
             "standing_as_of": self.standings.size,
         }
         return gate.Facts(**(fields | changes))
@@ -353,14 +354,18 @@ class House:
 
         self.append(kind, payload, self.root.signer, prev=self.state.system_head, wrap=attest)
 
-    def _permission(self, command: str) -> tuple[decision.Request, record.Link]:
-        """Root's call of a command, judged and committed."""
-        chain = self.judge(self.root, command, proof="owner")
+    def _permission(self, command: str, parameters: bytes = b"{}", **lies: Any) -> tuple[decision.Request, record.Link]:
+        """Root's call of a command, judged and committed; `lies` are what the gate makes of it."""
+        observed = gate.observe(catalogue.COMMANDS[command], parameters, bytes(16))
+        chain = self.judge(self.root, command, **({"proof": "owner", "observed": observed} | lies))
         batch = audit.DecisionBatch(decisions=(decision.freeze(chain),))
         placed = self.append("decision_batch", batch, self.instances["gatekeeper"])
         ref = decision.DecisionRef(record=placed.core.id, index=0)
         request = decision.Request(
-            command=command, salt=bytes(16).hex(), digest=chain.digest, parameters=hashlib.sha256(b"{}").hexdigest()
+            command=command,
+            salt=bytes(16).hex(),
+            digest=chain.digest,
+            parameters=hashlib.sha256(parameters).hexdigest(),
         )
         return request, record.Link(label="decision", target=ref.link())
 

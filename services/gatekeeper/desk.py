@@ -151,7 +151,7 @@ class Desk:
             await self._marks.keep(said.licence_id, shown, now_ms)
         # Room of its own is for who may at all: a flood of calls above one's level waits with everyone else.
         reserved = command.reserved and said.loa.includes(command.rung)
-        decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id), reserved=reserved)
+        decided = await self._batches.decide(call, rules.chain_bytes(state, call), reserved=reserved)
         if decided.chain.verdict is Verdict.MANUAL_REVIEW:
             raise self._waits(call, decided, request.parameters, salt)
         if decided.chain.verdict is not Verdict.ALLOW or decided.ref is None:
@@ -177,7 +177,7 @@ class Desk:
             calls_last_minute=self._counted(said, command.reserved, now_ms),
             parent=parent.decision,
         )
-        decided = await self._batches.decide(call, rules.chain_bytes(state, said.licence_id))
+        decided = await self._batches.decide(call, rules.chain_bytes(state, call))
         if decided.chain.verdict is not Verdict.ALLOW or decided.ref is None:
             raise gate.refusal_of(decided.chain, decided.ref)
         return self._permit(call, decided.chain, decided.ref, salt)

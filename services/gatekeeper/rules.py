@@ -33,7 +33,7 @@ from sigilcore.licence import LicenceTable, Reason, standing_reason
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 
-_CHAIN_BYTES = 2_048  # a chain's canonical bytes without its scope and ids, generously
+_CHAIN_BYTES = 2_048  # a chain's canonical bytes without its scope, candidates and ids, generously
 _PATTERN_BYTES = 8  # a character of a scope's pattern in canonical bytes, generously
 
 _SCHEMAS: dict[str, dict[str, Any]] = {
@@ -114,7 +114,7 @@ def check_counts(state: Governance, licence_id: str, now_ms: int) -> None:
 def facts(state: Governance, standings: standing.Standings, call: Call, *, now_ms: int, chain_id: str) -> gate.Facts:
     """The facts of a call as the judge wants them, at the newest position."""
     bare = bare_facts(state, call, now_ms=now_ms, chain_id=chain_id)
-    stands = standings.at(call.said.owner_id, now_ms)
+    stands = standings.lowest(call.observed.candidates or (call.said.owner_id,), now_ms)
     return msgspec.structs.replace(bare, standing=stands, standing_as_of=standings.size)
 
 
@@ -143,11 +143,11 @@ def bare_facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> 
     )
 
 
-def chain_bytes(state: Governance, licence_id: str) -> int:
-    """At most how many bytes a chain for this licence takes in its record."""
-    entry = state.issued(licence_id)
+def chain_bytes(state: Governance, call: Call) -> int:
+    """At most how many bytes this call's chain takes in its record."""
+    entry = state.issued(call.said.licence_id)
     scope = () if entry is None else entry.table.scope
-    return _CHAIN_BYTES + _PATTERN_BYTES * sum(len(pattern) + 1 for pattern in scope)
+    return _CHAIN_BYTES + _PATTERN_BYTES * sum(len(text) + 1 for text in (*scope, *call.observed.candidates))
 
 
 def permit_for(
@@ -372,13 +372,22 @@ def trust_answer(
 
 
 def explained(
-    state: Governance, standings: standing.Standings, caller: permit.Permit, name: str, *, calls: int, now_ms: int
+    state: Governance,
+    standings: standing.Standings,
+    caller: permit.Permit,
+    request: gatekeeper.Explain,
+    *,
+    calls: int,
+    now_ms: int,
 ) -> gatekeeper.Explanation:
     """The score that this caller's next call of a command would have, without its input; hidden commands are unknown ones."""
+    name = request.command
     command = catalogue.COMMANDS.get(name)
     loa = None if command is None else _loa_for(state, caller.licence_id, command, now_ms)
     if command is None or loa is None:
         raise Refused(Code.UNKNOWN_COMMAND, "no such command", field="$.command")
+    if request.candidates and command.candidate_field is None:
+        raise Refused(Code.BAD_INPUT, f"{name} proposes nobody", field="$.candidates")
     assert state.model is not None, "genesis brings the first model"
     assert state.policy is not None, "genesis brings the first policy"
     features = trust.features(
@@ -388,7 +397,7 @@ def explained(
         calls=calls + 1,
         rate_limit=state.policy.rate_limit,
         entropy=0,
-        standing=standings.at(caller.owner_id, now_ms),
+        standing=standings.lowest(request.candidates or (caller.owner_id,), now_ms),
     )
     judged = trust.judge(state.model, features, state.policy.threshold(name, state.model.threshold))
     return gatekeeper.Explanation(
@@ -402,6 +411,7 @@ def explained(
         model=state.model.version,
         as_of=state.size,
         standing_as_of=standings.size,
+        standing_of=request.candidates,
     )
 
 

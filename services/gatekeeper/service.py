@@ -294,7 +294,7 @@ async def trust_explain(service: Gatekeeper, request: contract.Explain, call: Ca
         service.state,
         service.history.standings,
         caller,
-        request.command,
+        request,
         calls=service.desk.calls_last_minute(caller.licence_id),
         now_ms=service.clock.now_ms(),
     )

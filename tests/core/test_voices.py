@@ -10,6 +10,12 @@ from tests.judging import agrees, diverges
 from tests.simulator import House, Person
 
 
+def proposing(checked):
+    """The parameters of a call that proposes a record."""
+    parts = {"core": checked.core_bytes.decode(), "payload": checked.payload_bytes.decode()}
+    return msgspec.json.encode({"record": parts})
+
+
 class Proposing(House):
     """A sealed house whose quorum service writes whatever it is told."""
 
@@ -20,8 +26,8 @@ class Proposing(House):
 
     def open(self, change, **said):
         """The opening of a proposal; `said` is what the service says otherwise."""
-        request, link = self._permission("quorum/propose")
         checked = record.check(change)
+        request, link = self._permission("quorum/propose", proposing(checked))
         carried = audit.CarriedRecord(
             header=checked.leaf.decode(), payload=checked.payload_bytes.decode(), salt=checked.salt.hex()
         )

@@ -106,6 +106,15 @@ def test_a_policy_signed_where_no_server_is(story):
     assert story.ask("policy", "current", "--profile", "mia")["policy"]["rungs"] == {"witness/list": "mentor"}
 
 
+def test_a_candidates_score_is_explained(story):
+    """Whose standing a proposal of witnesses would count is told with the score; a command that proposes nobody takes no name."""
+    explain = ("trust", "explain", "--profile", story.root)
+    told = story.ask(*explain, "witness/add", "--candidate", "mia", "--candidate", "nobody-yet")
+    assert told["standing_of"] == ["mia", "nobody-yet"]
+    assert "standing: the lowest of mia" in story.sigil(*explain, "witness/add", "--candidate", "mia").stdout
+    assert story.refused(*explain, "keys/revoke", "--candidate", "mia")["code"] == "BAD_INPUT"
+
+
 def test_a_lost_race_is_proposed_again(story):
     """Two policies on one head: the second is stale, and rebased it needs its voices anew."""
     first = story.as_root("policy", "upload", policy_file(story, "one", rate_limit=100))

@@ -1340,12 +1340,12 @@ def test_the_bearer_ceiling_is_below_what_needs_an_owner():
 # Standing
 
 
-async def denied(house: House, client: Client, times: int) -> None:
+async def denied(house: House, client: Client, times: int, command: str = "license/list") -> None:
     """So many denials that stand in the log, at most ten a minute."""
     for _ in range(times):
         house.world.clock.advance(6_000)
         with refused(Code.LOA_TOO_LOW):
-            await house.authorize(client, "license/list")
+            await house.authorize(client, command)
 
 
 async def test_bad_standing_costs_the_writes_before_the_reads(house):
@@ -1445,6 +1445,29 @@ async def test_a_score_taken_apart_adds_up(house):
     await house.authorize(ada, "memory/write", WRITE)
     judged = house.log.judged("memory/write")[-1]
     assert (told.logit, told.threshold, told.allowed) == (judged.trust.logit, judged.trust.threshold, True)
+
+
+async def test_a_witness_is_proposed_on_its_own_standing(house):
+    """A mentor with twelve denials isn't proposed, one without a history is; explained alike, by a gate that read it from the log."""
+    mia = house.world.issue(Person("mia"), Loa.MENTOR)
+    house.world.change_policy(rate_limit=1_000_000, thresholds={"witness/add": 7_500_000})
+    await denied(house, await house.login(mia), 12, "license/create")
+    house.gate = house.another()
+    root = await house.login(house.world.root)
+    with refused(Code.DENIED_BY_TRUST) as caught:
+        await house.authorize(root, "witness/add", '{"witness_id":"mia"}', owner=True)
+    detail = caught.value.detail
+    assert (detail["standing_of"], detail["features"]["standing"]) == (["mia"], 140_000)
+    assert (await house.authorize(root, "witness/add", '{"witness_id":"ned"}', owner=True)).verdict is Verdict.ALLOW
+    assert [chain.trust.standing_of for chain in house.log.judged("witness/add")] == [("mia",), ("ned",)]
+    for candidates, allowed in ((("ned",), True), (("ned", "mia"), False)):
+        asked = contract.Explain(command="witness/add", candidates=candidates)
+        told = await house.call(root, contract.TRUST_EXPLAIN, asked)
+        assert (told.allowed, told.standing_of) == (allowed, candidates)
+    with refused(Code.BAD_INPUT):
+        asked = contract.Explain(command="license/create", candidates=("ned",))
+        await house.call(root, contract.TRUST_EXPLAIN, asked)
+    oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
 
 
 async def test_what_is_hidden_explains_nothing(house):

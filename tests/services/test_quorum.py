@@ -49,7 +49,8 @@ class House(simulator.House):
 
     def open(self, checked: record.Checked) -> str:
         """Write the opening as the service does; by a decision of the gate."""
-        request, link = self._permission("quorum/propose")
+        body = msgspec.json.encode({"record": drafts.parts_of(checked)})
+        request, link = self._permission("quorum/propose", body)
         name = ids.new()
         payload = audit.ProposalOpened(
             proposal_id=name,

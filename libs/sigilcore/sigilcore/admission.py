@@ -7,7 +7,8 @@ this kind in this space now → the author's signature → the rules of its spac
   distinct keys over exactly these bytes. Root never counts. Threshold and set come from the log before this record. One record needs no
   Root: a `root_key` that the new Root signs itself, with the voice of every active witness. Of several changes in one record each must
   satisfy what it would alone, on the state that those before it leave; the first that doesn't refuses them all.
-- `audit`: an instance key that its service key introduced; that key's chain; the decision, if the kind is an effect.
+- `audit`: an instance key that its service key introduced; that key's chain; the decision, if the kind is an effect. A proposal's was
+  scored on the standing of exactly those whom its record enrols.
 - `user`: the service that owns the command, or the person whose key the licence names; the decision; the thing's previous version.
   An erasure may stand on an order of the quorum instead: of this very thing, unused, before the order's end.
 
@@ -23,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import approvals, clock, decision, enrolling, gate, licence, note, peers, policy, signing
+from sigilcore import approvals, candidates, clock, decision, enrolling, gate, licence, note, peers, policy, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, knowledge
 from sigilcore.contracts import license as licensing
@@ -44,8 +45,9 @@ ORDER = "erasure_order"  # stands for the command in the row of an order, which 
 NOBODY = "00000000-0000-0000-0000-000000000000"  # and for its licence
 
 
-class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """An Allow that may still admit one append, or an order of the quorum. `used_by` is the first record id of the call that used it."""
+class DecisionRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An Allow that may still admit one append, or an order of the quorum. `used_by` is the first record id of the call that used it;
+    `candidates` are those on whose standing it was scored, as they would be made witnesses."""
 
     record: str
     index: int
@@ -57,6 +59,7 @@ class DecisionRow(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     effect: str | None
     used_by: str | None = None
+    candidates: tuple[str, ...] = ()
 
 
 def decisions_of(checked: Checked, seq: int) -> list[DecisionRow]:
@@ -79,6 +82,7 @@ def decisions_of(checked: Checked, seq: int) -> list[DecisionRow]:
                     licence_id=chain.audit.licence,
                     digest=chain.digest,
                     effect=chain.effect,
+                    candidates=() if chain.trust is None else chain.trust.standing_of,
                 )
             )
     return rows
@@ -527,6 +531,8 @@ def _admit_audit(
             raise Refused(Code.DECISION_MISMATCH, f"{service} owns {row.command} and says for which call")
         if isinstance(checked.payload, audit.ApprovalDecided):
             _check_approver(checked.payload, row)
+        if isinstance(checked.payload, audit.ProposalOpened):
+            candidates.check(checked.payload, row.candidates)
     _check_audit_payload(state, checked, now_ms)
 
 

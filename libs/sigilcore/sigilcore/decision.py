@@ -11,7 +11,7 @@ import msgspec
 
 from sigilcore import canonical, digest, grant, trust
 from sigilcore.access import Loa
-from sigilcore.record_types import Hex32, Hex64
+from sigilcore.record_types import Hex32, Hex64, Name
 
 
 class Verdict(enum.StrEnum):
@@ -36,8 +36,11 @@ class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     detail: str
 
 
-class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The score's parts: exact integers, and where they were taken."""
+class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The score's parts: exact integers, and where they were taken.
+
+    `standing_of` names whom the call proposes as witnesses: the lowest of their standings counts. Where it proposes nobody it isn't
+    written, and the standing is the caller's own."""
 
     model: str
     features: trust.Features
@@ -45,6 +48,7 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     logit: Number
     threshold: Number
     allowed: bool
+    standing_of: Annotated[tuple[Name, ...], msgspec.Meta(max_length=16)] = ()  # as many as one record changes
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -17,7 +17,8 @@ Invariants:
    somebody's behalf is judged as theirs; it never carries the owner's word, and nobody approves it.
 7. A peer, which has no licence, passes checks of its own: its enrolment and tier, the grant that it shows, the rung that both give, its
    session's proof, the score. It has no owner's word, so what needs one is never its.
-8. What can't be judged is denied, and recorded as what it is (`faulted`): one step, `gate`, that failed. It says nothing else, so nobody is
+8. A call that proposes witnesses is scored on the lowest of their standings, and not on its caller's (`candidates`).
+9. What can't be judged is denied, and recorded as what it is (`faulted`): one step, `gate`, that failed. It says nothing else, so nobody is
    better or worse for it, and no other chain names that step.
 
 Example: an operator who asks for `license/create` fails at `loa`, detail `root`; `refusal_of` answers LOA_TOO_LOW, {"need": "root"}.
@@ -28,7 +29,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sigilcore import access, approvals, clock, decision, digest, grant, ids, licence, peers, policy, trust
+from sigilcore import access, approvals, candidates, clock, decision, digest, grant, ids, licence, peers, policy, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import knowledge
 from sigilcore.contracts.command import Command
@@ -65,6 +66,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     entropy: int
     effect: str | None
     module: str | None = None
+    candidates: tuple[str, ...] = ()
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,8 +74,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
     `loa` is the session's label, used only when the log doesn't know the licence. `keyed`: the session has a key. `mandated`: the
     owner's certificate names this command and its minutes aren't over. `proof`: what was verified for this call. `as_of`: the log
-    position of the state it is judged by; `standing_as_of`: that of the decisions which the owner's `standing` comes of. `approval`: the
-    review whose approval the caller shows. `parent`: the decision of the call that makes this one on the caller's behalf.
+    position of the state it is judged by; `standing`: the owner's, or the lowest of those whom the call proposes as witnesses;
+    `standing_as_of`: the position of the decisions that it comes of. `approval`: the review whose approval the caller shows. `parent`: the
+    decision of the call that makes this one on the caller's behalf.
     """
 
     session_id: str
@@ -128,6 +131,7 @@ def observe(command: Command[Any, Any], parameters: bytes, salt: bytes) -> Obser
         entropy=trust.entropy(parameters) if command.scored else 0,
         effect=_effect(command, named),
         module=_module(command, parameters),
+        candidates=candidates.in_call(command, parameters),
     )
 
 
@@ -199,13 +203,15 @@ def refusal_of(chain: ReasoningChain, ref: decision.DecisionRef | None = None) -
     if step.check == "gate":
         return Refused(Code.GATE_FAULT, "the call could not be judged; nothing was issued", detail=detail)
     assert chain.trust is not None, "the last check is the score"
-    score = {
+    score: dict[str, Any] = {
         "score": trust.score(chain.trust.logit),
         "threshold": chain.trust.threshold,
         "logit": chain.trust.logit,
         "model": chain.trust.model,
         "features": msgspec.to_builtins(chain.trust.features),
     }
+    if chain.trust.standing_of:
+        score["standing_of"] = list(chain.trust.standing_of)
     return Refused(
         Code.DENIED_BY_TRUST,
         f"the score of {chain.command} is below its threshold",
@@ -237,7 +243,7 @@ def recompute(state: Governance, chain: ReasoningChain, command: Command[Any, An
         return [f"command: {chain.command!r} is not declared"]
     if decision.blames_gate(chain):
         return _compared(chain, _faulted(_level_of(state, _facts_of(chain, command)), chain.audit.ts))
-    differences = [] if chain.trust is None else _arithmetic(chain, chain.trust)
+    differences = [] if chain.trust is None else _arithmetic(chain, chain.trust, command)
     if overtaken(state, chain):
         stale = chain.verdict is Verdict.ALLOW
         return [*differences, "as_of: allowed by a licence, policy or model that had changed"] if stale else differences
@@ -552,6 +558,7 @@ def _score(state: Governance, facts: Facts, loa: Loa, recorded: decision.Trust |
         logit=logit,
         threshold=threshold,
         allowed=logit >= threshold * trust.ONE,
+        standing_of=facts.observed.candidates,
     )
 
 
@@ -586,7 +593,12 @@ def _facts_of(chain: ReasoningChain, command: Command[Any, Any]) -> Facts:
         proof=chain.proof,
         command=command,
         observed=Observed(
-            digest=chain.digest, length=chain.length, entropy=0, effect=chain.effect, module=chain.module
+            digest=chain.digest,
+            length=chain.length,
+            entropy=0,
+            effect=chain.effect,
+            module=chain.module,
+            candidates=() if chain.trust is None else chain.trust.standing_of,
         ),
         calls_last_minute=0,
         now_ms=clock.parse_ms(chain.audit.ts),
@@ -616,9 +628,11 @@ def _grants_seq(state: Governance, peer: PeerEntry) -> int:
     return max(*state.roots, -1 if held is None else held.since_seq)
 
 
-def _arithmetic(chain: ReasoningChain, scored: decision.Trust) -> list[str]:
+def _arithmetic(chain: ReasoningChain, scored: decision.Trust, command: Command[Any, Any]) -> list[str]:
     """What a chain's numbers say against its own words."""
     differences = []
+    if scored.standing_of and command.candidate_field is None:
+        differences.append("trust.standing_of: the command proposes nobody")
     if scored.allowed != (scored.logit >= scored.threshold * trust.ONE):
         differences.append("trust: allowed doesn't follow from logit and threshold")
     if chain.verdict is Verdict.ALLOW and not scored.allowed and chain.approval is None:

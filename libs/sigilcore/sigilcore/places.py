@@ -10,7 +10,8 @@ writer asks its store for that. Here a reader of the whole log remembers it, in 
 - a decision on somebody's behalf names the one that it was made for, an approval the review that it answers (`antecedents`);
 - the rate that the gate recorded for a call is at least what this gate's own committed decisions show: those of the licence, by the same
   instance, in the minute before by their own times. Another instance's don't count: each gate counts for itself, from its own start;
-- the standing that a decision records is what the committed decisions of its owner give, up to the position that it names.
+- the standing that a decision records is what the committed decisions of its owner give, up to the position that it names; or of those whom
+  the call proposed as witnesses, the lowest. Who they were is asked where the proposal stands (`candidates`).
 
 What a record says of its place is its `Entry`. `fits` asks, `put` remembers; neither needs the record.
 """
@@ -41,7 +42,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     its facts from here.
 
     `verdict` is the one on the caller, None where the gate broke; `limit` is 0 where no rate was recorded, or one by a policy that isn't
-    known any more; `standing` is -1 where none was.
+    known any more; `standing` is -1 where none was, and `standing_of` says whose it is.
     """
 
     licence: str
@@ -52,6 +53,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
     limit: int
     standing: int
     standing_as_of: int
+    standing_of: tuple[str, ...]
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -135,6 +137,7 @@ def _calls(state: Governance, batch: tuple[decision.FrozenChain, ...]) -> tuple[
                 limit if known else 0,
                 -1 if scored is None else scored.features.standing,
                 0 if scored is None else scored.standing_as_of,
+                (said.owner,) if scored is None else scored.standing_of or (said.owner,),
             )
         )
     return tuple(found)
@@ -251,7 +254,7 @@ class Places:
         return self._lacking_rate(said) is None and self._wrong_standing(seq, said) is None
 
     def _wrong_standing(self, seq: int, said: Entry) -> tuple[int, int | None] | None:
-        """The first decision whose recorded standing isn't its owner's, and what it should be; None there: it is too old to tell.
+        """The first decision whose recorded standing isn't theirs whom it counts, and what it should be; None there: too old to tell.
 
         A gate knows all that it decided itself before, so it can't choose how far back it looks.
         """
@@ -260,7 +263,7 @@ class Places:
             if call.standing < 0:
                 continue
             known = least <= call.standing_as_of <= seq
-            should = self._standings.as_of(call.owner, call.standing_as_of, call.ts_ms) if known else None
+            should = self._standings.lowest_as_of(call.standing_of, call.standing_as_of, call.ts_ms) if known else None
             if call.standing != should:
                 return index, should
         return None

@@ -2,10 +2,10 @@
 
 For every record in order: gap-free seq, its own bytes, its tenant, whether its key could speak there, its signature, the quorum and
 witness set of that position, the chain of its key or thing, the decision that admits it and that this decision admitted nothing else; for
-every decision the licence, the logit, the verdict, its caller's standing, and that its rate is at least what the decisions before it show;
-for every beat the count of its instance's records; for every attestation of a proposal the witness's signature. At the end the tree's
-root against the signed checkpoint. The code that admits is the code that replays, so the two can't drift apart; what a reader must
-remember to say the rest is in `places` and `voices`.
+every decision the licence, the logit, the verdict, the standing of whom it counts, and that its rate is at least what the decisions before
+it show; for every proposal that its decision counted those whom it enrols; for every beat the count of its instance's records; for every
+attestation of a proposal the witness's signature. At the end the tree's root against the signed checkpoint. The code that admits is the
+code that replays, so the two can't drift apart; what a reader must remember to say the rest is in `places` and `voices`.
 
 What is pinned (`Pins`) comes from elsewhere: two fingerprints, genesis and the seal, so that neither the founding nor the first quorum
 can be put in place of another; and how far the log had come, so that a tail can't be cut unseen.
@@ -42,6 +42,7 @@ ASSERTED: Final = (
     "time",
     "entropy and length of parameters",
     "how a session was proven",
+    "whom a call proposed that opened no proposal",
 )
 _LEAVES: Final = 256  # leaf hashes held before the tree takes them together
 

@@ -16,6 +16,7 @@ Example: a caller with ten denials within this hour stands at 500 000 - 10 * 30 
 """
 
 import collections
+from collections.abc import Iterable
 from typing import Final
 
 from sigilcore import clock, decision, trust
@@ -77,6 +78,10 @@ class Standings:
         caller = self._callers.get(owner)
         return trust.STANDING_START if caller is None else _value(caller.hours, now_ms // HOUR_MS)
 
+    def lowest(self, owners: Iterable[str], now_ms: int) -> int:
+        """Where the one of these stands who stands lowest."""
+        return min(self.at(owner, now_ms) for owner in owners)
+
     def as_of(self, owner: str, size: int, now_ms: int) -> int | None:
         """Where an owner stood by the decisions with seq below `size`; None if that is too long ago to say."""
         caller = self._callers.get(owner)
@@ -89,6 +94,12 @@ class Standings:
             if seq >= size and hour in hours:
                 _add(hours, hour, allowed, -1)
         return _value(hours, now_ms // HOUR_MS)
+
+    def lowest_as_of(self, owners: Iterable[str], size: int, now_ms: int) -> int | None:
+        """As `as_of`, of the one of these who stood lowest; None if of any it is too long ago to say."""
+        found = [self.as_of(owner, size, now_ms) for owner in owners]
+        known = [one for one in found if one is not None]
+        return min(known) if len(known) == len(found) else None
 
 
 def verdict_on(chain: ReasoningChain) -> Verdict | None:

@@ -82,6 +82,7 @@ class Command(Generic[Req, Rep]):
     http: Http | None = None
     scopes: int = 0  # so many tokens after the subject say of what it is asked, where a bus permission can pin them
     module_field: str | None = None  # the request's field that names a module: policies may speak of that module alone
+    candidate_field: str | None = None  # the field that proposes witnesses, as name or record: their standing counts
     example: dict[str, object] = dataclasses.field(default_factory=dict, hash=False)
 
     def may_refuse(self, code: Code) -> bool:

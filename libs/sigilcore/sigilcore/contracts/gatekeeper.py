@@ -9,7 +9,7 @@ from sigilcore.access import Loa
 from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Empty, Message
 from sigilcore.decision import DecisionRef, Verdict
-from sigilcore.record_types import Hex32, Hex64, PublicKey, RecordId, Timestamp
+from sigilcore.record_types import Hex32, Hex64, Name, PublicKey, RecordId, Timestamp
 from sigilcore.refusals import Code
 
 SERVICE = "gatekeeper"
@@ -162,9 +162,10 @@ class TrustAnswer(Message, frozen=True, kw_only=True):
 
 
 class Explain(Message, frozen=True, kw_only=True):
-    """Names a command of those that the caller may call."""
+    """Names a command of those that the caller may call; and, of one that proposes witnesses, whom."""
 
     command: Annotated[str, msgspec.Meta(max_length=64)]
+    candidates: Annotated[tuple[Name, ...], msgspec.Meta(max_length=16)] = ()
 
 
 class Part(Message, frozen=True, kw_only=True):
@@ -177,7 +178,8 @@ class Part(Message, frozen=True, kw_only=True):
 
 
 class Explanation(Message, frozen=True, kw_only=True):
-    """A score taken apart: the bias and the products add up to the logit; it allows from `threshold` (10^-6) on."""
+    """A score taken apart: the bias and the products add up to the logit; it allows from `threshold` (10^-6) on. The standing is the lowest
+    of `standing_of`, whom the call would propose as witnesses; of nobody, it is the caller's own."""
 
     command: str
     allowed: bool
@@ -189,6 +191,7 @@ class Explanation(Message, frozen=True, kw_only=True):
     model: str
     as_of: int
     standing_as_of: int
+    standing_of: tuple[str, ...] = ()
 
 
 class TrustStatus(Message, frozen=True, kw_only=True):

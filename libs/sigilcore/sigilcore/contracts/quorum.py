@@ -225,7 +225,9 @@ _PROPOSE_REFUSALS = (
 _CLOSED = (Code.NOT_FOUND, Code.PROPOSAL_EXPIRED, Code.PROPOSAL_CLOSED)
 
 
-def _propose(name: str, request: type[Any], reply: type[Any], summary: str, path: str) -> Command[Any, Any]:
+def _propose(
+    name: str, request: type[Any], reply: type[Any], summary: str, path: str, *, candidate_field: str | None = None
+) -> Command[Any, Any]:
     return Command(
         name=name,
         service=SERVICE,
@@ -238,6 +240,7 @@ def _propose(name: str, request: type[Any], reply: type[Any], summary: str, path
         writes=("proposal_opened",),
         http=Http(method="POST", path=path),
         refusals=_PROPOSE_REFUSALS,
+        candidate_field=candidate_field,
     )
 
 
@@ -258,6 +261,7 @@ PROPOSE = _propose(
     Proposed,
     "Propose a system change, signed by Root.",
     "/api/canon/system/propose",
+    candidate_field="record",
 )
 PROPOSALS = Command(
     name="quorum/proposals",
@@ -333,8 +337,16 @@ REBASE = _propose(
     Proposed,
     "Propose a stale change again on the current head; attestations don't carry over.",
     "/api/canon/system/rebase",
+    candidate_field="record",
 )
-WITNESS_ADD = _propose("witness/add", WitnessChange, DraftOrProposal, "Propose a witness.", "/api/witness/add")
+WITNESS_ADD = _propose(
+    "witness/add",
+    WitnessChange,
+    DraftOrProposal,
+    "Propose a witness.",
+    "/api/witness/add",
+    candidate_field="witness_id",
+)
 WITNESS_ROTATE = _propose(
     "witness/rotate", WitnessChange, DraftOrProposal, "Propose a witness's new key.", "/api/witness/rotate"
 )

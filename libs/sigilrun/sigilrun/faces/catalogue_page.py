@@ -54,7 +54,7 @@ def _command(command: Command[Any, Any]) -> Iterator[str]:
     yield f"- Asked: `{command.heard}`" + "".join(f" · {way}" for way in ways)
     owner = ", by the owner's own word" if command.needs_owner else ""
     yield f"- Admitted by: {command.admission}" + (f", {command.rung} and above{owner}" if _permitted(command) else "")
-    yield f"- Does: {command.action} · {command.target} · at most {command.longest_run_s} s" + _unscored(command)
+    yield f"- Does: {command.action} · {command.target} · at most {command.longest_run_s} s" + _scored(command)
     if command.writes:
         yield f"- Writes: {_code(command.writes)}"
     if command.calls:
@@ -70,8 +70,11 @@ def _permitted(command: Command[Any, Any]) -> bool:
     return command.admission.value == "permit"
 
 
-def _unscored(command: Command[Any, Any]) -> str:
-    return "" if command.scored else " · never scored"
+def _scored(command: Command[Any, Any]) -> str:
+    if not command.scored:
+        return " · never scored"
+    field = command.candidate_field
+    return "" if field is None else f" · scored on the standing of whom `{field}` proposes"
 
 
 def _fields(struct: type[Any]) -> str:
