@@ -77,9 +77,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield World(running, canon)
 
 
-@pytest.fixture
-async def serving(world: World) -> AsyncIterator[tuple[World, list[service.Call]]]:
-    """The service, ready."""
+@contextlib.asynccontextmanager
+async def ready(world: World) -> AsyncIterator[list[service.Call]]:
+    """A process of the service, serving, and the calls that it remembers."""
     handlers: service.Handlers[list[service.Call]] = {
         NOTED: remember,
         licence_contract.VALIDATE: remember,
@@ -88,7 +88,14 @@ async def serving(world: World) -> AsyncIterator[tuple[World, list[service.Call]
     async with service.running("license", build, handlers, world.running.settings("license")) as one:
         async with asyncio.timeout(10):
             await one.ready.wait()
-        yield world, one.service
+        yield one.service
+
+
+@pytest.fixture
+async def serving(world: World) -> AsyncIterator[tuple[World, list[service.Call]]]:
+    """The service, ready."""
+    async with ready(world) as calls:
+        yield world, calls
 
 
 # The seam
@@ -112,6 +119,20 @@ async def test_many_at_once_with_one_permit_are_one_call(serving: tuple[World, l
     refused = await asyncio.gather(*(world.ask(b"{}", token) for _ in range(10)))
     assert sorted(one.code for one in refused) == [Code.NOT_FOUND, *[Code.PERMIT_REPLAYED] * 9]
     assert len(calls) == 1
+
+
+async def test_a_permit_that_was_used_before_a_restart_is_no_good_after_it(world: World) -> None:
+    """The new process can't know what the old one took, so it takes nothing of that time; who asks the gate again is let in at once."""
+    async with ready(world) as calls:
+        used, unused = world.permitted(), world.permitted()
+        assert (await world.ask(b"{}", used)).code is Code.NOT_FOUND
+        assert len(calls) == 1
+    async with ready(world) as calls:
+        for old in (used, unused):
+            refused = await world.ask(b"{}", old)
+            assert (refused.code, refused.detail) == (Code.UNAVAILABLE, {"outcome": "none"})
+        assert (await world.ask(b"{}", world.permitted())).code is Code.NOT_FOUND
+        assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
