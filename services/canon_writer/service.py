@@ -23,6 +23,7 @@ from services.canon_writer import (
     restore,
     room,
     rules,
+    scrubbing,
     store,
     vault,
 )
@@ -122,10 +123,12 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
     assert options is not None
     assert parts.keystore is not None
     keeping = await _connect(options, deployed.tenant, parts.keystore.aead_key(house.PAYLOAD_KEY))
+    scrubber = scrubbing.Scrubber(options, deployed.tenant)
     high = None if options.high_water_file is None else high_water.HighWater(options.high_water_file)
 
     def committed(commit: committer.Committed) -> None:
         publishing.committed(commit)
+        scrubber.committed(commit)
         if high is not None:
             high.reached(commit.size)
 
@@ -177,7 +180,12 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
     parts.presence.queue = f"{parts.resident}.{keeping.epoch}"
     if high is not None:
         high.reached(committing.head.size)
-    runs: list[Coroutine[Any, Any, None]] = [committing.run(), publishing.run(), writer.watch(end_process)]
+    runs: list[Coroutine[Any, Any, None]] = [
+        committing.run(),
+        publishing.run(),
+        scrubber.run(),
+        writer.watch(end_process),
+    ]
     if high is not None:
         runs.append(high.run())
     tasks = [asyncio.create_task(run) for run in runs]
