@@ -9,10 +9,10 @@ its commit, one scrub for all erasures so far:
 
 Nothing remembers that this was done: at the start it is done again if anything was ever erased, so a crash in between heals.
 
-Commits wait while the keys are written anew, about 10 ms for a thousand, a second for a hundred thousand. So scrubs are as far apart as fifty times what the last one
-took, the wait for a lock that somebody holds is short, and a table beyond `MOST_BYTES` is pruned only, with an alarm: then a copy may
-stay in the hole of its page until the room is used again. A database whose administrator didn't grant the rights
-(`deploy/postgres/roles.sql`) is not scrubbed, with an alarm; erasures work all the same.
+Commits wait while the keys are written anew, about 10 ms for a thousand, a second for a hundred thousand. So scrubs are as far apart as
+fifty times what the last one took, the wait for a lock that somebody holds is short, and a table beyond `MOST_BYTES` is pruned only,
+with an alarm: then a copy may stay in the hole of its page until the room is used again. A database whose administrator didn't grant the
+rights (`deploy/postgres/roles.sql`) is not scrubbed, with an alarm; erasures work all the same.
 """
 
 import asyncio
