@@ -80,6 +80,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     signer: signing.Signer | None  # the service's own key
     # Set it, after logging why, when going on makes no sense: the process ends with 1 and its supervisor starts it anew.
     failing: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    # The permits of the calls whose handlers run now: on whose behalf the service may ask.
+    answering: set[str] = msgspec.field(default_factory=set)
     # How the service shows itself on the bus: what keeps it from its work, and whether it shares its calls.
     presence: answer.Presence = msgspec.field(default_factory=answer.Presence)
 
@@ -156,7 +158,13 @@ class Running:
             deadline_ms=incoming.deadline_ms,
             permitted=bound,
         )
-        return await handler(self.service, request, call)
+        if bound is None:
+            return await handler(self.service, request, call)
+        self.parts.answering.add(bound.permit.permit_id)
+        try:
+            return await handler(self.service, request, call)
+        finally:
+            self.parts.answering.discard(bound.permit.permit_id)
 
     def _refuse_unready(self) -> None:
         follower = self.parts.follower
