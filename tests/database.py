@@ -32,7 +32,7 @@ class Server:
         """A new database with the canon's tables."""
         made = Database(self, f"sigil_{next(_numbers)}")
         roles = [postgres.Role(name=role, password=f"password-of-{role}") for role in ROLES]
-        await postgres.create_database(self.options, made.name, owner=ROLES[0], roles=roles)
+        await postgres.create_database(self.options, made.name, owner=ROLES[0], roles=roles, scrubs=ROLES[1])
         await migrate.migrate(made.options("canon_owner"))
         return made
 

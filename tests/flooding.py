@@ -1,13 +1,16 @@
-"""A flood against a real house: strangers, broken requests, and one licensed caller who asks far more than it may.
+"""A flood against a real house: strangers, broken requests, and one licensed caller who asks far more than it may; and, from addresses of
+their own, logins and attests that are well formed, which need no permit and partly have room of their own.
 
-Everything comes from one address, and each hand asks again as soon as it was answered, so the house sets the pace.
+Each hand asks again as soon as it was answered, so the house sets the pace.
 """
 
 import asyncio
 import collections
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -25,26 +28,57 @@ BROKEN = (
 )
 
 
+Body = Callable[[str], Mapping[str, Any]]
+NOTHING: Mapping[str, Body] = MappingProxyType({})
+
+
+def _from(source: str | None) -> aiohttp.ClientSession:
+    """A browser, at an address of this machine's own."""
+    local = None if source is None else (source, 0)
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, local_addr=local))
+
+
 class Flood:
     """What was sent, by what came back."""
 
-    def __init__(self, address: str, token: str, *, strangers: int = 4, broken: int = 2, licensed: int = 4) -> None:
-        """`token` is the licensed caller's; so many hands of each sort."""
+    def __init__(
+        self,
+        address: str,
+        token: str,
+        *,
+        strangers: int = 4,
+        broken: int = 2,
+        licensed: int = 4,
+        well_formed: Mapping[str, Body] = NOTHING,
+        addresses: int = 8,
+    ) -> None:
+        """`token` is the licensed caller's; so many hands of each sort. `well_formed`: by command a body, made with a fresh nonce; each is
+        sent from so many addresses."""
         self.answered: collections.Counter[str] = collections.Counter()
         self._address = address
         self._token = token
         self._hands = {self._stranger: strangers, self._break: broken, self._licensed: licensed}
+        self._well_formed = well_formed
+        self._addresses = addresses
+        self.answers: dict[str, collections.Counter[str]] = {name: collections.Counter() for name in well_formed}
         self._turn = 0
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Flood"]:
         """Flood while the block runs."""
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as browser:
+        async with contextlib.AsyncExitStack() as stack:
+            browser = await stack.enter_async_context(_from(None))
             hands = [
                 asyncio.create_task(self._again(lambda once=once: once(browser)))
                 for once, count in self._hands.items()
                 for _ in range(count)
             ]
+            for number in range(self._addresses if self._well_formed else 0):
+                other = await stack.enter_async_context(_from(f"127.0.1.{number + 1}"))
+                hands += [
+                    asyncio.create_task(self._again(lambda name=name, other=other: self._forge(other, name)))
+                    for name in self._well_formed
+                ]
             try:
                 yield self
             finally:
@@ -76,6 +110,15 @@ class Flood:
         command, body = ("license/list", {}) if self._turn % 2 else ("memory/write", {"key": "flood", "text": "x"})
         headers = {"Authorization": f"Bearer {self._token}"}
         return await self._answer(browser.post(f"{self._address}{http.COMMANDS}/{command}", json=body, headers=headers))
+
+    async def _forge(self, browser: aiohttp.ClientSession, command: str) -> str:
+        """A nonce, and what is made with it; where the one isn't to be had, the other is sent with an old one."""
+        async with browser.post(f"{self._address}{http.COMMANDS}/session/challenge", json={}) as asked:
+            told = await asked.json(content_type=None)
+        body = self._well_formed[command](told.get("nonce", "n.n"))
+        answer = await self._answer(browser.post(f"{self._address}{http.COMMANDS}/{command}", json=body))
+        self.answers[command][answer] += 1
+        return answer
 
     async def _answer(self, asking: aiohttp.client._RequestContextManager) -> str:
         async with asking as reply:

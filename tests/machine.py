@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 
 from cli import ledger, owner
@@ -125,6 +126,18 @@ class Machine:
     def logs(self) -> str:
         """Everything that any process ever logged."""
         return "\n".join(path.read_text(errors="replace") for path in (self.data / "logs").glob("*.log*"))
+
+    async def sql(self, role: str, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """One statement as a database role."""
+        port = msgspec.json.decode((self.data / "ports.json").read_bytes())["postgres"]
+        password = (self.data / "keys" / f"postgres_role_{role}").read_text().strip()
+        connection = await asyncpg.connect(
+            host="127.0.0.1", port=port, user=role, password=password, database="sigil", timeout=10
+        )
+        try:
+            return await connection.fetch(statement, *arguments)
+        finally:
+            await connection.close()
 
     async def ledger(self) -> tuple[list[record.PlacedRecord], bytes]:
         """All records and the checkpoint that covers exactly them, over the bus as the operator."""

@@ -19,3 +19,9 @@ where not exists (select from pg_database where datname = 'sigil') \gexec
 
 revoke all on database sigil from public;
 grant connect on database sigil to canon_owner, canon_writer, canon_reader;
+
+-- After an erasure the writer lets go of the write-ahead log that still holds the destroyed key. With `wal_recycle = off` the server removes its
+-- segments; archives and replicas keep their own.
+grant pg_checkpoint to canon_writer;
+\connect sigil
+grant execute on function pg_switch_wal() to canon_writer;

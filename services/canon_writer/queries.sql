@@ -311,3 +311,35 @@ from (
     ) as chosen
 ) as counted
 where bytes_before < $5 order by seq desc;
+
+-- name: anything_erased
+-- Whether a data key was ever destroyed.
+select exists (select from canon.data_key where tenant = $1 and erased_seq is not null);
+
+-- name: not_granted
+-- What this role lacks to scrub. Before Postgres 17 only a table's owner maintains it.
+select concat_ws(', ',
+    case when current_setting('server_version_num')::int < 170000 then 'maintain on canon.data_key (Postgres 17)'
+         when not has_table_privilege('canon.data_key', 'maintain') then 'maintain on canon.data_key' end,
+    case when not has_function_privilege('pg_switch_wal()', 'execute') then 'execute on pg_switch_wal()' end,
+    case when not pg_has_role('pg_checkpoint', 'usage') then 'pg_checkpoint' end);
+
+-- name: keys_bytes
+-- How large the table of keys is.
+select pg_table_size('canon.data_key');
+
+-- name: rewrite_keys
+-- The keys in a new file, and in it nothing but what stands.
+vacuum (full, verbose) canon.data_key;
+
+-- name: prune_keys
+-- What is dead leaves its pages; the unused part of a page is left as it is.
+vacuum (index_cleanup off) canon.data_key;
+
+-- name: switch_log
+-- The write-ahead log goes on in a new segment.
+select pg_switch_wal();
+
+-- name: checkpoint
+-- Everything is in the tables; the log before is needed by nobody.
+checkpoint;

@@ -26,6 +26,7 @@ from services.canon_writer import (
     restore,
     room,
     rules,
+    scrubbing,
     store,
     vault,
 )
@@ -140,10 +141,12 @@ async def _writing(parts: service.Parts, keeper: Bus) -> AsyncIterator[Writer]:
     assert options is not None
     assert parts.keystore is not None
     keeping = await _connect(options, deployed.tenant, parts.keystore.aead_key(house.PAYLOAD_KEY))
+    scrubber = scrubbing.Scrubber(options, deployed.tenant)
     high = None if options.high_water_file is None else high_water.HighWater(options.high_water_file)
 
     def committed(commit: committer.Committed) -> None:
         publishing.committed(commit)
+        scrubber.committed(commit)
         if high is not None:
             high.reached(commit.size)
 
@@ -198,6 +201,7 @@ async def _writing(parts: service.Parts, keeper: Bus) -> AsyncIterator[Writer]:
     runs: list[Coroutine[Any, Any, None]] = [
         committing.run(),
         publishing.run(),
+        scrubber.run(),
         writer.watch(end_process),
         _outlive(keeper, parts.failing),
     ]

@@ -9,7 +9,8 @@ A login that fails costs the house signature checks, and is what guessing looks 
 - an attempt during the wait is refused unread and counts for nothing: the wait ends;
 - the counts outlive the process (`kept`).
 
-Documents that are no licences at all are the rate limit's business.
+A peer's opening is a login like any other: it costs a signature check, and its node's key stands where a licence does. Documents that
+are no licences or openings at all are the rate limit's business.
 """
 
 from typing import Any
@@ -17,14 +18,22 @@ from typing import Any
 import msgspec
 
 from services.gateway.kept import Kept
-from sigilcore import licence
+from sigilcore import envelope, licence, peers
 from sigilcore.contracts import gatekeeper, license
 from sigilcore.contracts.command import Command
 from sigilcore.refusals import Code, Refused
 
 MOST_S = 60
 FORGET_S = 120
-_FAILED = frozenset({Code.LICENSE_INVALID, Code.CERTIFICATE_INVALID, Code.BOOTSTRAP_REFUSED})
+_FAILED = frozenset(
+    {
+        Code.LICENSE_INVALID,
+        Code.CERTIFICATE_INVALID,
+        Code.BOOTSTRAP_REFUSED,
+        Code.PEER_INVALID,
+        Code.SIGNATURE_INVALID,
+    }
+)
 _ADDRESS, _LICENCE, _PAIR = "login address", "login licence", "login pair"
 
 
@@ -34,24 +43,40 @@ class _Presented(msgspec.Struct, frozen=True):
     license: str = ""
 
 
+class _Opening(msgspec.Struct, frozen=True):
+    """All of `session/peer`."""
+
+    opening: str = ""
+
+
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody shows a secret."""
 
     address: str
-    licence: str | None  # its id; None where what is shown isn't one
+    licence: str | None  # its id, or a peer's; None where what is shown is neither
 
 
 def attempt(command: Command[Any, Any], body: bytes, address: str) -> Attempt | None:
-    """What a call attempts, if it is a login with something that reads as a licence, or shows the bootstrap token."""
+    """What a call attempts, if it is a login with something that reads as a licence or a peer's opening, or shows the bootstrap token."""
     if command is license.BOOTSTRAP:
         return Attempt(address=address, licence=None)
-    if command is not gatekeeper.OPEN:
-        return None
+    shows = _SHOWN.get(command.name)
     try:
-        shown = licence.parse(msgspec.json.decode(body, type=_Presented).license).license
-    except (ValueError, RecursionError):
+        return None if shows is None else Attempt(address=address, licence=shows(body))
+    except (ValueError, RecursionError, envelope.BadToken):
         return None
-    return Attempt(address=address, licence=shown.id)
+
+
+def _licence_shown(body: bytes) -> str:
+    return licence.parse(msgspec.json.decode(body, type=_Presented).license).license.id
+
+
+def _peer_shown(body: bytes) -> str:
+    opening = msgspec.json.decode(body, type=_Opening).opening
+    return f"{peers.OWNER_PREFIX}{envelope.peek_unverified(opening, peers.PeerSession).node_key}"
+
+
+_SHOWN = {gatekeeper.OPEN.name: _licence_shown, gatekeeper.PEER.name: _peer_shown}
 
 
 class Logins:

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from sigilcore import decision
+from sigilcore import decision, record
 from sigilcore.contracts.common import Placed
 from sigilcore.governance import Governance
 from sigilrun import service
@@ -29,3 +29,7 @@ class BusLedger:
         placed = await self._parts.authoring.audit(kind, payload, id=name, decision=admits)
         await self._parts.following.wait_for(placed.seq + 1)
         return placed
+
+    async def outcome(self, kind: str, payload: msgspec.Struct, *, asked: Placed) -> Placed:
+        """Append what became of an effect that stands already; its place once it is durable and its receipt verified."""
+        return await self._parts.authoring.audit(kind, payload, links=[record.Link(label="asked", target=asked.id)])

@@ -134,15 +134,26 @@ def outgoing(
     return Outgoing(peer=peer, reach=peer.reach, command=command, grant=shown if useful else None)
 
 
-def called(going: Outgoing, outcome: str, asked: decision.Request) -> audit.PeerCalled:
-    """What the log keeps of a call to a peer."""
+def asked(going: Outgoing, said: decision.Request) -> audit.PeerAsked:
+    """What the log keeps of a call to a peer before it goes out."""
+    return audit.PeerAsked(
+        peer=going.peer.name,
+        key_id=going.peer.key_id,
+        command=going.command.name,
+        grant_hash=None if going.grant is None else going.grant.grant_hash,
+        request=said,
+    )
+
+
+def called(going: Outgoing, outcome: str, said: decision.Request) -> audit.PeerCalled:
+    """What the log keeps of what became of it."""
     return audit.PeerCalled(
         peer=going.peer.name,
         key_id=going.peer.key_id,
         command=going.command.name,
         grant_hash=None if going.grant is None else going.grant.grant_hash,
         outcome=outcome,
-        request=asked,
+        request=said,
     )
 
 

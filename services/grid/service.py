@@ -3,8 +3,9 @@
 Where safety happens: the writer holds every record of peers and grants to the log by itself (`enrolling`), and the gate judges each call
 of a peer. A grid that lies enrols nobody without Root's decision, and mints no grant without Root's signature.
 
-A call to a peer is recorded before its answer is shown; a crash after the peer did its work and before the record leaves the decision,
-which says what was asked.
+A call to a peer uses its decision up by a record of its own, `peer_asked`, before anything is sent: a second process that was shown the
+same permit, or a later one, is refused by the writer (DECISION_USED) and sends nothing. What became of it is recorded, `peer_called`,
+before it is shown; a crash in between leaves `peer_asked`, and nobody says whether the peer did it.
 """
 
 from typing import Any, Protocol
@@ -35,6 +36,9 @@ class Ledger(Protocol):
 
     async def effect(self, kind: str, payload: msgspec.Struct, *, name: str, admits: decision.DecisionRef) -> Placed:
         """Append the effect of a decision; its place once the state has seen it. Raises `Refused`."""
+
+    async def outcome(self, kind: str, payload: msgspec.Struct, *, asked: Placed) -> Placed:
+        """Append what became of an effect that stands already; its place. Raises `Refused`."""
 
 
 class Call(Protocol):
@@ -153,8 +157,10 @@ async def hold(service: Grid, request: wire.HoldGrant, call: Call) -> wire.Grant
 
 
 async def call_peer(service: Grid, request: wire.CallPeer, call: Call) -> wire.PeerAnswer:
-    """Ask a peer; recorded before it is shown, whatever it answered."""
+    """Ask a peer; recorded before it is asked, and before it is shown, whatever it answered."""
     going = rules.outgoing(service.state, request, service.held.newest, service.node_key, service.clock.now_ms())
+    said = call.bound.request()
+    asked = await service.effect("peer_asked", rules.asked(going, said), call)
     reply: dict[str, Any] = {}
     said_no: Refused | None = None
     outcome = "answered"
@@ -167,8 +173,8 @@ async def call_peer(service: Grid, request: wire.CallPeer, call: Call) -> wire.P
         telemetry.log.warning("peer_silent", peer=going.peer.name, reason=str(silent))
         outcome = "silent"
         said_no = Refused(Code.PEER_UNREACHABLE, f"{going.peer.name} gave no answer that counts")
-    payload = rules.called(going, outcome, call.bound.request())
-    placed = await service.effect("peer_called", payload, call)
+    payload = rules.called(going, outcome, said)
+    placed = await service.ledger.outcome("peer_called", payload, asked=asked)
     if said_no is not None:
         raise said_no
     return wire.PeerAnswer(

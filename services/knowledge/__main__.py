@@ -19,7 +19,9 @@ async def build(parts: service.Parts) -> AsyncIterator[Knowledge]:
     view = live.LiveView(contract.SERVICE, store, live.head_of(parts.bus, opens))
     try:
         async with live.feeding(parts.bus, view, tenant=parts.deployment.tenant, opens=opens):
-            knowledge = Knowledge(store, view, parts.authoring, behalf.Behalf(parts.bus, parts.resident))
+            knowledge = Knowledge(
+                store, view, parts.authoring, behalf.Behalf(parts.bus, parts.resident, parts.answering)
+            )
             orders = Orders(store, view, parts.authoring, knowledge.heads, parts.clock)
             carrying_out = asyncio.create_task(orders.run(), name="orders")
             try:

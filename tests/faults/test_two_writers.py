@@ -17,12 +17,19 @@ from sigilcore.contracts import knowledge
 from sigilrun import http
 from tests import machine as machines
 
+ROOT = Path(__file__).parents[2]
 TAKEN_OVER_S = 5.0
 PATIENCE_S = 60.0
 
 
+def documented():
+    """How docs/CLI.md tells an operator to start a second one."""
+    page = (ROOT / "docs/CLI.md").read_text()
+    return page.partition("## A second writer")[2].partition("```bash\n")[2].partition("```")[0]
+
+
 class Second:
-    """A second writer beside the supervised one: the same settings, another instance's name."""
+    """A second writer beside the supervised one, started as the documentation says."""
 
     def __init__(self, house, folder):
         self.house = house
@@ -31,13 +38,16 @@ class Second:
         self.process = None
 
     async def start(self):
-        pid = self.house.pids()["canon_writer"]
-        pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().rstrip("\0").split("\0")
-        env = dict(pair.split("=", 1) for pair in pairs)
-        env |= {"SIGIL_SERVICE_INSTANCE": "second", "SIGIL_SERVICE_STATE_DIR": str(self.folder / "state")}
+        command = documented().replace(".venv/bin/python", sys.executable)
         with self.log.open("wb") as out:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", "-m", "services.canon_writer", env=env, cwd=self.folder, stdout=out, stderr=out
+                "bash",
+                "-ec",
+                command,
+                env=os.environ | {"DATA": str(self.house.data)},
+                cwd=ROOT,
+                stdout=out,
+                stderr=out,
             )
         await self.says("standing_by")
 

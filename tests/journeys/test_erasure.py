@@ -17,32 +17,42 @@ from sigilcore.refusals import Code, Refused
 CANARY = "xylophone-7f3a91c4-quicksand"
 
 
-def holders(machine, word=CANARY):
-    """Every file of the house that holds this word: database, stream, views, logs, settings."""
-    found = []
+def holders(machine, *words):
+    """Every file of the house that holds one of these words: database, stream, views, logs, settings."""
+    words, found = words or (CANARY.encode(),), []
     for path in sorted(machine.data.rglob("*")):
         try:
-            if path.is_file() and word.encode() in path.read_bytes():
+            if path.is_file() and any(word in data for data in [path.read_bytes()] for word in words):
                 found.append(str(path.relative_to(machine.data)))
         except (FileNotFoundError, PermissionError):
             continue
     return found
 
 
-async def gone(machine, wait_s=10.0):
-    """Return once no file holds the canary; what still does, if that takes too long."""
+async def gone(machine, *words, wait_s=10.0):
+    """Return once no file holds the canary, or these words; what still does, if that takes too long."""
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_s
-    while (found := holders(machine)) and loop.time() < until:
+    while (found := holders(machine, *words)) and loop.time() < until:
         await asyncio.sleep(0.1)
     return found
 
 
+async def wrapped_key(machine, seq):
+    """The wrapped data key of a record's payload, as it lies in Postgres."""
+    (row,) = await machine.sql(
+        "canon_reader",
+        "select wrapped from canon.record join canon.data_key on data_key.id = record.data_key where seq = $1",
+        seq,
+    )
+    return row["wrapped"]
+
+
 async def stream_holds(machine, seq):
-    """Whether the change stream still has the record's message."""
+    """Whether the change stream still has the record's message, or the canary in any."""
     bus = await ledger.connect(machine.data, "operator")
     try:
-        return seq + 1 in {one.stream_seq for one in await _all(bus)}
+        return any(seq + 1 == one.stream_seq or CANARY.encode() in one.data for one in await _all(bus))
     finally:
         await bus.close()
 
@@ -53,14 +63,14 @@ async def _all(bus):
     try:
         while batch := await feed.fetch(500, 1.0):
             found += batch
-            assert all(CANARY.encode() not in one.data for one in batch)
     finally:
         await feed.close()
     return found
 
 
 async def test_what_is_erased_is_gone_everywhere(machine):
-    """Two versions with a canary; after the erasure no file holds it, the records stand without payload, and everything still verifies."""
+    """Two versions with a canary; after the erasure no file holds it, nor the key that sealed it; the records stand without payload, and
+    everything still verifies."""
     ada = await machine.person("ada-erasure", Loa.OPERATOR)
 
     async def write(text, key="secret"):
@@ -72,6 +82,9 @@ async def test_what_is_erased_is_gone_everywhere(machine):
     other = await write("stays", key="other")
     await ada.client.call(knowledge.MEMORY_READ, knowledge.MemoryRead(key="secret", wait_for=other.seq))
     assert [name for name in holders(machine) if "knowledge.db" in name]
+    key = await wrapped_key(machine, second.seq)
+    assert key == await wrapped_key(machine, first.seq)
+    assert [name for name in holders(machine, key) if name.startswith("postgres/")]
 
     asked = knowledge.UserErase(key="secret", id=ids.new())
     done = await ada.client.call(knowledge.USER_ERASE, asked)
@@ -80,6 +93,7 @@ async def test_what_is_erased_is_gone_everywhere(machine):
     assert (again.seq, again.versions, again.existing) == (done.seq, 2, True)
 
     assert await gone(machine) == []
+    assert await gone(machine, key) == []
     for seq in (first.seq, second.seq):
         assert not await stream_holds(machine, seq)
     for written in (first, second):
@@ -126,10 +140,11 @@ async def test_audit_and_system_records_are_nobodys_to_erase(machine):
 
 
 async def test_a_crash_before_the_stream_is_cleared_heals(machine):
-    """The writer is killed right after the commit; the next one clears the stream at its start, and nothing else is lost."""
+    """The writer is killed right after the commit; the next one clears stream and disk at its start, and nothing else is lost."""
     ada = await machine.person("ada-crash", Loa.OPERATOR)
     written = await ada.client.call(knowledge.MEMORY_WRITE, knowledge.MemoryWrite(key="gone", text=CANARY))
     await ada.client.call(knowledge.MEMORY_READ, knowledge.MemoryRead(key="gone", wait_for=written.seq))
+    key = await wrapped_key(machine, written.seq)
     erasing = asyncio.create_task(ada.client.call(knowledge.USER_ERASE, knowledge.UserErase(key="gone", id=ids.new())))
     await asyncio.wait([erasing], timeout=0.05)
     pid = machine.kill("canon_writer")
@@ -144,6 +159,7 @@ async def test_a_crash_before_the_stream_is_cleared_heals(machine):
         while await stream_holds(machine, written.seq):
             await asyncio.sleep(0.2)
     assert await gone(machine) == []
+    assert await gone(machine, key) == []
     await machine.audit()
 
 
@@ -166,6 +182,7 @@ async def test_the_quorum_erases_anothers_thing(machine):
     """Root and k witnesses order it; before that nothing happens, after it the thing is gone everywhere, by no call of anybody's."""
     ada = await machine.person("ada-ordered", Loa.OPERATOR)
     written = [await remember(ada, "libel", f"{number} {CANARY}") for number in range(2)]
+    key = await wrapped_key(machine, written[0].seq)
     stays = await remember(ada, "stays", "stays")
     proposed = await propose_erasure(machine, "ada-ordered", "libel")
     assert {change.path for change in proposed.difference} >= {"$.owner", "$.kind", "$.key", "$.reason"}
@@ -180,6 +197,7 @@ async def test_the_quorum_erases_anothers_thing(machine):
     done = await machine.commit(proposed.proposal_id)
 
     assert await gone(machine) == []
+    assert await gone(machine, key) == []
     erasures = [
         one
         for one in (await ada.client.call(canon.HISTORY, canon.History(id=written[0].id))).items

@@ -26,19 +26,6 @@ from tests.simulator import House, Person
 ROOT = Path(__file__).parents[2]
 
 
-async def sql(machine, role, statement, *arguments):
-    """One statement as a database role."""
-    port = msgspec.json.decode((machine.data / "ports.json").read_bytes())["postgres"]
-    password = (machine.data / "keys" / f"postgres_role_{role}").read_text().strip()
-    connection = await asyncpg.connect(
-        host="127.0.0.1", port=port, user=role, password=password, database="sigil", timeout=10
-    )
-    try:
-        return await connection.fetch(statement, *arguments)
-    finally:
-        await connection.close()
-
-
 def effects(records):
     """Each effect's record and the seq of its decision."""
     where = {record.open_header(bytes(placed.header))[0].core.id: placed.seq for placed in records}
@@ -69,7 +56,7 @@ async def test_law_01_no_durable_record_no_effect(machine):
 async def test_law_02_one_pen(machine):
     """Readers can't write, and nobody else has an address: only canon_* processes know the database's password."""
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
-        await sql(machine, "canon_reader", "insert into canon.writer_epoch select * from canon.writer_epoch")
+        await machine.sql("canon_reader", "insert into canon.writer_epoch select * from canon.writer_epoch")
     known = {
         name
         for name, pid in machine.pids().items()
@@ -91,7 +78,7 @@ async def test_law_02_one_pen(machine):
 async def test_law_03_append_only(machine, role, statement):
     """Neither the pen nor the tables' owner changes or removes a record: by grant, and by trigger."""
     with pytest.raises(asyncpg.PostgresError):
-        await sql(machine, role, statement)
+        await machine.sql(role, statement)
     await machine.audit()
 
 

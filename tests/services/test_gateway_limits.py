@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from services.gateway import ends, kept, limits, logins, room, sessions
 from services.gateway.server import Connections
+from sigilcore import peers, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import gatekeeper, license, quorum
 from sigilcore.refusals import Code, Refused
@@ -360,11 +362,33 @@ async def test_guessing_at_the_login_waits_across_a_restart(home: World, tmp_pat
 
 
 def test_what_attempts_a_login() -> None:
-    """`session/open` with what reads as a licence, and the bootstrap token; nothing else, however it is broken."""
+    """`session/open` with what reads as a licence, `session/peer` with what reads as an opening, and the bootstrap token; nothing else,
+    however it is broken."""
     assert logins.attempt(quorum.ATTEST, b"{}", "a") is None
     for body in (b"", b"[", b"[]", b"{}", b'{"license":7}', b'{"license":"x = 1"}', b"[" * 5000):
         assert logins.attempt(gatekeeper.OPEN, body, "a") is None
+        assert logins.attempt(gatekeeper.PEER, body, "a") is None
+    for opening in ("", ".", "x.y", "e30.AAAA", "\ud800"):
+        assert logins.attempt(gatekeeper.PEER, json.dumps({"opening": opening}).encode(), "a") is None
     assert logins.attempt(license.BOOTSTRAP, b"{", "a") == attempt("a", None)
+
+
+async def test_guessing_at_a_peer_s_session_waits_too(home: World) -> None:
+    """Openings of a node that nobody enrolled, each with a good signature of its own: the address waits as for any failed login."""
+    stranger = signing.Ed25519Signer.generate()
+    async with home.gateway(login_tries=3, now_s=lambda: 600.0) as face:
+        asked = (await face.call("session/challenge")).json
+        said = peers.PeerSession(
+            runtime_id=asked["runtime_id"],
+            tenant=asked["tenant"],
+            node_key=stranger.public_key.hex(),
+            session_key=signing.Ed25519Signer.generate().public_key.hex(),
+            nonce=asked["nonce"],
+            not_after_ms=asked["expires_ms"] + 60_000,
+        )
+        opening = {"opening": peers.greet(stranger, said)}
+        codes = [(await face.call("session/peer", opening)).code for _ in range(5)]
+        assert codes == [*["PEER_INVALID"] * 3, *["RATE_LIMITED"] * 2]
 
 
 # Time and connections

@@ -43,6 +43,13 @@ class MemoryLedger:
         links = [record.Link(label="decision", target=admits.link())]
         placed = self.world.append(kind, payload, self.world.instances["grid"], links=links)
         assert ids.is_id(name)
+        return self._placed(placed)
+
+    async def outcome(self, kind: str, payload: msgspec.Struct, *, asked: Placed) -> Placed:
+        links = [record.Link(label="asked", target=asked.id)]
+        return self._placed(self.world.append(kind, payload, self.world.instances["grid"], links=links))
+
+    def _placed(self, placed: record.Checked) -> Placed:
         return Placed(id=placed.core.id, hash=placed.header.hash, seq=len(self.world.log) - 1)
 
 
@@ -156,11 +163,14 @@ class School:
 
     async def ask(self, command: Any, request: Any, person: Person | None = None) -> Any:
         """A permitted call."""
+        return await HANDLERS[command](self.grid, request, self.permitted(command, request, person))
+
+    def permitted(self, command: Any, request: Any, person: Person | None = None) -> run.Call:
+        """What a handler is given of it."""
         body = msgspec.json.encode(request)
         permitted = self.world.granted(person or self.world.root, command.name, body)
         bound = self.world.bound(permitted, body)
-        call = run.Call(command=command, body=body, trace_id="0" * 32, deadline_ms=None, permitted=bound)
-        return await HANDLERS[command](self.grid, request, call)
+        return run.Call(command=command, body=body, trace_id="0" * 32, deadline_ms=None, permitted=bound)
 
     async def meet(self, peer: Peer, name: str = "library", **changes: Any) -> None:
         fields = {"peer": name, "key": peer.node.key, "mesh": MESH, "reach": peer.reach}
@@ -170,8 +180,8 @@ class School:
         asked = wire.CallPeer(peer=name, command=command, parameters=parameters)
         return await self.ask(wire.CALL, asked, self.ada)
 
-    def calls(self) -> list[Any]:
-        return [one.payload for one in self.world.by_id.values() if one.core.kind == "peer_called"]
+    def calls(self, kind: str = "peer_called") -> list[Any]:
+        return [one.payload for one in self.world.by_id.values() if one.core.kind == kind]
 
 
 @pytest.fixture
@@ -214,6 +224,48 @@ async def test_a_call_goes_out_and_is_recorded_before_it_is_shown(school, librar
     )
     await school.call()
     assert library.sessions == 1
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_one_permit_is_one_call_out_there_whoever_takes_it(school, library, together):
+    """Two processes of the service are shown one permit, at once or one after the other's end: the peer is asked once."""
+    asked = wire.CallPeer(peer="library", command="ping")
+    call = school.permitted(wire.CALL, asked, school.ada)
+    processes = (school.service(), school.service())
+    if together:
+        answers = await asyncio.gather(
+            *(HANDLERS[wire.CALL](one, asked, call) for one in processes), return_exceptions=True
+        )
+    else:
+        answers = [await HANDLERS[wire.CALL](processes[0], asked, call)]
+        with refused(Code.DECISION_USED) as caught:
+            await HANDLERS[wire.CALL](processes[1], asked, call)
+        answers.append(caught.value)
+    assert library.said().count("ping") == 1
+    (no,) = (answer for answer in answers if isinstance(answer, Refused))
+    assert no.code is Code.DECISION_USED
+    assert (len(school.calls("peer_asked")), len(school.calls())) == (1, 1)
+
+
+async def test_what_a_peer_is_asked_stands_in_the_log_before_it_hears_it(school, library):
+    """A process that dies while the peer is at work leaves the record of what was asked, and its permit is used up."""
+
+    async def looks(_: web.Request) -> web.Response:
+        (asked,) = school.calls("peer_asked")
+        assert (asked.peer, asked.key_id, asked.command) == ("library", library.node.signer.key_id, "ping")
+        dying.cancel()
+        return web.json_response(PERSON)
+
+    library.answers["ping"] = looks
+    asked = wire.CallPeer(peer="library", command="ping")
+    call = school.permitted(wire.CALL, asked, school.ada)
+    dying = asyncio.create_task(HANDLERS[wire.CALL](school.grid, asked, call))
+    with pytest.raises(asyncio.CancelledError):
+        await dying
+    assert school.calls() == []
+    with refused(Code.DECISION_USED):
+        await HANDLERS[wire.CALL](school.service(), asked, call)
+    assert library.said().count("ping") == 1
 
 
 async def test_a_grant_goes_to_its_owner_s_node_and_nowhere_else(school, library):

@@ -22,12 +22,30 @@ from tests.services.study import Study, opened
 from tests.simulator import Person
 
 ABSENT = SimpleNamespace(
-    id=ids.new(), hash="0" * 64, decision=f"{ids.new()}.0", audit=ids.new(), owner="nobody", key="no-such"
+    id=ids.new(),
+    hash="0" * 64,
+    seq=None,
+    decision=f"{ids.new()}.0",
+    audit=ids.new(),
+    audit_hash="0" * 64,
+    audit_seq=None,
+    owner="nobody",
+    key="no-such",
 )
+
+
+def at(seq, absent):
+    """Below the head no place is empty, so a hidden one must look like an id that nobody has."""
+    return canon.Get(id=absent) if seq is None else canon.Get(seq=seq)
+
 
 # By command: the ways to ask for a thing, each a function of what is asked for.
 USER = {
-    canon.GET: [lambda it: canon.Get(id=it.id), lambda it: canon.Get(hash=it.hash)],
+    canon.GET: [
+        lambda it: canon.Get(id=it.id),
+        lambda it: canon.Get(hash=it.hash),
+        lambda it: at(it.seq, it.id),
+    ],
     canon.LIST: [
         lambda it: canon.ListRecords(space="user", subject=it.owner),
         lambda it: canon.ListRecords(kind="memory_block", subject=it.owner),
@@ -64,7 +82,11 @@ USER = {
 AUDIT = {
     canon.AUDIT_GET: [lambda it: canon.AuditGet(id=it.decision), lambda it: canon.AuditGet(id=it.audit)],
     canon.AUDIT_LIST: [lambda it: canon.ListRecords(subject=it.owner)],
-    canon.GET: [lambda it: canon.Get(id=it.audit)],
+    canon.GET: [
+        lambda it: canon.Get(id=it.audit),
+        lambda it: canon.Get(hash=it.audit_hash),
+        lambda it: at(it.audit_seq, it.audit),
+    ],
     canon.LIST: [
         lambda it: canon.ListRecords(space="audit", subject=it.owner),
         lambda it: canon.ListRecords(subject=it.owner),
@@ -110,11 +132,15 @@ async def _bobs(study: Study) -> SimpleNamespace:
     link = msgspec.json.decode(version.header)["core"]["links"][0]["target"]
     ref = decision.parse_ref(link)
     assert ref is not None
+    batch = next(row for row in rows if row.id == ref.record)
     return SimpleNamespace(
         id=first.id,
         hash=first.hash,
+        seq=first.seq,
         decision=link,
-        audit=ref.record,
+        audit=batch.id,
+        audit_hash=batch.hash.hex(),
+        audit_seq=batch.seq,
         owner="bob",
         key="secret",
         own=own | {"olga": own["ada"]},  # she writes nothing; to her this is one more hidden thing
@@ -148,6 +174,15 @@ def test_every_reading_command_that_names_something_has_its_row():
     assert naming - {"canon/consistency"} == {
         command.name for command in (*USER, *AUDIT)
     }  # which names sizes, no records
+
+
+@pytest.mark.parametrize(("table", "command"), [(table, command) for table in (USER, AUDIT) for command in table])
+def test_every_way_to_name_something_has_its_row(table, command):
+    """Each field that names a record, a thing or an owner is asked by, not only the command."""
+    there = SimpleNamespace(**{**vars(ABSENT), "seq": 1, "audit_seq": 1}, own=ids.new())
+    requests = [ask(there) for ask in table[command]]
+    naming = NAMING & set(command.request.__struct_fields__)
+    assert naming == {field for one in requests for field in naming if getattr(one, field) is not None}
 
 
 @pytest.mark.parametrize(("command", "ask", "viewer"), ROWS)

@@ -78,10 +78,10 @@ class Sealed:
         voice = record.witness(checked.signed(), witness_id, signer)
         return wire.Attest(proposal_id=name, witness_id=witness_id, signature=voice.sig)
 
-    async def attest(self, asked: wire.Attest) -> str:
+    async def attest(self, asked: wire.Attest, timeout_s: float | None = None) -> str:
         """The answer in one word."""
         try:
-            return (await self.house.gateway.call(wire.ATTEST, asked)).state
+            return (await self.house.gateway.call(wire.ATTEST, asked, timeout_s=timeout_s)).state
         except Refused as refused:
             return refused.code
 
@@ -124,7 +124,10 @@ async def alone(tmp_path: Path) -> AsyncIterator[Sealed]:
 
 
 async def test_ten_thousand_attest_at_once(sealed: Sealed) -> None:
-    """Each witness's voice is written once whoever sends it how often; nobody waits in memory without a bound; forgeries count nothing."""
+    """Each witness's voice is written once whoever sends it how often; nobody waits in memory without a bound; forgeries count nothing.
+
+    Who asks waits as long as it takes: as many as there are places are judged, and that is the whole of them at once.
+    """
     name = await sealed.model("v2")
     valid = [await sealed.asked(name, who, signer) for who, signer in sealed.witnesses.items()]
     stranger = signing.Ed25519Signer.generate()
@@ -141,23 +144,26 @@ async def test_ten_thousand_attest_at_once(sealed: Sealed) -> None:
             await asyncio.sleep(0)
 
     watching = asyncio.create_task(watch())
-    answers = collections.Counter(await asyncio.gather(*(sealed.attest(asked) for asked in calls)))
+    answers = collections.Counter(await asyncio.gather(*(sealed.attest(asked, 60.0) for asked in calls)))
     watching.cancel()
     options = sealed.running.parts.bus.options
     assert most <= options.max_in_flight + options.reserved_in_flight
-    honest = {
+    # Whoever found a place was judged, by what it sent; the others heard BUSY at once, and nobody anything else.
+    judged = len(calls) - answers[Code.BUSY]
+    assert judged >= options.max_in_flight
+    assert answers["open"] + answers["ready"] == len(valid)
+    for code in (Code.SIGNATURE_INVALID, Code.WITNESS_UNKNOWN, Code.ROOT_IS_NO_WITNESS):
+        assert answers[code] >= options.max_in_flight // 6
+    assert answers[Code.ALREADY_ATTESTED] + len(valid) >= options.max_in_flight // 2
+    assert answers.keys() <= {
+        "open",
+        "ready",
         Code.ALREADY_ATTESTED,
         Code.SIGNATURE_INVALID,
         Code.WITNESS_UNKNOWN,
         Code.ROOT_IS_NO_WITNESS,
         Code.BUSY,
-        Code.UNAVAILABLE,
     }
-    assert answers.keys() - honest <= {"open", "ready"}
-    for asked in valid:
-        async with asyncio.timeout(20):
-            while await sealed.attest(asked) in {Code.BUSY, Code.UNAVAILABLE}:
-                await asyncio.sleep(0.05)
     shown = await sealed.view(name)
     assert (shown.state, shown.by, shown.have) == ("ready", ("mia", "ned", "ora"), 3)
     assert sealed.kinds(shown.opened_seq).count("proposal_attested") == 3

@@ -15,11 +15,11 @@ import pytest
 
 from sigilcore import clock, digest, ids, permit, signing
 from sigilcore.access import Loa
-from sigilcore.contracts import knowledge
+from sigilcore.contracts import canon, knowledge
 from sigilcore.contracts import license as licence_contract
 from sigilcore.contracts.command import Admission
 from sigilcore.refusals import Code, Refused
-from sigilrun import identities, service, testing
+from sigilrun import behalf, identities, service, testing
 from sigilrun.replay import ReplayMemory
 from tests import simulator
 from tests.services.canon_on_bus import CanonOnBus, canon_on_bus
@@ -77,9 +77,9 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield World(running, canon)
 
 
-@pytest.fixture
-async def serving(world: World) -> AsyncIterator[tuple[World, list[service.Call]]]:
-    """The service, ready."""
+@contextlib.asynccontextmanager
+async def ready(world: World) -> AsyncIterator[list[service.Call]]:
+    """A process of the service, serving, and the calls that it remembers."""
     handlers: service.Handlers[list[service.Call]] = {
         NOTED: remember,
         licence_contract.VALIDATE: remember,
@@ -88,7 +88,14 @@ async def serving(world: World) -> AsyncIterator[tuple[World, list[service.Call]
     async with service.running("license", build, handlers, world.running.settings("license")) as one:
         async with asyncio.timeout(10):
             await one.ready.wait()
-        yield world, one.service
+        yield one.service
+
+
+@pytest.fixture
+async def serving(world: World) -> AsyncIterator[tuple[World, list[service.Call]]]:
+    """The service, ready."""
+    async with ready(world) as calls:
+        yield world, calls
 
 
 # The seam
@@ -112,6 +119,20 @@ async def test_many_at_once_with_one_permit_are_one_call(serving: tuple[World, l
     refused = await asyncio.gather(*(world.ask(b"{}", token) for _ in range(10)))
     assert sorted(one.code for one in refused) == [Code.NOT_FOUND, *[Code.PERMIT_REPLAYED] * 9]
     assert len(calls) == 1
+
+
+async def test_a_permit_that_was_used_before_a_restart_is_no_good_after_it(world: World) -> None:
+    """The new process can't know what the old one took, so it takes nothing of that time; who asks the gate again is let in at once."""
+    async with ready(world) as calls:
+        used, unused = world.permitted(), world.permitted()
+        assert (await world.ask(b"{}", used)).code is Code.NOT_FOUND
+        assert len(calls) == 1
+    async with ready(world) as calls:
+        for old in (used, unused):
+            refused = await world.ask(b"{}", old)
+            assert (refused.code, refused.detail) == (Code.UNAVAILABLE, {"outcome": "none"})
+        assert (await world.ask(b"{}", world.permitted())).code is Code.NOT_FOUND
+        assert len(calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -199,6 +220,50 @@ def test_replays_are_remembered_for_as_long_as_they_could_work() -> None:
     assert memory.first_time("c", 30_000, 20_000)
     assert len(memory) == 1
     assert not memory.first_time("c", 30_000, 19_000)
+
+
+class Overheard:
+    """A bus that keeps what is asked of the gate, and refuses it."""
+
+    def __init__(self) -> None:
+        """Nothing was asked."""
+        self.asked: list[Any] = []
+
+    async def call(self, command: Any, request: Any, **_: Any) -> Any:
+        """Keep it."""
+        self.asked.append((command.name, request.parent))
+        raise Refused(Code.NOT_FOUND, "heard")
+
+
+async def test_what_a_handler_left_running_asks_for_nobody(world: World) -> None:
+    """On a caller's behalf is asked while the handler runs, and not once it has answered, well within its permit's time."""
+    bus = Overheard()
+
+    @contextlib.asynccontextmanager
+    async def build(parts: service.Parts) -> AsyncIterator[behalf.Behalf]:
+        yield behalf.Behalf(bus, parts.resident, parts.answering)  # type: ignore[arg-type]
+
+    left: list[asyncio.Task[Any]] = []
+    answered = asyncio.Event()
+
+    async def leaves(asks: behalf.Behalf, request: Any, call: service.Call) -> msgspec.Struct:
+        async def later() -> None:
+            await answered.wait()
+            await asks.call(call.bound, canon.GET, canon.Get(seq=1))
+
+        left.append(asyncio.create_task(later()))
+        return await asks.call(call.bound, canon.GET, canon.Get(seq=1))
+
+    async with service.running("license", build, {NOTED: leaves}, world.running.settings("license")) as one:
+        async with asyncio.timeout(10):
+            await one.ready.wait()
+        token = world.permitted()
+        assert (await world.ask(b"{}", token)).code is Code.NOT_FOUND
+        answered.set()
+        with pytest.raises(Refused) as caught:
+            await left[0]
+        assert caught.value.code is Code.PERMIT_EXPIRED
+        assert bus.asked == [("authorize/child", token)]
 
 
 # Life

@@ -1,6 +1,7 @@
 """What was written stays: what grants and triggers refuse, tried on a real Postgres by everybody who might."""
 
 import asyncio
+import contextlib
 
 import asyncpg
 import pytest
@@ -67,24 +68,32 @@ def erase(world, person, slug):
     world.append("erasure", payload, world.instances["knowledge"], links=[link], prev=old.header.hash)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def written(database):
-    """A database with a small log in it."""
+@contextlib.asynccontextmanager
+async def founded(database):
+    """A writer over a database, its world, and Ada the operator."""
     world = World()
     keeping = await store.PostgresStore.connect(database.options("canon_writer"), "default", payloadkey.ONE)
     writer = committer.Committer(keeping, signer=world.writer, deployment=world.deployment, clock=world.clock)
     await writer.load()
     task = asyncio.create_task(writer.run())
-    ada = world.issue(Person("ada"), Loa.OPERATOR)
-    for number in range(130):
-        world.remember(ada, f"key-{number}")
-    world.granted(ada, "memory/write")
-    erase(world, ada, "key-7")
-    await world.send(writer)
-    yield database
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    await keeping.close()
+    try:
+        yield world, writer, world.issue(Person("ada"), Loa.OPERATOR)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await keeping.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def written(database):
+    """A database with a small log in it."""
+    async with founded(database) as (world, writer, ada):
+        for number in range(130):
+            world.remember(ada, f"key-{number}")
+        world.granted(ada, "memory/write")
+        erase(world, ada, "key-7")
+        await world.send(writer)
+        yield database
 
 
 @pytest.mark.parametrize("role", ["canon_reader", "canon_writer", "canon_owner", "postgres"])

@@ -287,6 +287,7 @@ async def run(data: Path, *, port: int | None, tell: Tell, overrides: Mapping[st
         outside=lambda folder: consumers.bus_users(folder.path),
         crossings=identities.crossings(TENANT),
         roles=ROLES,
+        scrubs="canon_writer",
         prepare=lambda addresses: migrate(held[0], addresses),
         make_processes=lambda addresses: processes(held[0], addresses, overrides or {}),
         extensions=(),

@@ -6,7 +6,8 @@ until SIGTERM; then backwards. Nothing is global; what a service needs it gets i
 Invariants:
 
 - before genesis every command but those of `BEFORE_GENESIS` answers NOT_BOOTSTRAPPED;
-- a command with admission PERMIT reaches its handler only with a permit for this call, its very bytes and now, and once;
+- a command with admission PERMIT reaches its handler only with a permit for this call, its very bytes and now, and once: one that an
+  earlier process of this service could have taken is refused;
 - a body that doesn't fit its Struct is refused with the JSON path, before the handler;
 - the genesis hash is pinned at the first start; another one later ends the process, loudly;
 - stopping takes nothing new, ends what was taken, says so in the log (closing beat), and exits 0.
@@ -79,6 +80,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     signer: signing.Signer | None  # the service's own key
     # Set it, after logging why, when going on makes no sense: the process ends with 1 and its supervisor starts it anew.
     failing: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
+    # The permits of the calls whose handlers run now: on whose behalf the service may ask.
+    answering: set[str] = msgspec.field(default_factory=set)
     # How the service shows itself on the bus: what keeps it from its work, and whether it shares its calls.
     presence: answer.Presence = msgspec.field(default_factory=answer.Presence)
 
@@ -135,6 +138,7 @@ class Running:
         self.failed: BaseException | None = None
         self.ended = asyncio.Event()  # set when it can't go on: wrong canon, bus closed, instance replaced
         self._replays = ReplayMemory(permit.START_WINDOW_MS * 2)
+        self._began_ms = parts.clock.now_ms()
 
     async def seam(self, incoming: answer.Incoming, handler: answer.Handler) -> msgspec.Struct:
         """Admission and parsing, down the page; then the handler."""
@@ -154,7 +158,13 @@ class Running:
             deadline_ms=incoming.deadline_ms,
             permitted=bound,
         )
-        return await handler(self.service, request, call)
+        if bound is None:
+            return await handler(self.service, request, call)
+        self.parts.answering.add(bound.permit.permit_id)
+        try:
+            return await handler(self.service, request, call)
+        finally:
+            self.parts.answering.discard(bound.permit.permit_id)
 
     def _refuse_unready(self) -> None:
         follower = self.parts.follower
@@ -176,6 +186,13 @@ class Running:
             command=incoming.command.name,
             now_ms=now_ms,
         )
+        if 0 <= bound.permit.not_after_ms - self._began_ms <= permit.START_WINDOW_MS:
+            # It could have begun a call before this process could see it. Who asks meets what it would have met a moment ago.
+            raise Refused(
+                Code.UNAVAILABLE,
+                f"{parts.resident} began after this permit was given; ask for another",
+                detail={"outcome": "none"},
+            )
         if not self._replays.first_time(bound.permit.permit_id, bound.permit.not_after_ms, now_ms):
             raise Refused(Code.PERMIT_REPLAYED, "this permit was used before")
         telemetry.bind_caller(parts.deployment.runtime_id, bound.permit.owner_id)

@@ -309,7 +309,14 @@ OPEN = Command(
     target=Target.PROFILE,
     admission=Admission.OPEN,
     http=Http(method="POST", path="/api/session/open"),
-    refusals=(Code.NONCE_INVALID, Code.CERTIFICATE_INVALID, Code.LICENSE_INVALID, Code.WEAK_KEY, Code.DISK_LOW),
+    refusals=(
+        Code.NONCE_INVALID,
+        Code.CERTIFICATE_INVALID,
+        Code.LICENSE_INVALID,
+        Code.WEAK_KEY,
+        Code.RATE_LIMITED,
+        Code.DISK_LOW,
+    ),
 )
 PEER = Command(
     name="session/peer",
@@ -321,7 +328,7 @@ PEER = Command(
     target=Target.PROFILE,
     admission=Admission.OPEN,
     http=Http(method="POST", path="/api/session/peer"),
-    refusals=(Code.NONCE_INVALID, Code.PEER_INVALID, Code.SIGNATURE_INVALID, Code.WEAK_KEY),
+    refusals=(Code.NONCE_INVALID, Code.PEER_INVALID, Code.SIGNATURE_INVALID, Code.WEAK_KEY, Code.RATE_LIMITED),
 )
 CLOSE = Command(
     name="session/close",

@@ -234,8 +234,19 @@ class GrantMark(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     grant: GrantToken
 
 
+class PeerAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A command goes to a peer for a caller of ours. It uses the decision up before anything is sent: one permit is one call out there."""
+
+    peer: PeerName
+    key_id: Hex32
+    command: Annotated[str, msgspec.Meta(max_length=64)]
+    grant_hash: Hex64 | None
+    request: decision.Request
+
+
 class PeerCalled(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A command was asked of a peer for a caller of ours. `outcome`: `answered`, the code it refused with, or what was the matter."""
+    """What became of a call to a peer; the link `asked` names the record that it left with. `outcome`: `answered`, the code it refused
+    with, or what was the matter."""
 
     peer: PeerName
     key_id: Hex32
@@ -352,5 +363,6 @@ KINDS = (
     _kind("grant_issued", GrantIssued, "Commands were lent to a peer.", "grid", effect=True, governs=True),
     _kind("grant_revoked", GrantRevoked, "A peer's grants ended.", "grid", effect=True, governs=True),
     _kind("grant_mark", GrantMark, "A peer showed a grant above its mark.", "gatekeeper", governs=True),
-    _kind("peer_called", PeerCalled, "A command was asked of a peer.", "grid", effect=True),
+    _kind("peer_asked", PeerAsked, "A command goes to a peer.", "grid", effect=True),
+    _kind("peer_called", PeerCalled, "What became of a call to a peer.", "grid"),
 )

@@ -93,7 +93,9 @@ full_page_writes = on
 wal_compression = on
 wal_level = replica
 max_wal_senders = 0
-min_wal_size = '128MB'
+# A segment that isn't needed any more is removed, not kept under a new name with its old bytes: a key that was destroyed may be in it.
+wal_recycle = off
+min_wal_size = '32MB'
 max_wal_size = '1GB'
 checkpoint_timeout = '15min'
 
@@ -169,21 +171,29 @@ async def ready(settings: Settings) -> bool:
 
 
 async def create_database(
-    settings: Settings, name: str, *, owner: str, roles: Sequence[Role], extensions: Sequence[str] = ()
+    settings: Settings,
+    name: str,
+    *,
+    owner: str,
+    roles: Sequence[Role],
+    extensions: Sequence[str] = (),
+    scrubs: str | None = None,
 ) -> None:
-    """Make the database, its roles and extensions so, whatever was there before; `owner` is one of the roles.
+    """Make the database, its roles and extensions so, whatever was there before; `owner` is one of the roles, `scrubs` the one that may
+    let go of the write-ahead log.
 
     Passwords are set each time: the files they come from are the truth. Only the roles may connect.
 
     Raises:
-        EmbeddedError: a name isn't a plain identifier, or the owner isn't among the roles.
+        EmbeddedError: a name isn't a plain identifier, or the owner or who scrubs isn't among the roles.
 
     """
-    for identifier in (name, owner, *extensions, *(role.name for role in roles)):
+    for identifier in (name, owner, scrubs or owner, *extensions, *(role.name for role in roles)):
         if not _IDENTIFIER.fullmatch(identifier):
             raise EmbeddedError(f"not a plain lower-case identifier: {identifier!r}")
-    if owner not in {role.name for role in roles}:
-        raise EmbeddedError(f"the owner {owner} isn't among the roles")
+    for one in (owner, scrubs or owner):
+        if one not in {role.name for role in roles}:
+            raise EmbeddedError(f"{one} isn't among the roles")
     connection = await _connect(settings, SUPERUSER)
     try:
         # A failing statement is quoted in the log, and these carry passwords.
@@ -198,7 +208,10 @@ async def create_database(
             await connection.execute(f"grant connect on database {name} to {role.name}")
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT_S)
-    await _ensure_extensions(settings, name, extensions)
+    commands = [f"create extension if not exists {extension}" for extension in extensions]
+    if scrubs is not None:
+        commands += [f"grant pg_checkpoint to {scrubs}", f"grant execute on function pg_switch_wal() to {scrubs}"]
+    await _ensure(settings, name, commands)
 
 
 async def _ensure_role(connection: asyncpg.Connection, role: Role) -> None:
@@ -210,13 +223,13 @@ async def _ensure_role(connection: asyncpg.Connection, role: Role) -> None:
     await connection.execute(f"alter role {role.name} {attributes} {login} password {password}")
 
 
-async def _ensure_extensions(settings: Settings, database: str, extensions: Sequence[str]) -> None:
-    if not extensions:
+async def _ensure(settings: Settings, database: str, commands: Sequence[str]) -> None:
+    if not commands:
         return
     connection = await _connect(settings, database)
     try:
-        for extension in extensions:
-            await connection.execute(f"create extension if not exists {extension}")
+        for command in commands:
+            await connection.execute(command)
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT_S)
 

@@ -49,6 +49,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     crossings: Sequence[nats.Crossing] = ()
     # Database roles; the first owns the database.
     roles: tuple[str, ...]
+    scrubs: str | None = None  # the one that may let go of the write-ahead log
     make_processes: Callable[[Addresses], Sequence[ProcessSpec]]
     # Runs to its end once the database is there, before any of the processes: migrations.
     prepare: Callable[[Addresses], Awaitable[None]] | None = None
@@ -116,7 +117,7 @@ class Stack:
         )
         roles = [postgres.Role(name=name, password=password) for name, password in passwords.items()]
         await postgres.create_database(
-            store, plan.database, owner=plan.roles[0], roles=roles, extensions=plan.extensions
+            store, plan.database, owner=plan.roles[0], roles=roles, extensions=plan.extensions, scrubs=plan.scrubs
         )
         if plan.prepare is not None:
             await plan.prepare(self.addresses)
