@@ -332,14 +332,16 @@ async def test_kill_9_loses_nothing_acknowledged_and_repeats_nothing(place):
     async with spawned(place) as child:
         await _first_answer(place)
         await place.world.send(place.pen)
+        before = await _head(place)
         sending = asyncio.create_task(_send_all(place, records[:100]))
-        await _some_commits(place)
+        await _some_commits(place, before)
         child.send_signal(signal.SIGKILL)
         await child.wait()
     async with spawned(place) as child:
         answers = await sending
+        before = await _head(place)
         sending = asyncio.create_task(_send_all(place, records[100:]))
-        await _some_commits(place)
+        await _some_commits(place, before)
         child.send_signal(signal.SIGKILL)
         await child.wait()
     async with spawned(place):
@@ -351,13 +353,17 @@ async def test_kill_9_loses_nothing_acknowledged_and_repeats_nothing(place):
         await place.check(len(place.world.log))
 
 
-async def _some_commits(place):
-    """Return once the log has grown, in the middle of whatever else is going on."""
+async def _head(place):
+    """The log's size now."""
     async with place.shelf() as shelf:
-        before = await shelf.head()
-        async with asyncio.timeout(PATIENCE_S):
-            while (await shelf.head()).size == before.size:
-                await asyncio.sleep(0)
+        return (await shelf.head()).size
+
+
+async def _some_commits(place, before):
+    """Return once the log has grown, in the middle of whatever else is going on."""
+    async with place.shelf() as shelf, asyncio.timeout(PATIENCE_S):
+        while (await shelf.head()).size == before:
+            await asyncio.sleep(0)
 
 
 async def _first_answer(place):

@@ -19,7 +19,7 @@ from sigilcore.contracts import canon, knowledge
 from sigilcore.contracts import license as licence_contract
 from sigilcore.contracts.command import Admission
 from sigilcore.refusals import Code, Refused
-from sigilrun import behalf, identities, service, testing
+from sigilrun import behalf, identities, private_files, service, testing
 from sigilrun.replay import ReplayMemory
 from tests import simulator
 from tests.services.canon_on_bus import CanonOnBus, canon_on_bus
@@ -287,6 +287,16 @@ async def test_before_genesis_only_bootstrap_is_answered(tmp_path: Path) -> None
             assert (await world.ask(b"{}", None)).code is Code.PERMIT_MISSING
             pinned = (one.parts.state_dir / "genesis").read_text().strip()
             assert pinned == canon.ledger.state.genesis_hash
+
+
+async def test_who_has_seen_genesis_before_is_starting(tmp_path: Path) -> None:
+    """After a restart the canon can't be read yet: that passes, which NOT_BOOTSTRAPPED wouldn't say."""
+    async with canon_on_bus(tmp_path / "house") as (running, canon):
+        options = running.settings("license")
+        options.service.state_dir.mkdir(mode=0o700, parents=True)
+        private_files.write_new(options.service.state_dir / "genesis", b"0" * 64 + b"\n")
+        async with service.running("license", build, {NOTED: remember}, options):
+            assert (await World(running, canon).ask(b"{}", None)).code is Code.UNAVAILABLE
 
 
 async def test_another_genesis_ends_the_process(world: World) -> None:

@@ -86,6 +86,11 @@ class Follower:
         """Call back after each governing record was applied; the callback must not raise or wait."""
         self._callbacks.append(callback)
 
+    @property
+    def founded(self) -> bool:
+        """True if the canon has its genesis, seen now or at an earlier start."""
+        return self.state.bootstrapped or self._pinned is not None
+
     async def wait_bootstrapped(self) -> None:
         """Return once genesis is in the state."""
         await self._bootstrapped.wait()

@@ -168,7 +168,7 @@ class Running:
 
     def _refuse_unready(self) -> None:
         follower = self.parts.follower
-        if follower is None or follower.state.bootstrapped:
+        if follower is None or follower.founded:
             raise Refused(Code.UNAVAILABLE, f"{self.parts.resident} is starting")
         raise Refused(Code.NOT_BOOTSTRAPPED, "the canon has no genesis yet")
 
