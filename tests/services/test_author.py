@@ -98,7 +98,9 @@ async def test_many_at_once_share_appends_and_one_chain(world: World) -> None:
     """What queues while an append is in flight goes together; each caller gets its own proven place."""
     async with world.process("gatekeeper") as one:
         author, before = one.parts.authoring, len(world.canon.appends)
-        placed = await asyncio.gather(*(author.audit("session_opened", opened(f"o{n}")) for n in range(800)))
+        placed = await asyncio.gather(
+            *(author.audit("session_opened", opened(f"o{n}"), timeout_s=30) for n in range(800))
+        )
         appends = len(world.canon.appends) - before
     for n, place in enumerate(placed):
         stands = world.ledger.by_id[place.id]
