@@ -597,6 +597,8 @@ async def test_the_reader_answers_over_the_bus_with_a_permit(place):
 
         wanted = record.check(place.world.log[-1]).core.id
         body = msgspec.json.encode(canon.Get(id=wanted))
+        # From after the reader began: one of before is none to it.
+        place.world.clock.advance(1)
         granted = place.world.granted(place.ada, "canon/get", body)
         await place.world.send(place.pen)
         token = permit.seal(place.world.services["gatekeeper"], granted)
