@@ -476,8 +476,8 @@ async def test_a_field_in_the_path_is_one_segment(home: World, face: Face) -> No
     """An escaped slash belongs to the value; a plain one makes another path; the query can't say it again."""
     token, _ = await face.login(home.bob)
     headers = {"authorization": bearer(token)}
-    await face.call("memory/write", {"key": "a/b", "text": "deep"}, **headers)
-    read = await face.send("GET", "/api/memory/read/a%2Fb", **headers)
+    seq = (await face.call("memory/write", {"key": "a/b", "text": "deep"}, **headers)).json["seq"]
+    read = await face.send("GET", f"/api/memory/read/a%2Fb?wait_for={seq}", **headers)
     assert read.json["text"] == "deep"
     assert (await face.send("GET", "/api/memory/read/a/b", **headers)).code == "NOT_FOUND"
     assert (await face.send("GET", "/api/memory/read/a?key=b", **headers)).json["field"] == "$.key"
