@@ -35,12 +35,12 @@ class Callers:
     def open_session(self, state: Governance, token: str, now_ms: int) -> session.SessionToken:
         """The open session that a token names."""
         said = self._tokens.read(token, sessions.gate_key(state))
-        sessions.check_deployment(state, said, now_ms)
-        self.check_open(state, said)
+        self.check_open(state, said, now_ms)
         return said
 
-    def check_open(self, state: Governance, said: session.SessionToken) -> None:
-        """That nobody closed the session."""
+    def check_open(self, state: Governance, said: session.SessionToken, now_ms: int) -> None:
+        """That the session is of this deployment, not over, and that nobody closed it."""
+        sessions.check_deployment(state, said, now_ms)
         if said.session_id in self._closed or state.session_closed(said.session_id):
             raise Refused(Code.SESSION_CLOSED, "the session was closed")
 

@@ -166,8 +166,7 @@ class Desk:
         key = sessions.gate_key(state)
         parent = rules.parent_of(state, key, request, service, now_ms)
         said = rules.session_of(parent)
-        sessions.check_deployment(state, said, now_ms)
-        self._callers.check_open(state, said)
+        self._callers.check_open(state, said, now_ms)
         command = rules.command_named(request.command)
         call = rules.Call(
             said=said,
@@ -212,7 +211,7 @@ class Desk:
         Whatever breaks on the way to a chain that can be recorded, the call is denied, and that is the decision (law 5).
         """
         state, now_ms, licence_id = self._state(), self._clock.now_ms(), call.said.licence_id
-        self._callers.check_open(state, call.said)
+        self._callers.check_open(state, call.said, now_ms)
         judged = self._judged.count(licence_id, now_ms) + 1
         self._judged.take(licence_id, now_ms, judged)
         call = msgspec.structs.replace(call, calls_last_minute=max(call.calls_last_minute, judged))
@@ -231,11 +230,9 @@ class Desk:
     def _permit(
         self, call: rules.Call, chain: decision.ReasoningChain, ref: decision.DecisionRef, salt: bytes
     ) -> gatekeeper.Authorized:
-        """Nothing is issued to a session that was closed, or a caller who was revoked, while its decision was committed."""
-        state = self._state()
-        self._callers.check_open(state, call.said)
-        rules.check_counts(state, call.said.licence_id, self._clock.now_ms())
-        issued = rules.permit_for(
-            call, chain, ref, salt=salt, permit_id=secrets.token_hex(16), now_ms=self._clock.now_ms()
-        )
+        """Nothing is issued to a session that was closed or ended, or a caller who was revoked, while its decision was committed."""
+        state, now_ms = self._state(), self._clock.now_ms()
+        self._callers.check_open(state, call.said, now_ms)
+        rules.check_counts(state, call.said.licence_id, now_ms)
+        issued = rules.permit_for(call, chain, ref, salt=salt, permit_id=secrets.token_hex(16), now_ms=now_ms)
         return gatekeeper.Authorized(permit=permit.seal(self._signer, issued), decision=ref, verdict=chain.verdict)

@@ -4,6 +4,8 @@ A row is a thing, the jumps of the clock after it was got, and what using it giv
 that was used, forgotten, or good only later; back at its own time an honest thing is as good as it was.
 """
 
+import asyncio
+
 import pytest
 
 from sigilcore import decision, permit, session
@@ -293,3 +295,32 @@ def test_a_permit_after_a_jump_is_taken_again_soon():
     assert memory.first_time("ahead", now + HOUR + 5 * SECOND, now + HOUR)
     assert not memory.first_time("two", now + 5 * SECOND, now)
     assert memory.first_time("three", now + SECOND + 5 * SECOND, now + SECOND)
+
+
+class Door(asyncio.Event):
+    """What a call waits at, and a sign that it does."""
+
+    def __init__(self):
+        super().__init__()
+        self.reached = asyncio.Event()
+
+    async def wait(self):
+        self.reached.set()
+        return await super().wait()
+
+
+async def test_a_session_that_ends_while_its_calls_wait_gets_nothing():
+    """Neither the call whose decision is being written gets a permit, nor the one behind it a decision."""
+    house = World()
+    bob = await house.login(house.bob)
+    house.jump(SESSION - 1)
+    house.log.gate = Door()
+    first = asyncio.create_task(house.authorize(bob, "memory/write", WRITE))
+    await house.log.gate.reached.wait()
+    second = asyncio.create_task(house.authorize(bob, "memory/write", WRITE))
+    await asyncio.sleep(0)
+    house.jump(1)
+    house.log.gate.set()
+    ended = await asyncio.gather(first, second, return_exceptions=True)
+    assert [refusal.code for refusal in ended] == [Code.SESSION_EXPIRED, Code.SESSION_EXPIRED]
+    assert len(house.log.judged("memory/write")) == 1
