@@ -10,13 +10,13 @@ Invariants:
 
 from services.gatekeeper import sessions
 from services.gatekeeper.limits import Limits
-from services.gatekeeper.replay import OnceOnly, Use
 from sigilcore import session
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
+from sigilrun.replay import OnceOnly, Use
 
 _SAID = {
-    Use.STALE: (Code.PROOF_STALE, "the proof's time is over thirty seconds off, or before this gate began to remember"),
+    Use.STALE: (Code.PROOF_STALE, "the proof's time is over thirty seconds off, or one that this gate forgot"),
     Use.USED: (Code.PROOF_REPLAYED, "the proof was used before"),
     Use.FULL: (Code.GATE_FAULT, "the gate can't remember another proof"),
 }

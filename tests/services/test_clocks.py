@@ -6,13 +6,16 @@ that was used, forgotten, or good only later; back at its own time an honest thi
 
 import asyncio
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from sigilcore import decision, permit, session
 from sigilcore.access import Loa
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.refusals import Code, Refused
-from sigilrun.replay import ReplayMemory
+from sigilrun import replay
+from sigilrun.replay import OnceOnly, Use
 from tests import simulator
 from tests.services import test_gatekeeper, test_reviews
 from tests.services.test_gatekeeper import WRITE
@@ -109,10 +112,11 @@ async def forgotten_permit(house):
 async def _permit_once(house, away_ms):
     """A permit that a service saw, and its memory after the clock was away and came back; another call came meanwhile."""
     answer = await house.authorize(await house.login(house.bob), "memory/write", WRITE)
-    memory = ReplayMemory(2 * permit.START_WINDOW_MS)
+    memory = OnceOnly(window_ms=permit.START_WINDOW_MS, limit=9, started_ms=house.world.now_ms)
 
     def once(one):
-        if not memory.first_time(one.permit_id, one.not_after_ms, house.world.now_ms):
+        issued_ms = one.not_after_ms - permit.START_WINDOW_MS
+        if memory.use(one.permit_id, issued_ms, house.world.now_ms) is not Use.FRESH:
             raise Refused(Code.PERMIT_REPLAYED, "this permit was used before")
 
     once(house.bound(answer, "memory/write", WRITE).permit)
@@ -277,24 +281,85 @@ async def test_after_the_clock_jumped(thing, jumps, code):
     assert caught.value.code is code, caught.value
 
 
-def test_no_jump_lets_a_permit_in_twice():
-    """Whatever the order of jumps, a memory that saw an id never takes it again: neither forgotten nor before its time."""
-    for away in (-HOUR, -1, 1, 11 * SECOND, MINUTE, HOUR):
-        memory = ReplayMemory(10 * SECOND)
-        now = DAY_MS
-        assert memory.first_time("one", now + 5 * SECOND, now)
-        memory.first_time("other", now + away + 5 * SECOND, now + away)
-        for back in (now, now + SECOND, now + 5 * SECOND, now - SECOND):
-            assert not memory.first_time("one", now + 5 * SECOND, back), (away, back)
+# What is used once
+
+WINDOW = 10 * SECOND
+offsets = st.integers(-2, 2).map(lambda halves: halves * WINDOW // 2) | st.integers(-WINDOW, WINDOW)
+places = st.integers(0, 99)
+Step = st.one_of(
+    st.tuples(st.just("on"), st.integers(0, 2 * WINDOW), st.just(0)),
+    st.tuples(st.just("jump"), st.integers(-40, 40).map(lambda windows: windows * WINDOW), offsets),
+    st.tuples(st.just("fresh"), st.just(0), st.just(0) | offsets),
+    st.tuples(st.just("again"), places, st.none() | offsets),  # now, or when the clock shows its time again
+)
 
 
-def test_a_permit_after_a_jump_is_taken_again_soon():
-    """What was forgotten closes the door for its own seconds only."""
-    memory, now = ReplayMemory(10 * SECOND), DAY_MS
-    assert memory.first_time("one", now + 5 * SECOND, now)
-    assert memory.first_time("ahead", now + HOUR + 5 * SECOND, now + HOUR)
-    assert not memory.first_time("two", now + 5 * SECOND, now)
-    assert memory.first_time("three", now + SECOND + 5 * SECOND, now + SECOND)
+@hypothesis.settings(max_examples=400, deadline=None)
+@hypothesis.given(st.lists(Step, max_size=60), st.integers(2, 4) | st.just(replay.MOST_RANGES))
+def test_nothing_is_used_twice_and_what_is_new_is_fresh(steps, most):
+    """Against a memory of everything: no id twice, whatever the clock did; and one dated now at once, unless the clock went back to where
+    it had been, or before this memory began."""
+    started = now = DAY_MS
+    memory = OnceOnly(window_ms=WINDOW, limit=1_000, started_ms=started)
+    used: list[tuple[str, int]] = []
+    been: list[int] = [started]  # what the clock showed before it last jumped
+    shown, went_back = [now], False
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay, "MOST_RANGES", most)
+        for number, (what, value, offset) in enumerate(steps):
+            name, time_ms = used[value % len(used)] if used else ("", now)
+            if offset is not None and what != "fresh":
+                before, now = now, (time_ms if what == "again" else now + value) + offset
+                if not 0 <= now - before <= 2 * WINDOW:
+                    been, shown, went_back = been + shown, [], went_back or now < before
+                shown.append(now)
+                memory.ask("", now, now)  # so that it sees the clock
+            if what == "fresh":
+                answer = memory.use(str(number), now + offset, now)
+                if answer is Use.FRESH:
+                    used.append((str(number), now + offset))
+                elif offset == 0 and most == replay.MOST_RANGES:
+                    assert went_back
+                    assert now < started or any(abs(now - ms) <= 3 * WINDOW for ms in been)
+            elif what == "again" and used:
+                assert memory.use(name, time_ms, now) is not Use.FRESH
+
+
+def test_a_clock_that_ran_ahead_closes_only_what_it_showed():
+    """After a year of nights and a memory full of gaps: an hour ahead with calls, then back, and all is open but the minutes shown."""
+    now, number = DAY_MS, 0
+    memory = OnceOnly(window_ms=WINDOW, limit=1_000, started_ms=now)
+
+    def calls(every_ms, times):
+        nonlocal now, number
+        for _ in range(times):
+            now, number = now + every_ms, number + 1
+            assert memory.use(str(number), now, now) is Use.FRESH, number
+
+    for _ in range(365):
+        calls(MINUTE, 20)
+        now += 12 * HOUR
+    calls(SECOND, 100)
+    now += HOUR
+    calls(MINUTE, 30)
+    now -= HOUR
+    calls(MINUTE, 20)
+    now += 11 * MINUTE
+    assert memory.use("shown", now, now) is Use.STALE
+    now += 30 * MINUTE
+    calls(SECOND, 100)
+
+
+def test_a_clock_that_was_set_back_fills_no_memory():
+    """What was accepted ahead is forgotten by a clock that is behind, too: a full memory is one of the last windows."""
+    now = DAY_MS
+    memory = OnceOnly(window_ms=WINDOW, limit=50, started_ms=0)
+    for number in range(1_000):
+        now += SECOND - (DAY_MS // 2 if number == 10 else 0)
+        assert memory.use(str(number), now, now) is Use.FRESH, number
+
+
+# What waits
 
 
 class Door(asyncio.Event):

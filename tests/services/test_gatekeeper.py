@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.gatekeeper import replay, rules
+from services.gatekeeper import rules
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.rates import LastMinute
 from services.gatekeeper.service import HANDLERS, Gatekeeper
@@ -39,6 +39,7 @@ from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
 from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
+from sigilrun import replay
 from sigilrun import service as run
 from tests import oracle, simulator
 from tests.simulator import NOW_MS, Person
