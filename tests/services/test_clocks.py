@@ -5,20 +5,22 @@ that was used, forgotten, or good only later; back at its own time an honest thi
 """
 
 import asyncio
+import contextlib
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
+from services.gatekeeper import history
 from sigilcore import decision, permit, session
 from sigilcore.access import Loa
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.refusals import Code, Refused
 from sigilrun import replay
 from sigilrun.replay import OnceOnly, Use
-from tests import simulator
+from tests import oracle, simulator
 from tests.services import test_gatekeeper, test_reviews
-from tests.services.test_gatekeeper import WRITE
+from tests.services.test_gatekeeper import WRITE, refused
 from tests.simulator import DAY_MS, Person
 
 SECOND, MINUTE, HOUR = 1_000, 60_000, 3_600_000
@@ -258,7 +260,7 @@ TABLE = [
     (shared_read, [-1], Code.NOT_YET),
     (full_minute, [MINUTE - 1], Code.RATE_LIMITED),
     (full_minute, [MINUTE], None),
-    (full_minute, [-HOUR], Code.RATE_LIMITED),
+    (full_minute, [-HOUR], Code.RATE_LIMITED),  # and a minute later not: below
     (signed_proposal, [HOUR - 1], None),
     (signed_proposal, [HOUR], Code.PROPOSAL_EXPIRED),
 ]
@@ -357,6 +359,203 @@ def test_a_clock_that_was_set_back_fills_no_memory():
     for number in range(1_000):
         now += SECOND - (DAY_MS // 2 if number == 10 else 0)
         assert memory.use(str(number), now, now) is Use.FRESH, number
+
+
+# What counts
+
+
+async def test_a_full_minute_of_a_clock_that_was_set_back_is_over_in_a_minute():
+    """Calls that lie ahead count as of now: for a minute of the new time, and not until the clock has caught up."""
+    house = World()
+    use = await full_minute(house)
+    house.jump(-HOUR)
+    for _ in range(2):
+        with refused(Code.RATE_LIMITED):
+            await use()
+        house.jump(MINUTE - 1)
+    house.jump(1 - MINUTE + 1)
+    await use()
+    holds(house)
+
+
+async def test_an_ordinary_rate_after_a_clock_was_set_back():
+    """Hours that are shown again count no call twice; Root revokes all the while, and the ledger replays."""
+    house = World()
+    house.gate = house.another(calls_per_minute=40, braking_reserve=1)
+    bob, root = await house.login(house.bob), await house.login(house.world.root)
+    house.jump(DAY_MS)
+    for back_ms in (0, HOUR, 3 * HOUR, 2 * SECOND):
+        house.jump(-back_ms)
+        bob, root = await house.login(house.bob), await house.login(house.world.root)
+        for _ in range(20):
+            house.jump(4 * SECOND)
+            await house.authorize(bob, "ping")
+            await house.authorize(root, "license/revoke", owner=True)
+    holds(house)
+
+
+async def test_a_clock_that_was_ahead_while_nothing_could_be_recorded():
+    """The log doesn't show where the gate's clock was meanwhile; its rates are still what the log shows."""
+    house = World()
+    bob = await house.login(house.bob)
+    for _ in range(3):
+        await house.authorize(bob, "memory/write", WRITE)
+    house.jump(HOUR)
+    house.log.broken = Refused(Code.UNAVAILABLE, "no answer in time")
+    with refused(Code.GATE_FAULT):
+        await house.authorize(bob, "memory/write", WRITE)
+    house.log.broken = None
+    house.jump(-HOUR)
+    await house.authorize(bob, "memory/write", WRITE)
+    holds(house)
+
+
+def holds(house):
+    """The ledger replays, and the gate says of everybody what the log says."""
+    report = oracle.check(house.world.placed(), house.world.checkpoint(), house.world.state.genesis_hash)
+    for owner in ("ada", "bob", "root"):
+        assert house.gate.desk.standing(owner) == house.world.standings.at(owner, house.world.now_ms), owner
+    return report
+
+
+# Whole days of it
+
+
+async def test_a_house_whose_clock_ran_ahead_opens_at_once_when_it_is_corrected():
+    """An hour ahead, for longer than any window, with calls and logins; then right again: everybody works, Root revokes, and nothing that
+    was used counts again, neither now nor when its time has come."""
+    house = World()
+    heard = []
+
+    async def works():
+        how = {"not_after_ms": house.world.now_ms + SESSION}
+        ada, root = await house.login(house.ada, **how), await house.login(house.world.root, **how)
+        for request in (
+            house.request(ada, "memory/list"),
+            house.request(ada, "memory/write", WRITE),
+            house.request(root, "license/revoke", owner=True),
+        ):
+            await house.ask(contract.AUTHORIZE, request)
+            heard.append(request)
+
+    async def stays_used():
+        for request in heard:
+            with pytest.raises(Refused) as caught:
+                await house.ask(contract.AUTHORIZE, request)
+            assert caught.value.code in {Code.PROOF_STALE, Code.PROOF_REPLAYED}
+
+    await works()
+    house.jump(HOUR)
+    for _ in range(10):
+        await works()
+        house.jump(30 * SECOND)
+    house.jump(-HOUR)
+    for _ in range(10):
+        await works()
+        await stays_used()
+        house.jump(30 * SECOND)
+    house.jump(49 * MINUTE)
+    await works()
+    for _ in range(30):
+        house.jump(15 * SECOND)
+        await stays_used()
+    house.jump(2 * MINUTE)
+    await works()
+    holds(house)
+
+
+async def test_calls_of_one_record_count_for_each_other_wherever_the_clock_went_while_they_waited():
+    """Two calls an hour apart by a clock that jumped, judged together: the second's rate knows of the first."""
+    house = World()
+    bob = await house.login(house.bob)
+    house.log.gate = Door()
+    calls = [asyncio.create_task(house.authorize(bob, "memory/write", WRITE))]
+    await house.log.gate.reached.wait()
+    for _ in range(3):
+        calls.append(asyncio.create_task(house.authorize(bob, "memory/write", WRITE)))
+        await asyncio.sleep(0)
+        house.jump(HOUR)
+    house.log.gate.set()
+    await asyncio.gather(*calls)
+    assert [len(batch.decisions) for batch in house.log.payloads("decision_batch")][-2:] == [1, 3]
+    holds(house)
+
+
+async def test_a_gate_that_begins_reads_what_counts_and_hears_of_each_call_once(monkeypatch):
+    """Of a hundred hours the last third, though the clock was set back by years meanwhile; and the last minute's calls as they were."""
+    monkeypatch.setattr(history, "PAGE", 3)
+    house = World()
+    for hour in range(100):
+        house.world.granted(house.bob, "ping")
+        house.jump(HOUR if hour != 95 else -20 * HOUR)
+    for _ in range(9):
+        house.world.granted(house.bob, "ping")
+    read, log = [], house.log.history
+
+    async def spied(first, limit):
+        read.append(first)
+        return await log(first, limit)
+
+    house.log.history = spied
+    house.gate = house.another()
+    await house.gate.history.catch_up()
+    size = len(house.world.log)
+    assert house.gate.desk.calls_last_minute(house.bob.licence_id) == 9
+    assert size - 109 // 2 - 20 < min(read[1:]) < size - 32 - 9
+    holds(house)
+
+
+FAR = 3 * DAY_MS
+SCRIPTS = {
+    "back, then restored": ["deny", -FAR, "call", FAR, "restart", "call"],
+    "back, a restart, then restored, and a restart": ["deny", -FAR, "restart", "call", FAR, "restart", "call"],
+    "ahead at a restart, then corrected": ["deny", FAR, "restart", -FAR + MINUTE, "restart", "call"],
+    "ahead at a restart, then corrected without one": [
+        "deny",
+        FAR,
+        "call",
+        "restart",
+        "call",
+        -FAR + MINUTE,
+        "restart",
+        "call",
+    ],
+    "denied ahead": [FAR, "deny", -FAR, "call", HOUR, "restart", "call"],
+    "denied back": [-FAR, "deny", FAR, "call", HOUR, "restart", "call"],
+    "back for a day and more": ["deny", -FAR, *["call", HOUR] * 40, FAR - 40 * HOUR, "restart", "call"],
+    "to and fro": [
+        "deny",
+        *[-FAR + HOUR, "call", FAR + HOUR, "call"] * 12,
+        "restart",
+        "call",
+        -2 * HOUR,
+        "restart",
+        "call",
+    ],
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+async def test_a_gate_knows_what_the_log_says_wherever_the_clock_went(script, monkeypatch):
+    """After any jumps and restarts a standing is the replay's, the ledger replays, and Root revokes."""
+    monkeypatch.setattr(history, "PAGE", 3)
+    house = World()
+    house.jump(19 * DAY_MS)
+    for step in script:
+        if isinstance(step, int):
+            house.jump(step)
+        elif step == "restart":
+            house.gate = house.another()
+            house.jump(SECOND)
+        else:
+            ada, root = await house.login(house.ada), await house.login(house.world.root)
+            for _ in range(10 if step == "deny" else 2):
+                with refused(Code.LOA_TOO_LOW) if step == "deny" else contextlib.nullcontext():
+                    await house.authorize(ada, "license/list" if step == "deny" else "memory/list")
+                house.jump(7 * SECOND)
+            await house.authorize(root, "license/revoke", owner=True)
+            assert house.gate.desk.standing("ada") == house.world.standings.at("ada", house.world.now_ms)
+    holds(house)
 
 
 # What waits

@@ -65,6 +65,10 @@ class MemoryLog:
             self.follow()
         return self.seen
 
+    @property
+    def key_id(self) -> str:
+        return self.world.instances["gatekeeper"].key_id
+
     def follow(self) -> None:
         for signed in self.world.log[self.position :]:
             checked = record.check(signed)
@@ -1398,6 +1402,7 @@ async def test_a_batch_whose_answer_was_lost_still_counts(house):
     await house.authorize(ada, "memory/list")
     chain = house.log.judged("memory/list")[-1]
     assert chain.trust.features.standing == 440_000
+    assert house.gate.desk.calls_last_minute(house.ada.licence_id) == 3
     assert chain.trust.standing_as_of == len(house.world.log) - 1
 
 

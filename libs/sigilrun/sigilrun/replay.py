@@ -12,8 +12,10 @@ Invariants:
 Example: an hour ahead for five minutes with calls, then corrected: those five minutes an hour from now are forgotten, and refused when
 they come; until then, and after, calls are as fresh as ever.
 
-Not covered: a name dated ahead of our clock, used, and presented to another process, or to this one's successor, once its time has come. So
-who restarts while the clock is ahead begins to remember there, and refuses everything until then, or until the next restart.
+A process that begins while the clock is ahead begins to remember there: after the correction it refuses everything until then, or until
+the next one begins.
+
+Not covered: a name dated ahead of our clock, used, and presented to another process, or to this one's successor, once its time has come.
 """
 
 import bisect
