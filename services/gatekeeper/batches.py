@@ -58,15 +58,16 @@ class _Waiting(Generic[T]):
 class Batches(Generic[T]):
     """Judges calls and commits their decisions.
 
-    `judge` judges one call by the state of now and freezes what it found, a fault of its own too, or raises the refusal that needs no
-    decision. `commit` appends one batch and answers with its record's id. `catch_up` waits, for a bounded time, until the log's head has
-    been seen. `worth_recording` says of a denial whether it still gets a record. `fault` hears what broke; the callers hear GATE_FAULT.
+    `judging` begins a record: what it gives judges one call after the other, each by the state of now, and freezes what it found, a fault
+    of its own too, or raises the refusal that needs no decision. `commit` appends one batch and answers with its record's id. `catch_up`
+    waits, for a bounded time, until the log's head has been seen. `worth_recording` says of a denial whether it still gets a record.
+    `fault` hears what broke; the callers hear GATE_FAULT.
     """
 
     def __init__(
         self,
         *,
-        judge: Callable[[T], FrozenChain],
+        judging: Callable[[], Callable[[T], FrozenChain]],
         commit: Callable[[Sequence[FrozenChain]], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         worth_recording: Callable[[ReasoningChain], bool],
@@ -77,7 +78,7 @@ class Batches(Generic[T]):
         most_reserved: int,
     ) -> None:
         """`most` decisions in a record, `most_waiting` calls in the queue and `most_reserved` before it."""
-        self._judge = judge
+        self._judging = judging
         self._commit = commit
         self._catch_up = catch_up
         self._worth_recording = worth_recording
@@ -147,7 +148,8 @@ class Batches(Generic[T]):
 
     async def _try(self, batch: list[_Waiting[T]]) -> list[_Waiting[T]]:
         """Judge and commit once; returns the calls that are to be judged again."""
-        judged = [(waiting, frozen) for waiting in batch if (frozen := self._judged(waiting)) is not None]
+        judge = self._judging()
+        judged = [(waiting, frozen) for waiting in batch if (frozen := self._judged(judge, waiting)) is not None]
         if not judged:
             return []
         try:
@@ -161,12 +163,12 @@ class Batches(Generic[T]):
             waiting.settle(Decided(chain=frozen.chain, ref=decision.DecisionRef(record=record_id, index=index)))
         return []
 
-    def _judged(self, waiting: _Waiting[T]) -> FrozenChain | None:
+    def _judged(self, judge: Callable[[T], FrozenChain], waiting: _Waiting[T]) -> FrozenChain | None:
         """The decision to record; None for a call that has its answer without a record."""
         if waiting.answer.done():
             return None
         try:
-            frozen = self._judge(waiting.call)
+            frozen = judge(waiting.call)
         except Refused as refusal:
             waiting.refuse(refusal)
             return None

@@ -10,13 +10,13 @@ Invariants:
 
 from services.gatekeeper import sessions
 from services.gatekeeper.limits import Limits
-from services.gatekeeper.replay import OnceOnly, Use
 from sigilcore import session
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
+from sigilrun.replay import OnceOnly, Use
 
 _SAID = {
-    Use.STALE: (Code.PROOF_STALE, "the proof's time is over thirty seconds off, or before this gate began to remember"),
+    Use.STALE: (Code.PROOF_STALE, "the proof's time is over thirty seconds off, or one that this gate forgot"),
     Use.USED: (Code.PROOF_REPLAYED, "the proof was used before"),
     Use.FULL: (Code.GATE_FAULT, "the gate can't remember another proof"),
 }
@@ -35,12 +35,12 @@ class Callers:
     def open_session(self, state: Governance, token: str, now_ms: int) -> session.SessionToken:
         """The open session that a token names."""
         said = self._tokens.read(token, sessions.gate_key(state))
-        sessions.check_deployment(state, said, now_ms)
-        self.check_open(state, said)
+        self.check_open(state, said, now_ms)
         return said
 
-    def check_open(self, state: Governance, said: session.SessionToken) -> None:
-        """That nobody closed the session."""
+    def check_open(self, state: Governance, said: session.SessionToken, now_ms: int) -> None:
+        """That the session is of this deployment, not over, and that nobody closed it."""
+        sessions.check_deployment(state, said, now_ms)
         if said.session_id in self._closed or state.session_closed(said.session_id):
             raise Refused(Code.SESSION_CLOSED, "the session was closed")
 

@@ -12,6 +12,8 @@ decision.
 """
 
 import asyncio
+import collections
+import functools
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -22,13 +24,14 @@ from services.gatekeeper.batches import Batches, Decided
 from services.gatekeeper.callers import Callers
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.marks import Marks
-from services.gatekeeper.rates import MINUTE_MS, LastMinute
+from services.gatekeeper.rates import LastMinute
 from services.gatekeeper.reviews import Reviews
 from services.gatekeeper.shares import Shares
 from sigilcore import clock, decision, gate, ids, permit, session, signing
 from sigilcore.contracts import gatekeeper
 from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
+from sigilcore.minute import Shown
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 from sigilcore.standing import Standings
@@ -46,30 +49,30 @@ class Desk:
         state: Callable[[], Governance],
         callers: Callers,
         reviews: Reviews,
-        standings: Standings,
+        standings: Callable[[], Standings],
+        shown: Callable[[], Shown],
         commit: Callable[[Sequence[decision.FrozenChain]], Awaitable[str]],
         mark: Callable[[audit.GrantMark], Awaitable[str]],
         catch_up: Callable[[], Awaitable[None]],
         fault: Callable[[Exception], None],
     ) -> None:
-        """`state` gives the newest state, `standings` what callers did; `signer` is the gatekeeper's service key; `mark` appends one mark;
-        the rest: `Batches`."""
+        """`state` gives the newest state, `standings` what callers did, `shown` how often by this gate's decisions; `signer` is the
+        gatekeeper's service key; `mark` appends one mark; the rest: `Batches`."""
         self._limits = limits
         self._clock = clock
-        self._started_ms = clock.now_ms()
         self._signer = signer
         self._state = state
         self._callers = callers
         self._standings = standings
+        self._shown = shown
         self._reviews = reviews
         self._fault = fault
         self._calls = LastMinute(callers=limits.callers)
-        self._judged = LastMinute(callers=limits.callers)  # by the time that the record will say
         self._denials = LastMinute(callers=limits.callers)
         self._shares = Shares(limit=limits.sessions, longest_ms=limits.share_ms)
         self._marks = Marks(state=state, record=mark, catch_up=catch_up, fault=fault, longest_s=limits.mark_s)
         self._batches: Batches[rules.Call] = Batches(
-            judge=self._judge,
+            judging=self._judging,
             commit=commit,
             catch_up=catch_up,
             worth_recording=self._worth_recording,
@@ -104,17 +107,14 @@ class Desk:
 
     def standing(self, owner_id: str) -> int:
         """Where this owner stands by its decisions of late."""
-        return self._standings.at(owner_id, self._clock.now_ms())
+        return self._standings().at(owner_id, self._clock.now_ms())
 
-    def remember(self, chain: decision.ReasoningChain) -> None:
-        """A decision that was made before this process began counts in the last minute as if it had been made here: a restart gives no
-        caller new calls, and no new denials to record."""
-        now_ms, at_ms = self._clock.now_ms(), clock.parse_ms(chain.audit.ts)
-        if at_ms >= self._started_ms or at_ms <= now_ms - MINUTE_MS:
-            return
-        everyone = (self._calls, self._judged) + ((self._denials,) if chain.verdict is not Verdict.ALLOW else ())
-        for counted in everyone:
-            counted.take(chain.audit.licence, at_ms, counted.count(chain.audit.licence, now_ms) + 1)
+    def begin(self, calls: Shown, denials: Shown) -> None:
+        """What was decided in the last minute before this process began counts as if it had been decided here: a restart gives no caller
+        new calls, and no new denials to record."""
+        for counted, before in ((self._calls, calls), (self._denials, denials)):
+            for licence, at_ms in before:
+                counted.recall(licence, at_ms, self._clock.now_ms())
 
     async def stop(self) -> None:
         """Wait for decisions in flight."""
@@ -166,8 +166,7 @@ class Desk:
         key = sessions.gate_key(state)
         parent = rules.parent_of(state, key, request, service, now_ms)
         said = rules.session_of(parent)
-        sessions.check_deployment(state, said, now_ms)
-        self._callers.check_open(state, said)
+        self._callers.check_open(state, said, now_ms)
         command = rules.command_named(request.command)
         call = rules.Call(
             said=said,
@@ -205,20 +204,25 @@ class Desk:
             raise Refused(Code.RATE_LIMITED, f"over {limit} calls in a minute", detail={"retry_after_s": wait_s})
         return calls
 
-    def _judge(self, call: rules.Call) -> decision.FrozenChain:
+    def _judging(self) -> Callable[[rules.Call], decision.FrozenChain]:
+        """Judge the calls of one record."""
+        return functools.partial(self._judge, collections.Counter())
+
+    def _judge(self, before: collections.Counter[str], call: rules.Call) -> decision.FrozenChain:
         """Judge by the newest state; a session that was closed or ended while the call waited gets no decision.
 
-        However long a call waited, its rate is at least what the decisions before it show by their own times: a replay holds it to that.
-        Whatever breaks on the way to a chain that can be recorded, the call is denied, and that is the decision (law 5).
+        However long a call waited, its rate is at least what the decisions before it show by their own times, in the log and (`before`) in
+        its own record: a replay holds it to that. Whatever breaks on the way to a chain that can be recorded, the call is denied, and that
+        is the decision (law 5).
         """
         state, now_ms, licence_id = self._state(), self._clock.now_ms(), call.said.licence_id
-        self._callers.check_open(state, call.said)
-        judged = self._judged.count(licence_id, now_ms) + 1
-        self._judged.take(licence_id, now_ms, judged)
-        call = msgspec.structs.replace(call, calls_last_minute=max(call.calls_last_minute, judged))
+        self._callers.check_open(state, call.said, now_ms)
+        before[licence_id] += 1
+        shown = self._shown().count(licence_id, now_ms) + before[licence_id]
+        call = msgspec.structs.replace(call, calls_last_minute=max(call.calls_last_minute, shown))
         chain_id = ids.new()
         try:
-            asked = rules.facts(state, self._standings, call, now_ms=now_ms, chain_id=chain_id)
+            asked = rules.facts(state, self._standings(), call, now_ms=now_ms, chain_id=chain_id)
             return decision.freeze(gate.judge(state, asked))
         except Exception as error:
             self._fault(error)
@@ -231,11 +235,9 @@ class Desk:
     def _permit(
         self, call: rules.Call, chain: decision.ReasoningChain, ref: decision.DecisionRef, salt: bytes
     ) -> gatekeeper.Authorized:
-        """Nothing is issued to a session that was closed, or a caller who was revoked, while its decision was committed."""
-        state = self._state()
-        self._callers.check_open(state, call.said)
-        rules.check_counts(state, call.said.licence_id, self._clock.now_ms())
-        issued = rules.permit_for(
-            call, chain, ref, salt=salt, permit_id=secrets.token_hex(16), now_ms=self._clock.now_ms()
-        )
+        """Nothing is issued to a session that was closed or ended, or a caller who was revoked, while its decision was committed."""
+        state, now_ms = self._state(), self._clock.now_ms()
+        self._callers.check_open(state, call.said, now_ms)
+        rules.check_counts(state, call.said.licence_id, now_ms)
+        issued = rules.permit_for(call, chain, ref, salt=salt, permit_id=secrets.token_hex(16), now_ms=now_ms)
         return gatekeeper.Authorized(permit=permit.seal(self._signer, issued), decision=ref, verdict=chain.verdict)

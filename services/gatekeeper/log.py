@@ -22,6 +22,11 @@ class FollowedLog:
         """The newest state that was followed and verified."""
         return self._parts.following.state
 
+    @property
+    def key_id(self) -> str:
+        """The key that this gate's own records bear."""
+        return self._parts.authoring.key_id
+
     async def record(self, kind: str, payload: msgspec.Struct, decided: DecisionRef | None = None) -> common.Placed:
         """Append one audit record; its place once it is committed and its receipt verified."""
         return await self._parts.authoring.audit(kind, payload, decision=decided)

@@ -11,13 +11,13 @@ from services.gatekeeper import sessions
 from services.gatekeeper.callers import Callers
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.rates import LastMinute
-from services.gatekeeper.replay import OnceOnly, Use
 from sigilcore import clock, envelope, ids, licence, session, signing
 from sigilcore.contracts import gatekeeper
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
+from sigilrun.replay import OnceOnly, Use
 
 Record = Callable[[str, audit.SessionOpened | audit.SessionClosed], Awaitable[object]]
 
@@ -71,7 +71,7 @@ class Logins:
         """Spend the nonce, record the session, and answer with its token."""
         if self._nonces.use(nonce.nonce, nonce.issued_ms, now_ms) is not Use.FRESH:
             raise Refused(
-                Code.NONCE_INVALID, "the nonce was used, or is older than this gate's memory", field="$.nonce"
+                Code.NONCE_INVALID, "the nonce was used, or is of a time that this gate forgot", field="$.nonce"
             )
         if self._opened.take(said.licence_id, now_ms, self._limits.sessions_per_minute) is None:
             raise Refused(Code.RATE_LIMITED, "too many sessions of this caller in a minute")

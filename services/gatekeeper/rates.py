@@ -1,8 +1,9 @@
 """How often a caller called in the last minute: exact, bounded, and failing closed."""
 
+import bisect
 import collections
 
-MINUTE_MS = 60_000
+from sigilcore.minute import MINUTE_MS, slide
 
 
 class LastMinute:
@@ -14,12 +15,11 @@ class LastMinute:
         self._times: dict[str, collections.deque[int]] = {}
 
     def count(self, caller: str, now_ms: int) -> int:
-        """Events in the last minute. A clock that jumped back makes them count longer, never less."""
+        """Events in the last minute; of a clock that was set back, those ahead too, as of now."""
         times = self._times.get(caller)
         if times is None:
             return 0
-        while times and times[0] <= now_ms - MINUTE_MS:
-            times.popleft()
+        slide(times, now_ms)
         return len(times)
 
     def take(self, caller: str, now_ms: int, limit: int) -> int | None:
@@ -29,6 +29,11 @@ class LastMinute:
         times = self._times.setdefault(caller, collections.deque())
         times.append(now_ms)
         return len(times)
+
+    def recall(self, caller: str, at_ms: int, now_ms: int) -> None:
+        """Count an event of before, whatever the limit; one that lies ahead as of now."""
+        if at_ms > now_ms - MINUTE_MS and self._room(caller, now_ms):
+            bisect.insort(self._times.setdefault(caller, collections.deque()), min(at_ms, now_ms))
 
     def wait_ms(self, caller: str, now_ms: int) -> int:
         """How long until the oldest event no longer counts."""

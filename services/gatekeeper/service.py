@@ -20,6 +20,7 @@ from sigilcore.contracts import canon, common
 from sigilcore.contracts import gatekeeper as contract
 from sigilcore.contracts.common import Empty
 from sigilcore.governance import Governance
+from sigilcore.minute import Shown
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 from sigilrun import telemetry
@@ -31,6 +32,10 @@ class Log(Protocol):
     @property
     def state(self) -> Governance:
         """The newest state that was followed and verified."""
+
+    @property
+    def key_id(self) -> str:
+        """The key that this gate's own records bear."""
 
     async def record(
         self, kind: str, payload: msgspec.Struct, decided: decision.DecisionRef | None = None
@@ -74,7 +79,11 @@ class Gatekeeper:
         self._reading: asyncio.Task[None] | None = None
         callers = Callers(limits, started_ms)
         self.history = History(
-            read=log.history, settled=log.settled, state=lambda: log.state, clock=clock, seen=self._remember
+            read=log.history,
+            settled=log.settled,
+            state=lambda: log.state,
+            own_key=lambda: log.key_id,
+            begun=self._begin,
         )
         self.reviews = Reviews(limits)
         self.desk = Desk(
@@ -83,7 +92,8 @@ class Gatekeeper:
             signer=signer,
             state=lambda: log.state,
             callers=callers,
-            standings=self.history.standings,
+            standings=lambda: self.history.standings,
+            shown=lambda: self.history.shown,
             reviews=self.reviews,
             commit=self._commit,
             mark=self._mark,
@@ -136,8 +146,8 @@ class Gatekeeper:
         if "decision" not in (refusal.detail or {}):
             self.refusals.add(refusal.code)
 
-    def _remember(self, chain: decision.ReasoningChain) -> None:
-        self.desk.remember(chain)
+    def _begin(self, calls: Shown, denials: Shown) -> None:
+        self.desk.begin(calls, denials)
 
     async def _commit(self, frozen: Sequence[decision.FrozenChain]) -> str:
         async with asyncio.timeout(self._limits.answer_s):

@@ -15,8 +15,8 @@ from sigilcore import (
     digest,
     ids,
     merkle,
+    minute,
     note,
-    places,
     record,
     replay,
     signing,
@@ -462,7 +462,7 @@ def test_rate_below_what_the_log_shows():
     for _ in range(3):
         house.granted(ada, "memory/read")
     agrees(house.placed(), house.checkpoint())
-    house.clock.advance(places.RATE_WINDOW_MS)
+    house.clock.advance(minute.MINUTE_MS)
     decided(house, house.judge(ada, "memory/read", calls_last_minute=1))
     agrees(house.placed(), house.checkpoint())
     other = Beating(rate_limit=120)

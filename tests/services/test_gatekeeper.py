@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.gatekeeper import replay, rules
+from services.gatekeeper import rules
 from services.gatekeeper.limits import Limits
 from services.gatekeeper.rates import LastMinute
 from services.gatekeeper.service import HANDLERS, Gatekeeper
@@ -39,6 +39,7 @@ from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
 from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
+from sigilrun import replay
 from sigilrun import service as run
 from tests import oracle, simulator
 from tests.simulator import NOW_MS, Person
@@ -63,6 +64,10 @@ class MemoryLog:
         if not self.behind:
             self.follow()
         return self.seen
+
+    @property
+    def key_id(self) -> str:
+        return self.world.instances["gatekeeper"].key_id
 
     def follow(self) -> None:
         for signed in self.world.log[self.position :]:
@@ -1397,6 +1402,7 @@ async def test_a_batch_whose_answer_was_lost_still_counts(house):
     await house.authorize(ada, "memory/list")
     chain = house.log.judged("memory/list")[-1]
     assert chain.trust.features.standing == 440_000
+    assert house.gate.desk.calls_last_minute(house.ada.licence_id) == 3
     assert chain.trust.standing_as_of == len(house.world.log) - 1
 
 

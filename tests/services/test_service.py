@@ -20,7 +20,7 @@ from sigilcore.contracts import license as licence_contract
 from sigilcore.contracts.command import Admission
 from sigilcore.refusals import Code, Refused
 from sigilrun import behalf, identities, private_files, service, testing
-from sigilrun.replay import ReplayMemory
+from sigilrun.replay import OnceOnly, Use
 from tests import simulator
 from tests.services.canon_on_bus import CanonOnBus, canon_on_bus
 
@@ -212,14 +212,15 @@ async def test_an_open_command_needs_no_permit(serving: tuple[World, list[servic
 
 def test_replays_are_remembered_for_as_long_as_they_could_work() -> None:
     """Not longer, so the memory is bounded by time; and a clock that goes back lets nothing in again."""
-    memory = ReplayMemory(10_000)
-    assert memory.first_time("a", 5_000, 0)
-    assert not memory.first_time("a", 5_000, 5_000)
-    assert memory.first_time("b", 9_000, 6_000)
-    assert not memory.first_time("late", 5_999, 6_000)
-    assert memory.first_time("c", 30_000, 20_000)
+    memory = OnceOnly(window_ms=5_000, limit=9, started_ms=0)
+    assert memory.use("a", 0, 0) is Use.FRESH
+    assert memory.use("a", 0, 5_000) is Use.USED
+    assert memory.use("b", 4_000, 6_000) is Use.FRESH
+    assert memory.use("late", 999, 6_000) is Use.STALE
+    assert memory.use("c", 24_000, 20_000) is Use.FRESH
     assert len(memory) == 1
-    assert not memory.first_time("c", 30_000, 19_000)
+    assert memory.use("c", 24_000, 19_000) is Use.USED
+    assert memory.use("b", 4_000, 6_000) is Use.STALE
 
 
 class Overheard:

@@ -8,8 +8,9 @@ writer asks its store for that. Here a reader of the whole log remembers it, in 
 - a `user` record continues its thing; an erased one says no thing, so it is known by its own hash, and nothing may pass it by;
 - a decision admits one call: records one after the other without anything between, once;
 - a decision on somebody's behalf names the one that it was made for, an approval the review that it answers (`antecedents`);
-- the rate that the gate recorded for a call is at least what this gate's own committed decisions show: those of the licence, by the same
-  instance, in the minute before by their own times. Another instance's don't count: each gate counts for itself, from its own start;
+- the rate that the gate recorded for a call is at least what this gate's own committed decisions show (`minute.Shown`): those of the
+  licence, by the same instance, in the minute before by their own times, what lies ahead of a clock that was set back included, and those
+  before it in its record. Another instance's don't count: each gate counts for itself, from its own start;
 - the standing that a decision records is what the committed decisions of its owner give, up to the position that it names; or of those whom
   the call proposed as witnesses, the lowest. Who they were is asked where the proposal stands (`candidates`).
 
@@ -17,20 +18,17 @@ What a record says of its place is its `Entry`. `fits` asks, `put` remembers; ne
 """
 
 import collections
-from collections.abc import Collection
 from typing import Final
 
 import msgspec
 
-from sigilcore import admission, antecedents, clock, decision, digest, erasure, gate, standing, trust
+from sigilcore import admission, antecedents, clock, decision, digest, erasure, gate, minute, standing, trust
 from sigilcore.admission import DecisionRow
 from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
 from sigilcore.record import Checked
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
-
-RATE_WINDOW_MS: Final = 60_000
 
 _ROW_ENCODER: Final = msgspec.msgpack.Encoder()
 _ROW_DECODER: Final = msgspec.msgpack.Decoder(DecisionRow)
@@ -158,7 +156,9 @@ class Places:
         self._effects: dict[str, str] = {}  # record id → the unused decision that names it
         # The decision that the newest call used, its last record's seq, and what the decision says.
         self._call: tuple[str, int, bytes] = ("", -1, b"")
-        self._times: dict[tuple[str, str], collections.deque[int]] = {}
+        self._shown: collections.defaultdict[str, minute.Shown] = collections.defaultdict(
+            minute.Shown
+        )  # by a gate's key
         self._standings = standing.Standings()
         self._gates: dict[str, int] = {}  # a gate's key → the seq after its newest decisions
         self._chains = erasure.Chains()
@@ -277,20 +277,14 @@ class Places:
 
     def _lacking_rate(self, said: Entry) -> tuple[int, int] | None:
         """The first decision whose recorded rate is too low, and what it must be at least."""
-        before: dict[str, list[int]] = {}
+        before: collections.Counter[str] = collections.Counter()
         for index, call in enumerate(said.calls):
-            batch = before.setdefault(call.licence, [])
+            before[call.licence] += 1
             if call.limit:
-                times = self._times.get((said.key or "", call.licence), ())
-                need = trust.rate(_most(times, call) + len(batch) + 1, call.limit)
-                if call.rate < need:
-                    # Where a clock went back, some of these lie ahead: count exactly.
-                    since = call.ts_ms - RATE_WINDOW_MS
-                    count = sum(since < ts_ms <= call.ts_ms for ts_ms in (*times, *batch))
-                    need = trust.rate(count + 1, call.limit)
+                shown = self._shown[said.key or ""].count(call.licence, call.ts_ms)
+                need = trust.rate(shown + before[call.licence], call.limit)
                 if call.rate < need:
                     return index, need
-            batch.append(call.ts_ms)
         return None
 
     def unexplained(self) -> int | None:
@@ -316,7 +310,7 @@ class Places:
             if row.effect is not None:
                 self._effects[row.effect] = row.link
         for call in said.calls:
-            self._count_call(said.key or "", call)
+            self._shown[said.key or ""].fold(call.licence, call.ts_ms)
             self._standings.fold(seq, call.owner, call.ts_ms, call.verdict)
         if said.calls:
             self._gates[said.key or ""] = seq + 1
@@ -336,21 +330,6 @@ class Places:
         effect = unpacked(packed).effect if self._effects else None
         if effect is not None and self._effects.get(effect) == link:
             del self._effects[effect]
-
-    def _count_call(self, key: str, call: Call) -> None:
-        times = self._times.setdefault((key, call.licence), collections.deque())
-        while times and times[0] <= call.ts_ms - RATE_WINDOW_MS:
-            times.popleft()
-        times.append(call.ts_ms)
-
-
-def _most(times: Collection[int], call: Call) -> int:
-    """At most how many of these, in the order that they were judged, lie in the minute before a call: those after the first that does."""
-    since = call.ts_ms - RATE_WINDOW_MS
-    for stale, ts_ms in enumerate(times):
-        if ts_ms > since:
-            return len(times) - stale
-    return 0
 
 
 def link_of(checked: Checked, effects: dict[str, str]) -> str | None:

@@ -49,7 +49,7 @@ from sigilrun import answer, keys, private_files, settings, telemetry
 from sigilrun.author import Author
 from sigilrun.bus import Bus
 from sigilrun.follow import Follower, WrongCanon
-from sigilrun.replay import ReplayMemory
+from sigilrun.replay import OnceOnly, Use
 from sigilrun.settings_sections import DeploymentFile
 
 # What is answered before its service is ready: what founds the canon, what readiness itself is made of, and what the writer asks before
@@ -60,6 +60,7 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 REINTRODUCE_S = 0.5
 # Values without cycles come and go by the thousand: Python's own threshold of 700 looks for cycles among them at each call.
 GARBAGE = (20_000, 20, 50)
+MOST_PERMITS = 200_000  # held for ten seconds each: over 20 000 calls a second; full means BUSY
 
 S = TypeVar("S")
 
@@ -137,8 +138,8 @@ class Running:
         self.ready = asyncio.Event()
         self.failed: BaseException | None = None
         self.ended = asyncio.Event()  # set when it can't go on: wrong canon, bus closed, instance replaced
-        self._replays = ReplayMemory(permit.START_WINDOW_MS * 2)
         self._began_ms = parts.clock.now_ms()
+        self._permits = OnceOnly(window_ms=permit.START_WINDOW_MS, limit=MOST_PERMITS, started_ms=self._began_ms)
 
     async def seam(self, incoming: answer.Incoming, handler: answer.Handler) -> msgspec.Struct:
         """Admission and parsing, down the page; then the handler."""
@@ -193,8 +194,11 @@ class Running:
                 f"{parts.resident} began after this permit was given; ask for another",
                 detail={"outcome": "none"},
             )
-        if not self._replays.first_time(bound.permit.permit_id, bound.permit.not_after_ms, now_ms):
-            raise Refused(Code.PERMIT_REPLAYED, "this permit was used before")
+        use = self._permits.use(bound.permit.permit_id, bound.permit.not_after_ms - permit.START_WINDOW_MS, now_ms)
+        if use is Use.FULL:
+            raise Refused(Code.BUSY, f"{parts.resident} can't remember another permit")
+        if use is not Use.FRESH:
+            raise Refused(Code.PERMIT_REPLAYED, "this permit was used before, or is of a time that was forgotten here")
         telemetry.bind_caller(parts.deployment.runtime_id, bound.permit.owner_id)
         return bound
 
