@@ -10,7 +10,7 @@ its commit, one scrub for all erasures so far:
 Nothing remembers that this was done: at the start it is done again if anything was ever erased, so a crash in between heals.
 
 Commits wait while the keys are written anew, about 10 ms for a thousand, a second for a hundred thousand. So scrubs are as far apart as
-fifty times what the last one took, the wait for a lock that somebody holds is short, and a table beyond `MOST_BYTES` is pruned only,
+fifty times what the last one held them, the wait for a lock that somebody holds is short, and a table beyond `MOST_BYTES` is pruned only,
 with an alarm: then a copy may stay in the hole of its page until the room is used again. A database whose administrator didn't grant the
 rights (`deploy/postgres/roles.sql`) is not scrubbed, with an alarm; erasures work all the same.
 """
@@ -70,9 +70,8 @@ class Scrubber:
             await self._wake.wait()
             await asyncio.sleep(GATHER_S)
             self._wake.clear()
-            began = time.monotonic()
             try:
-                await self.scrub()
+                held_s = await self.scrub()
             except NotGranted as error:
                 _log.error("not_scrubbed", reason=str(error))
                 return
@@ -83,14 +82,15 @@ class Scrubber:
                 delay_s = min(delay_s * 2, RETRY_MOST_S)
                 continue
             delay_s = RETRY_FIRST_S
-            await asyncio.sleep(max(APART_S, APART_TIMES * (time.monotonic() - began)))
+            await asyncio.sleep(max(APART_S, APART_TIMES * held_s))
 
-    async def scrub(self) -> None:
-        """Once, whole, if anything was ever erased. Raises `NotGranted`, `StillRead`, and what a database raises."""
+    async def scrub(self) -> float:
+        """Once, whole, if anything was ever erased; for how many seconds commits were held. Raises `NotGranted`, `StillRead`, and what a
+        database raises."""
         connection = await postgres.connect(self._options, application="canon_scrub")
         try:
             if not await connection.fetchval(self._sql["anything_erased"], self._tenant):
-                return
+                return 0.0
             await self._check_granted(connection)
             began = time.monotonic()
             await self._rewrite(connection)
@@ -98,6 +98,7 @@ class Scrubber:
             await connection.execute(self._sql["switch_log"], timeout=LONGEST_S)
             await connection.execute(self._sql["checkpoint"], timeout=LONGEST_S)
             _log.info("scrubbed", held_s=round(held_s, 3), took_s=round(time.monotonic() - began, 3))
+            return held_s
         finally:
             await connection.close(timeout=store.CLOSE_S)
 

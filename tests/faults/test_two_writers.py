@@ -65,10 +65,10 @@ class Second:
 
 
 class Writing:
-    """A person who writes one memory after the other, each asked again until it is answered."""
+    """People who write one memory after the other in turn, each asked again until it is answered; so many that nobody is in haste."""
 
-    def __init__(self, someone):
-        self.someone = someone
+    def __init__(self, people):
+        self.people = people
         self.written = {}
         self.gaps = [0.0]
         self._task = None
@@ -77,9 +77,11 @@ class Writing:
         while True:
             name = ids.new()
             asked = knowledge.UserWrite(key=f"key-{len(self.written)}", value=len(self.written), id=name)
+            someone = self.people[len(self.written) % len(self.people)]
             began = time.monotonic()
             done = await http.persistently(
-                lambda asked=asked: self.someone.client.call(knowledge.USER_WRITE, asked), give_up_s=PATIENCE_S
+                lambda asked=asked, someone=someone: someone.client.call(knowledge.USER_WRITE, asked),
+                give_up_s=PATIENCE_S,
             )
             self.gaps.append(time.monotonic() - began)
             self.written[name] = done.seq
@@ -123,7 +125,7 @@ async def second(house, tmp_path):
 @pytest_asyncio.fixture(loop_scope="session")
 async def writing(house):
     """Someone who writes; everything that was acknowledged stands once, where it was said to stand."""
-    one = Writing(await house.person(f"writer-{ids.new()[-12:]}", Loa.OPERATOR))
+    one = Writing([await house.person(f"writer-{ids.new()[-12:]}", Loa.OPERATOR) for _ in range(8)])
     yield one
     assert len(one.written) > 5
     placed = {}

@@ -29,7 +29,7 @@ def holders(machine, *words):
     return found
 
 
-async def gone(machine, *words, wait_s=10.0):
+async def gone(machine, *words, wait_s=30.0):
     """Return once no file holds the canary, or these words; what still does, if that takes too long."""
     loop = asyncio.get_running_loop()
     until = loop.time() + wait_s
