@@ -10,7 +10,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,21 @@ from sigilrun import house
 tell = lambda ready: print("ready " + ready.address, flush=True)
 asyncio.run(house.run(pathlib.Path(sys.argv[1]), port=None, tell=tell, overrides=json.loads(sys.argv[2])))
 """
+
+
+def paths_below(place: Path) -> Iterator[Path]:
+    """Every folder and file below a place where servers make and remove them meanwhile."""
+    for folder_name, folders, names in os.walk(place):
+        for name in (*folders, *names):
+            yield Path(folder_name) / name
+
+
+def contents(place: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every file below such a place, with its bytes."""
+    for path in paths_below(place):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and not path.is_symlink():
+                yield path, path.read_bytes()
 
 
 class Someone:

@@ -11,6 +11,7 @@ import time
 import pytest
 
 from cli import main
+from tests import machine as machines
 from tests.terminal import PASSPHRASE, Person
 
 
@@ -145,7 +146,7 @@ def test_the_first_run_makes_private_files_only(person):
         (person.data / "bootstrap.token").read_text().strip(),
         PASSPHRASE,
     ]
-    for path in [person.data, *person.data.rglob("*"), *(person.work / "home").rglob("*")]:
+    for path in [person.data, *machines.paths_below(person.data), *(person.work / "home").rglob("*")]:
         if path.is_relative_to(person.data / "postgres") or path.name == "JetStream" or "jetstream" in path.parts:
             continue
         mode = stat.S_IMODE(path.stat().st_mode)

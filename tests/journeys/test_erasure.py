@@ -13,20 +13,19 @@ from sigilcore.access import Loa
 from sigilcore.contracts import canon, knowledge, quorum
 from sigilcore.records import user
 from sigilcore.refusals import Code, Refused
+from tests import machine as machines
 
 CANARY = "xylophone-7f3a91c4-quicksand"
 
 
 def holders(machine, *words):
     """Every file of the house that holds one of these words: database, stream, views, logs, settings."""
-    words, found = words or (CANARY.encode(),), []
-    for path in sorted(machine.data.rglob("*")):
-        try:
-            if path.is_file() and any(word in data for data in [path.read_bytes()] for word in words):
-                found.append(str(path.relative_to(machine.data)))
-        except (FileNotFoundError, PermissionError):
-            continue
-    return found
+    words = words or (CANARY.encode(),)
+    return [
+        str(path.relative_to(machine.data))
+        for path, held in machines.contents(machine.data)
+        if any(word in held for word in words)
+    ]
 
 
 async def gone(machine, *words, wait_s=30.0):

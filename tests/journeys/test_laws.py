@@ -197,10 +197,8 @@ async def test_law_09_keys_stay_home(machine):
     await machine.root.client.call(gatekeeper.PING, Empty())
     secrets = [bytes(someone.signer._key)[:32] for someone in (machine.root, *machine.mentors)]
     secrets += [secret.hex().encode() for secret in secrets]
-    for path in machine.data.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            held = path.read_bytes()
-            assert not any(secret in held for secret in secrets), path
+    for path, held in machines.contents(machine.data):
+        assert not any(secret in held for secret in secrets), path
     assert machine.root.client.session.token not in machine.logs()
     info = folder.running(machine.data)
     assert info.bootstrap_token is None

@@ -8,6 +8,7 @@ import pytest_asyncio
 
 from services.canon_writer import laws, scrubbing, store
 from sigilrun.embedded import postgres
+from tests import machine as machines
 from tests import payloadkey
 from tests.stores.test_append_only import erase, founded
 
@@ -16,14 +17,8 @@ STAYS, *NAMES, LAST = ("stays", *(f"gone-{number}" for number in range(8)), "las
 
 def holders(server, key):
     """The server's files that hold these bytes."""
-    found = []
-    for path in server.options.folder.rglob("*"):
-        try:
-            if path.is_file() and key in path.read_bytes():
-                found.append(str(path.relative_to(server.options.folder)))
-        except FileNotFoundError:
-            continue
-    return found
+    place = server.options.folder
+    return [str(path.relative_to(place)) for path, held in machines.contents(place) if key in held]
 
 
 async def keys_in_use(database):
