@@ -215,11 +215,9 @@ async def _home(tmp_path_factory) -> AsyncIterator[World]:
 
 
 @pytest.fixture(name="attacker")
-async def _attacker(home: World) -> AsyncIterator[Bus]:
+async def _attacker(home: World) -> Bus:
     """A connection that may send and hear anything."""
-    bus = await Bus.connect(home.running.options("demolisher"), "demolisher")
-    yield bus
-    await bus.close()
+    return await home.running.whole_bus()
 
 
 def effects(home: World) -> tuple[int, int, int]:

@@ -28,6 +28,7 @@ from sigilrun.settings_sections import DeploymentFile
 
 TENANT = "default"
 _DEMOLISHER = "demolisher"
+_LISTENER = "listener"
 _PASSPHRASE = b"for tests only"
 
 
@@ -143,6 +144,10 @@ class BusHouse:
         """What no identity of the house has: a connection to the stream's account that may say and hear everything."""
         return await self.bus(_DEMOLISHER)
 
+    async def whole_bus(self) -> Bus:
+        """The same of the house's account."""
+        return await self.bus(_LISTENER)
+
     async def _demolish(self, verb: str, body: bytes) -> None:
         demolisher = await Bus.connect(self.options(_DEMOLISHER), _DEMOLISHER)
         subject = f"{contract.JETSTREAM}.STREAM.{verb}.{contract.stream(self.tenant)}"
@@ -182,10 +187,9 @@ async def bus_house(folder: Path, *, tenant: str = TENANT, data: Path | None = N
         server_name=nats.new_server_name(),
     )
     users = identities.bus_users(folder / "keys", tenant)
-    seed = nats.kept_nkey(identities.seed_file(folder / "keys", _DEMOLISHER))
-    users.append(
-        nats.BusUser(name=_DEMOLISHER, public_nkey=seed, publish=(">",), subscribe=(">",), account=nats.STREAMS)
-    )
+    for name, account in ((_DEMOLISHER, nats.STREAMS), (_LISTENER, nats.HOUSE)):
+        seed = nats.kept_nkey(identities.seed_file(folder / "keys", name))
+        users.append(nats.BusUser(name=name, public_nkey=seed, publish=(">",), subscribe=(">",), account=account))
     nats.prepare(server, users, crossings=identities.crossings(tenant))
     async with Supervisor() as supervisor:
         await supervisor.start((nats.process(server, folder / "nats.log"),))
