@@ -77,7 +77,7 @@ async def _starts(data: Path) -> list[Figure]:
             value=f"{spent[0]:.1f} s, {spent[1]:.1f} s",
             limit="aim 8 s",
             ratio=f"{spent[0] / 8:.2f}×",
-            bound="eight Python processes importing on two cores; initdb",
+            bound="ten Python processes importing on two cores; initdb",
         )
     ]
 
