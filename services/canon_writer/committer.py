@@ -37,6 +37,7 @@ from services.canon_writer.laws import (
     StoreError,
     thing_of,
 )
+from services.canon_writer.newest_ids import NewestIds
 from sigilcore import admission, checkpoint, clock, faults, note, record, refusals, signing
 from sigilcore.contracts import canon, house
 from sigilcore.governance import Governance
@@ -68,7 +69,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     wait_s: float = 8.0  # below the callers' own deadline, so that they hear from us
     retry_first_s: float = 0.1
     retry_most_s: float = 2.0
-    recent: int = 20_000  # decisions and thing heads remembered
+    recent: int = 20_000  # decisions, thing heads and ids remembered
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +129,7 @@ class Committer:
         self._arrived = asyncio.Event()
         self._decisions: _Recent[Ref, admission.DecisionRow] = _Recent(self._bounds.recent)
         self._heads: _Recent[bytes, str] = _Recent(self._bounds.recent)
+        self._ids = NewestIds(self._bounds.recent)
 
     # What callers ask.
 
@@ -175,6 +177,7 @@ class Committer:
         try:
             await self._store.open()
             head = await self._store.head()
+            self._ids.begin(await self._store.greatest_ids(self._bounds.recent))
             state = await load_state(self._store)
             edge = await load_edge(self._tiles, head, state)
         except Broken as broken:
@@ -253,6 +256,7 @@ class Committer:
         for use in draft.uses:
             if (used := self._decisions.get(use.ref)) is not None:
                 self._decisions.put(use.ref, msgspec.structs.replace(used, used_by=use.by))
+        self._ids.add(stored.id for stored in draft.rows)
         for stored in draft.rows:
             if stored.thing is not None:
                 self._heads.put(stored.thing, stored.hash.hex())
@@ -284,9 +288,12 @@ class Committer:
         named = [(one, thing) for _, one in effects if (thing := thing_of(one)) is not None]
         heads = self._heads.known({thing for _, thing in named})
         absent = {thing for _, thing in named if thing not in heads}
-        stand = await self._store.standing({one.core.id for _, one in checked} | rules.named_ids(checked), absent)
-        heads |= stand.heads
-        rows = await self._store.by_ids(stand.ids) if stand.ids else []
+        unsure = self._ids.unsure({one.core.id for _, one in checked} | rules.named_ids(checked))
+        rows: Sequence[Row] = ()
+        if unsure or absent:
+            stand = await self._store.standing(unsure, absent)
+            heads |= stand.heads
+            rows = await self._store.by_ids(stand.ids) if stand.ids else ()
         known = {row.id: rules.Known(seq=row.seq, checked=_recheck(row)) for row in rows}
         refs = {
             ref for call, one in effects if one.core.id not in known and (ref := rules.ref_of(call, one)) is not None

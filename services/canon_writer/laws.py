@@ -224,7 +224,10 @@ class Store(Shelf, Protocol):
         """These decisions, as their batches' own records tell them, and what used them."""
 
     async def standing(self, ids: Collection[str], things: Collection[bytes]) -> Standing:
-        """Which of these ids stand, and the hash of each thing's newest version; asked before each commit, and answered at once."""
+        """Which of these ids stand, and the hash of each thing's newest version; asked between commits, and answered at once."""
+
+    async def greatest_ids(self, most: int) -> Sequence[str]:
+        """The greatest ids that stand, at most so many."""
 
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased, in order; without those that have none."""

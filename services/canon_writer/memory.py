@@ -153,6 +153,10 @@ class MemoryStore:
         heads = {row.thing: row.hash.hex() for row in self.disk.rows if row.thing is not None and row.thing in things}
         return Standing(ids=frozenset(name for name in ids if name in self.disk.ids), heads=heads)
 
+    async def greatest_ids(self, most: int) -> Sequence[str]:
+        """By a look at all ids."""
+        return sorted(self.disk.ids, reverse=True)[:most]
+
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased."""
         found: dict[bytes, list[str]] = {}

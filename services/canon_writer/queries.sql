@@ -75,8 +75,12 @@ cross join lateral (
     select decision, id from canon.record where decision = wanted.decision and tenant = $1 limit 1
 ) as found;
 
+-- name: greatest_ids
+-- The greatest ids that stand; UUIDv7s, so the newest.
+select id from canon.record where tenant = $1 order by id desc limit $2;
+
 -- name: look_up
--- Which of these ids stand, and the newest version of each of these things: one question before each commit.
+-- Which of these ids stand, and the newest version of each of these things: one question before a commit.
 select id as name, null::bytea as hash from canon.record where tenant = $1 and id = any($2::uuid[])
 union all
 select wanted.thing, newest.hash

@@ -261,6 +261,10 @@ class PostgresStore(PostgresShelf):
         self._vault.learn(set(things) - heads.keys(), ())
         return Standing(ids=frozenset(str(one["name"]) for one in rows if one["hash"] is None), heads=heads)
 
+    async def greatest_ids(self, most: int) -> Sequence[str]:
+        """From the end of the index that keeps ids unique."""
+        return [str(one["id"]) for one in await self._read("greatest_ids", most)]
+
     async def live(self, things: Collection[bytes]) -> dict[bytes, list[str]]:
         """The ids of each thing's versions since it was last erased."""
         found: dict[bytes, list[str]] = {}

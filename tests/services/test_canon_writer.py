@@ -546,6 +546,11 @@ class Flaky(memory.MemoryStore):
         super().__init__(disk)
         self.fail = ""
         self.down = 0
+        self.asked = 0
+
+    async def standing(self, ids, things):
+        self.asked += 1
+        return await super().standing(ids, things)
 
     async def open(self):
         if self.down:
@@ -595,6 +600,26 @@ async def test_whatever_becomes_of_the_commit_each_call_is_answered_once_and_tru
     placed = sorted(result.seq for answer in answers for result in answer.results)
     assert placed == list(range(size, size + 8))
     assert store.fail == ""
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_what_the_writer_remembers_of_ids_is_what_stands(house, ahead):
+    """It holds few, and after a restart reads them: every record sent again has its first place, new ones go by without a question to the
+    store, and many ids of a far future only bring the questions back."""
+    store = await flaky(house, recent=4)
+    sent = []
+    for number in range(12):
+        future = {"id": f"7fffffff-ffff-7fff-bfff-{number:012}"} if ahead and number >= 8 else {}
+        sent.append(session(house.world, number, **future))
+        await house.call(sent[-1])
+    assert store.asked == 0
+    again = [(await house.call(one)).results[0] for one in sent]
+    assert all(result.existing for result in again)
+    assert [result.seq for result in again] == list(range(again[0].seq, house.canon.writer.head.size))
+    store = await flaky(house, recent=4)
+    await house.call(*chained(house.world, 2))
+    assert (store.asked == 0) is not ahead
+    assert [(await house.call(one)).results[0] for one in sent] == again
 
 
 async def test_a_fault_of_ours_is_a_fault_and_the_next_call_is_served(house):

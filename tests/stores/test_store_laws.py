@@ -213,6 +213,9 @@ async def test_what_the_start_needs_is_found(bench):
     things = {row.thing: row.hash.hex() for row in batch.rows if row.thing is not None}
     assert len(things) == 5
     assert (await one.standing([], [*things, bytes(16)])).heads == things
+    ids = sorted((row.id for row in batch.rows), reverse=True)
+    assert list(await one.greatest_ids(7)) == ids[:7]
+    assert list(await one.greatest_ids(200)) == ids
     wanted = [(row.record, row.index) for row in decisions(batch)]
     found = await one.decisions([*wanted, (batch.rows[0].id, 3)])
     assert sorted(found, key=lambda row: row.seq) == decisions(batch)

@@ -319,12 +319,12 @@ class Appender:
 
     def _audit_path(self, index: int) -> list[bytes]:
         """The path of one leaf, climbed from it: at each height the sibling, where there is one. Equal to `range_path`, and quicker."""
-        edge, last, path = self._right_edge(), self._size - 1, []
+        last, path = self._size - 1, list[bytes]()
         height = 0
         while last:
             sibling = index ^ 1
             if sibling == last:
-                path.append(edge[height])
+                path.append(self._right_edge()[height])
             elif sibling < last:
                 path.append(self._levels[height][sibling - self._offset(height)])
             index, last, height = index >> 1, last >> 1, height + 1

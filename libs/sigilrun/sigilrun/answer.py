@@ -105,6 +105,7 @@ class Answering:
         self._tasks: set[asyncio.Task[None]] = set()
         self._said: set[asyncio.Task[None]] = set()
         self._stops: list[Callable[[], Awaitable[None]]] = []
+        bus.metrics.in_flight.set_function(lambda: len(self._tasks))
 
     @property
     def in_flight(self) -> int:
@@ -144,8 +145,7 @@ class Answering:
                 return
             task = loop.create_task(self._answer(command, message), name=command.name)
             self._tasks.add(task)
-            task.add_done_callback(self._ended)
-            self._bus.metrics.in_flight.set(len(self._tasks))
+            task.add_done_callback(self._tasks.discard)
 
         return hear
 
@@ -165,10 +165,6 @@ class Answering:
             return False
         admitted = carried.admission is Admission.PERMIT
         return admitted or taken < options.max_in_flight + options.reserved_in_flight // 2
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._bus.metrics.in_flight.set(len(self._tasks))
 
     async def _refuse(self, command: Command[Any, Any], message: wire.Message, refused: Refused) -> None:
         self._count(command, refused.code, 0.0)
