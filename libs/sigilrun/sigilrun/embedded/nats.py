@@ -241,8 +241,8 @@ def process(settings: Settings, log: Path) -> supervisor.ProcessSpec:
     return supervisor.ProcessSpec(
         name="nats",
         argv=(str(settings.binary), "-c", str(settings.config_file)),
-        # One core is more than one writer's bus can fill. With more of them the server's idle threads seek work and find it at others' cost:
-        # on two cores a quarter of all that a decision takes.
+        # One core is more than one writer's bus can fill. With more of them the server's idle threads look for work at others' cost: on two
+        # cores a quarter of all that a decision takes.
         env={**spawn.base_env(), "GOMAXPROCS": "1"},
         log=log,
         cwd=settings.folder,
