@@ -374,13 +374,13 @@ def young():
     return built
 
 
-def decided(house, chain, ts=None):
+def decided(house, chain, ts=None, record_id=None):
     """The gate commits this chain, whatever it says, and its writer takes it; where. The record's own time is the chain's unless told."""
     signer = house.instances["gatekeeper"]
     signed = record.build(
         "decision_batch",
         audit.DecisionBatch(decisions=(decision.freeze(chain),)),
-        id=ids.new(),
+        id=record_id or ids.new(),
         tenant="default",
         ts=ts or chain.audit.ts,
         space="audit",
@@ -540,6 +540,18 @@ def test_decision_used_twice(young):
     young.remember(young.operator, "another")
     seq = smuggle(young, young.memory(granted, "second"))
     assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "DECISION_USED")
+
+
+@pytest.mark.parametrize("between", range(3))
+def test_effect_before_the_decision_that_it_fits(young, between):
+    """A decision under an id that is taken lends nothing to the effect before it, in whichever run the id's own decision stands."""
+    granted = young.granted(young.operator, "memory/write")
+    for number in range(between):
+        young.remember(young.operator, f"between-{number}")
+    fits = young.judge(young.operator, "memory/write", as_of=len(young.log) + 1)
+    seq = smuggle(young, young.memory(msgspec.structs.replace(granted, digest=fits.digest)))
+    decided(young, fits, record_id=granted.decision.record)
+    assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "DECISION_MISMATCH")
 
 
 def test_one_call_of_several_records(young):

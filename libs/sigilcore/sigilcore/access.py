@@ -5,7 +5,7 @@ a full name (`memory/write`), a family (`memory/*`), or `*`. An empty scope name
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Collection
 
 
 class Loa(enum.StrEnum):
@@ -28,14 +28,8 @@ for _height, _loa in enumerate(Loa):
     _loa.rung = _height
 
 
-def in_scope(scope: Iterable[str], command: str) -> bool:
+def in_scope(scope: Collection[str], command: str) -> bool:
     """True if a pattern of the scope names the command; `ai/*` names `ai/generate`, never `aix/generate`."""
-    return any(_names(pattern, command) for pattern in scope)
-
-
-def _names(pattern: str, command: str) -> bool:
-    if pattern == "*":
+    if "*" in scope or command in scope:
         return True
-    if pattern.endswith("/*"):
-        return command.startswith(pattern[:-1])
-    return pattern == command
+    return any(pattern.endswith("/*") and command.startswith(pattern[:-1]) for pattern in scope)

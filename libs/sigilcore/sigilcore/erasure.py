@@ -35,8 +35,10 @@ class Version(msgspec.Struct, frozen=True, array_like=True, gc=False):
 def version_of(checked: Checked) -> Version | None:
     """The version that a record is; None for what is none."""
     core, payload = checked.core, checked.payload
+    if core.space != "user":
+        return None
     name = None if checked.erased else checked.kind.thing_name(payload)
-    if core.space != "user" or (name is None and not checked.erased):
+    if name is None and not checked.erased:
         return None
     erases = tuple(_id(one) for one in payload.records) if isinstance(payload, user.Erasure) else None
     thing = b"" if name is None else digest.sha256("\x00".join(name).encode())[:16]

@@ -642,15 +642,14 @@ def _arithmetic(chain: ReasoningChain, scored: decision.Trust, command: Command[
 
 def _declared(features: trust.Features, command: Command[Any, Any], loa: Loa) -> list[str]:
     """Features that don't come of the declaration and the licence."""
-    expected = {
-        "action": trust.action_risk(command.action),
-        "target": trust.target_sensitivity(command.target),
-        "loa": trust.loa_feature(loa),
-    }
-    if (features.action, features.target, features.loa) == (*expected.values(),):
-        return []
+    action, target = trust.action_risk(command.action), trust.target_sensitivity(command.target)
+    said = (
+        ("action", features.action, action),
+        ("target", features.target, target),
+        ("loa", features.loa, trust.loa_feature(loa)),
+    )
     return [
-        f"trust.features.{name}: recorded {getattr(features, name)}, declared {value}"
-        for name, value in expected.items()
-        if getattr(features, name) != value
+        f"trust.features.{name}: recorded {recorded}, declared {declared}"
+        for name, recorded, declared in said
+        if recorded != declared
     ]

@@ -35,7 +35,9 @@ class Shown:
 
     def fold(self, licence: str, ts_ms: int) -> None:
         """A decision about this licence, at this time, stands in the log."""
-        times = self._times.setdefault(licence, collections.deque())
+        times = self._times.get(licence)
+        if times is None:
+            times = self._times[licence] = collections.deque()
         slide(times, ts_ms)
         times.append(ts_ms)
 

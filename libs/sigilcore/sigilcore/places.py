@@ -85,13 +85,13 @@ def entry(state: Governance, checked: Checked, seq: int, link: str | None) -> En
     batch = audit.decisions_in(payload)
     version = erasure.version_of(checked)
     return Entry(
-        id=_id_bytes(core.id),
+        id=_id_bytes(core.id) if version is None else version.id,
         hash=checked.header.hash,
         prev=core.prev,
         key=checked.header.key_id if core.space == "audit" else None,
         thing=None if core.space != "user" else thing_of(checked) if version is None else version.thing,
         link=link,
-        rows=tuple(_row(row) for row in admission.decisions_of(checked, seq)),
+        rows=tuple(map(_row, admission.decisions_of(checked, seq))),
         calls=_calls(state, batch) if batch else (),
         beat=payload.records if isinstance(payload, audit.InstanceBeat) else None,
         version=version,
@@ -249,6 +249,8 @@ class Places:
             return False
         if said.version is not None and self._chains.lacks(said.version) is not None:
             return False
+        if not said.calls:
+            return True
         if not all(self._continues(child) for child in said.children):
             return False
         return self._lacking_rate(said) is None and self._wrong_standing(seq, said) is None
@@ -277,12 +279,12 @@ class Places:
 
     def _lacking_rate(self, said: Entry) -> tuple[int, int] | None:
         """The first decision whose recorded rate is too low, and what it must be at least."""
-        before: collections.Counter[str] = collections.Counter()
+        shown = self._shown[said.key or ""]
+        before: dict[str, int] = {}
         for index, call in enumerate(said.calls):
-            before[call.licence] += 1
+            before[call.licence] = before.get(call.licence, 0) + 1
             if call.limit:
-                shown = self._shown[said.key or ""].count(call.licence, call.ts_ms)
-                need = trust.rate(shown + before[call.licence], call.limit)
+                need = trust.rate(shown.count(call.licence, call.ts_ms) + before[call.licence], call.limit)
                 if call.rate < need:
                     return index, need
         return None

@@ -83,7 +83,9 @@ class Standings:
         if verdict is None or verdict is Verdict.MANUAL_REVIEW:
             return
         allowed = verdict is Verdict.ALLOW
-        caller = self._callers.setdefault(owner, _Caller())
+        caller = self._callers.get(owner)
+        if caller is None:
+            caller = self._callers[owner] = _Caller()
         _add(caller.sums, part, allowed, 1)
         caller.recent.append((seq, part, allowed))
         while (oldest := next(iter(caller.sums)))[

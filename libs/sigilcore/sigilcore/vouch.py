@@ -10,7 +10,8 @@ good, in order, by the one who asks.
 """
 
 import contextlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -23,6 +24,7 @@ from sigilcore.records import REGISTRY
 from sigilcore.refusals import Refused
 
 _LINE = msgspec.json.Decoder(PlacedRecord)
+_Seen = tuple[int, Checked]  # a record, at its seq
 _GOVERNING = frozenset(tag for tag, kind in REGISTRY.items() if kind.governs)
 
 
@@ -111,49 +113,73 @@ class Voucher:
         self._lost = True
 
     def vouch(self, first: int, lines: Sequence[bytes]) -> Run:
-        """Judge a run as far as it can be judged by itself."""
+        """Judge a run as far as it can be judged by itself.
+
+        Each step is taken for many records before the next is: between other work the processor has it in none of its caches, and it takes
+        half as long again.
+        """
         self._rows, self._effects, self._owed = {}, {}, []
-        entries: list[Entry | None] = []
-        leaves: list[bytes] = []
-        for seq, line in enumerate(lines, start=first):
-            placed = _read(line)
-            if placed is not None:
-                leaves.append(merkle.leaf_hash(bytes(placed.header)))
-            entries.append(self._entry(seq, placed))
+        placed = [_read(line) for line in lines]
+        leaves = [merkle.leaf_hash(bytes(one.header)) for one in placed if one is not None]
+        entries = self._entries(list(_seen(first, placed)))
         signed = self._signed()
-        sure = tuple(entry if seq in signed else None for seq, entry in enumerate(entries, start=first))
+        sure = tuple(entries.get(seq) if seq in signed else None for seq in range(first, first + len(lines)))
         if len(leaves) < len(lines):
             return Run(first, sure, (), ())
         others = tuple(leaf for leaf, entry in zip(leaves, sure, strict=True) if entry is None)
         return Run(first, sure, others, tuple(merkle.subtrees(first, leaves)))
 
-    def _entry(self, seq: int, placed: PlacedRecord | None) -> Entry | None:
-        if placed is None or placed.seq != seq or self._lost:
-            return None
-        try:
-            checked = record.check_placed(placed)
-            if checked.kind.governs:
-                self._fold(seq, checked)
-                return None
-            return self._vouched(seq, checked)
-        except Exception:
-            return None  # who judges it again says why
+    def _entries(self, run: list[_Seen]) -> dict[int, Entry]:
+        """What records say of their place, by seq, where all but that and the signature is good."""
+        entries: dict[int, Entry] = {}
+        for governs, stretch in itertools.groupby(run, lambda seen: seen[1].kind.governs):
+            if governs:
+                for seq, checked in stretch:
+                    self._fold(seq, checked)
+            elif not self._lost:
+                entries.update(self._between(list(stretch)))
+        return entries
 
-    def _vouched(self, seq: int, checked: Checked) -> Entry | None:
-        link = places.link_of(checked, self._effects)
-        packed = None if link is None else self._rows.get(link)
-        if (checked.kind.effect and packed is None) or isinstance(checked.payload, voices.Spoken):
-            return None
+    def _between(self, stretch: list[_Seen]) -> Iterator[tuple[int, Entry]]:
+        """Judge records between which nothing governs: first what effects may stand on, then the effects."""
+        for effects in (False, True):
+            alike = [seen for seen in stretch if seen[1].kind.effect == effects]
+            asked = [(seq, checked, places.link_of(checked, self._effects)) for seq, checked in alike]
+            good = [one for one in asked if self._admits(*one)]
+            for seq, checked, link in good:
+                entry = self._entry(seq, checked, link)
+                if entry is not None:
+                    yield seq, entry
+
+    def _admits(self, seq: int, checked: Checked, link: str | None) -> bool:
+        """Whether a record is good but for its place and its signature, which is owed."""
+        decided = self._decided(seq, link)
+        if (checked.kind.effect and decided is None) or isinstance(checked.payload, voices.Spoken):
+            return False
         core = checked.core
         if core.space == "audit" and core.prev is not None:
             self._state.continue_chain(checked.header.key_id, core.prev)
-        decided = None if packed is None else places.unpacked(packed)
 
         def owe(header: Header, core_bytes: bytes, public: bytes) -> None:
             self._owed.append((seq, header, core_bytes, public))
 
-        judge(self._state, seq, checked, decided=decided, thing_head=core.prev, author=owe)
-        entry = places.entry(self._state, checked, seq, link)
+        try:
+            judge(self._state, seq, checked, decided=decided, thing_head=core.prev, author=owe)
+        except Exception:
+            return False  # who judges it again says why
+        return True
+
+    def _decided(self, seq: int, link: str | None) -> DecisionRow | None:
+        """The decision of this run that an effect links. One after it is none: the link may name another, before the run."""
+        packed = None if link is None else self._rows.get(link)
+        row = None if packed is None else places.unpacked(packed)
+        return row if row is not None and row.seq < seq else None
+
+    def _entry(self, seq: int, checked: Checked, link: str | None) -> Entry | None:
+        try:
+            entry = places.entry(self._state, checked, seq, link)
+        except Exception:
+            return None
         for row in entry.rows:
             self._rows[row.link] = row.packed
             if row.effect is not None:
@@ -174,6 +200,18 @@ class Voucher:
             self._state.apply(seq, checked)
         except Exception:
             self._lost = True
+
+
+def _seen(first: int, run: Iterable[PlacedRecord | None]) -> Iterator[_Seen]:
+    """The records that stand where they say, and whose own bytes agree with each other."""
+    for seq, placed in enumerate(run, first):
+        if placed is None or placed.seq != seq:
+            continue
+        try:
+            checked = record.check_placed(placed)
+        except Exception:  # noqa: S112 - who judges it again says why
+            continue
+        yield seq, checked
 
 
 def _read(line: bytes) -> PlacedRecord | None:
