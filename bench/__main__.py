@@ -32,7 +32,8 @@ def main() -> None:
     """`python -m bench [--fast] [--print] [--only-ledger]`, or `--million`, which takes minutes and has a page of its own."""
     fast = "--fast" in sys.argv
     if "--million" in sys.argv:
-        show("A million records", [("One log, filled in calls of 500", uvloop.run(ledger.million()))], MILLION)
+        sections = [("One log, filled in calls of 500", uvloop.run(ledger.million()))]
+        show("A million records", sections, MILLION, "python -m bench --million")
         return
     if "--only-ledger" in sys.argv:
         print(table(LEDGER, uvloop.run(ledger.run(fast))))
@@ -48,12 +49,12 @@ def main() -> None:
     show("Benchmarks", sections, PAGE)
 
 
-def show(title: str, sections: list[tuple[str, list[Figure]]], path: Path) -> None:
+def show(title: str, sections: list[tuple[str, list[Figure]]], path: Path, command: str = "make bench") -> None:
     """Print the page, and write it unless asked not to."""
     today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, {platform.system()}"
     page = (
-        f"# {title}\n\nMeasured {today} on {machine}, by `make bench`. Ratios are what to read: every limit was measured in the same"
+        f"# {title}\n\nMeasured {today} on {machine}, by `{command}`. Ratios are what to read: every limit was measured in the same"
         " run, on the same two cores that carry the whole house and the load generator.\n\n"
         + "\n".join(table(heading, figures) for heading, figures in sections)
     )
