@@ -54,7 +54,7 @@ async def run(fast: bool = False) -> list[Figure]:
             await machine.seal(3, 2)
             await _lift_rate(machine)
             found += await _appends(machine, sign_s, verify_s, long_s)
-            found.append(await _decisions(machine, floor, long_s))
+            found += await _decisions(machine, floor, long_s)
             found += await _http(machine, floor, long_s)
             found += await _catch_up(machine)
             found.append(await _storage(machine))
@@ -239,12 +239,25 @@ async def _storm(long_s: float, callers: list[Callable[[], Awaitable[None]]]) ->
 # Decisions, HTTP
 
 
-async def _decisions(machine: machines.Machine, floor: bare.Bare, long_s: float) -> Figure:
+class _Judged(msgspec.Struct, frozen=True):
+    """So many in flight: decisions a second, their latencies in order, how many shared a record, and the processor seconds of one."""
+
+    in_flight: int
+    rate: float
+    waits: list[float]
+    shared: float
+    cpu_s: float
+    spent: str
+
+    def told(self) -> str:
+        return f"{rate(self.rate)}, p50 {milli(quantile(self.waits, 0.5))}, p99 {milli(quantile(self.waits, 0.99))}"
+
+
+async def _decisions(machine: machines.Machine, floor: bare.Bare, long_s: float) -> list[Figure]:
     ada = await machine.person("ada-bench", Loa.OPERATOR)
     assert ada.client.session is not None
     token = ada.client.session.token
     bus = await ledger.connect(machine.data, "gateway")
-    trip = await _round_trip(bus)
 
     async def once() -> None:
         parameters = json.dumps({"key": "bench", "text": os.urandom(60).hex(), "id": ids.new()})
@@ -254,18 +267,39 @@ async def _decisions(machine: machines.Machine, floor: bare.Bare, long_s: float)
             timeout_s=30,
         )
 
+    async def judged(in_flight: int) -> _Judged:
+        before, spent = await _size(bus), Spent(**machine.pids())
+        done, waits = await _storm(long_s, [once] * in_flight)
+        cpu_s, told = spent.all(done), spent.each(done, least_us=10)
+        return _Judged(in_flight, done / long_s, waits, done / (await _size(bus) - before), cpu_s, told)
+
     try:
-        spent = Spent(**machine.pids())
-        done, waits = await _storm(long_s, [once] * 16)
+        trip = await _round_trip(bus)
+        few, aimed, many = [await judged(in_flight) for in_flight in (4, 16, 64)]
     finally:
         await bus.close()
-    return Figure(
-        what="gate decision with its committed record, over the bus, 16 in flight",
-        value=f"{rate(done / long_s)}, p50 {milli(quantile(waits, 0.5))}, p99 {milli(quantile(waits, 0.99))}",
-        limit=f"aim 3,000/s and 5 ms; one bus round trip by itself {micro(trip)}; a bare call {micro(floor.bus_s)} of processor time",
-        ratio=f"{done / long_s / 3000:.2f}× of the aim, {spent.all(done) / floor.bus_s:.1f} bare calls",
-        bound=f"processor time of one: {spent.each(done, least_us=10)}",
-    )
+    record_s = (few.cpu_s - many.cpu_s) / (1 / few.shared - 1 / many.shared)
+    return [
+        Figure(
+            what="gate decision with its committed record, over the bus, 16 in flight",
+            value=aimed.told(),
+            limit=f"aim 3,000/s and 5 ms; one bus round trip by itself {micro(trip)}; a bare call {micro(floor.bus_s)} of processor time",
+            ratio=f"{aimed.rate / 3000:.2f}× of the aim, {aimed.cpu_s / floor.bus_s:.1f} bare calls",
+            bound=f"processor time of one: {aimed.spent}",
+        ),
+        Figure(
+            what="the same, 4 and 64 in flight",
+            value=f"{few.told()}; {many.told()}",
+            limit=f"processor time of one {micro(few.cpu_s)}, {micro(many.cpu_s)}; 16 in flight {micro(aimed.cpu_s)}",
+            ratio=f"{few.shared:.0f}, {many.shared:.0f} and {aimed.shared:.0f} decisions shared a record",
+            bound=f"a record's way there and back takes {milli(record_s)} of processor time whatever it carries, a decision"
+            f" {micro(many.cpu_s - record_s / many.shared)} more; each step waits for the one before",
+        ),
+    ]
+
+
+async def _size(bus: Bus) -> int:
+    return int((await bus.call(canon.CHECKPOINT, Empty())).note.split("\n")[1])
 
 
 async def _round_trip(bus: Bus) -> float:
