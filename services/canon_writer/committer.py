@@ -20,7 +20,6 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable,
 from typing import Generic, TypeVar
 
 import msgspec
-import structlog
 
 from services.canon_writer import room, rules, tree
 from services.canon_writer.laws import (
@@ -42,8 +41,7 @@ from sigilcore import admission, checkpoint, clock, faults, note, record, refusa
 from sigilcore.contracts import canon, house
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
-
-_log = structlog.get_logger("canon_writer")
+from sigilrun import telemetry
 
 _UNKNOWN = {"outcome": "unknown"}
 
@@ -163,7 +161,7 @@ class Committer:
         """Write nothing any more; only an operator and a new start end this."""
         if self.read_only is None:
             self.read_only = reason
-            _log.critical("read_only", reason=reason, size=self.head.size)
+            telemetry.log.critical("read_only", reason=reason, size=self.head.size)
             self._on_read_only(reason)
         self._refuse_waiting(Refused(Code.READ_ONLY, self.read_only))
 
@@ -186,7 +184,7 @@ class Committer:
         self.state, self._edge, self.head = state, edge, head
         await self._check_floors(head)
         self._highest = max(self._highest, head.size)
-        _log.info("loaded", size=head.size, governing=state.size, bootstrapped=state.bootstrapped)
+        telemetry.log.info("loaded", size=head.size, governing=state.size, bootstrapped=state.bootstrapped)
 
     async def run(self) -> None:
         """Commit what arrives, until cancelled or fenced."""
@@ -201,17 +199,17 @@ class Committer:
             except Fenced as error:
                 self.stop_for_good(str(error), batch)
             except Full as error:
-                _log.critical("disk_full", error=str(error), calls=len(batch))
+                telemetry.log.critical("disk_full", error=str(error), calls=len(batch))
                 for one in batch:
                     _fail(one.answer, Refused(Code.DISK_LOW, "the database's disk is full; nothing was written"))
                 await self._recover()
             except (Lost, Moved) as error:
-                _log.warning("commit_unknown", error=str(error), calls=len(batch))
+                telemetry.log.warning("commit_unknown", error=str(error), calls=len(batch))
                 self._put_back(batch)
                 await self._recover()
             except Exception as error:
                 # A fault of ours: the fold may have moved. The callers hear a fault; what is in memory is dropped.
-                _log.exception("commit_failed")
+                telemetry.log.exception("commit_failed")
                 for one in batch:
                     _fail(one.answer, error)
                 await self._recover()
@@ -382,7 +380,7 @@ class Committer:
                 self.stop_for_good(str(error))
                 return
             except StoreError as error:
-                _log.warning("store_down", error=str(error), retry_s=delay_s)
+                telemetry.log.warning("store_down", error=str(error), retry_s=delay_s)
                 self._expire()
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, self._bounds.retry_most_s)
@@ -405,7 +403,7 @@ class Committer:
         self._put_back(keep)
 
     def stop_for_good(self, reason: str, batch: Sequence[_Waiting] = ()) -> None:
-        _log.critical("fenced", reason=reason)
+        telemetry.log.critical("fenced", reason=reason)
         self.fenced.set()
         self._put_back(batch)
         self._refuse_waiting(

@@ -14,13 +14,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import structlog
-
 from services.canon_writer.laws import Head
 from sigilcore import note
-from sigilrun import key_faults, private_files
-
-_log = structlog.get_logger("canon_writer")
+from sigilrun import key_faults, private_files, telemetry
 
 EVERY_S = 1.0
 _UNREADABLE = (OSError, ValueError, key_faults.KeystoreError)
@@ -64,7 +60,7 @@ class HighWater:
                     self._replace()
                 self._written = self._size
         except _UNREADABLE as error:
-            _log.error("high_water_unwritten", reason=str(error))
+            telemetry.log.error("high_water_unwritten", reason=str(error))
 
     def _replace(self) -> None:
         draft = self._path.with_name(self._path.name + ".new")

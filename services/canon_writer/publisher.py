@@ -21,17 +21,14 @@ import collections
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
-import structlog
 
 from services.canon_writer.committer import Committed
 from services.canon_writer.laws import Head, Lost, Query, Row, Shelf, erases
 from sigilcore import clock, note, record
 from sigilcore.contracts import canon, house
 from sigilcore.refusals import Code, Refused
-from sigilrun import stream
+from sigilrun import stream, telemetry
 from sigilrun.bus import Bus
-
-_log = structlog.get_logger("canon_writer")
 
 KEPT_ROWS = 4_000  # of recent commits in memory; who falls further behind reads Postgres
 BATCH_BYTES = 4 * 1024 * 1024
@@ -105,7 +102,7 @@ class Publisher:
         except stream.StreamMissing:
             reason = None
         except Refused as refused:
-            _log.warning("stream_unasked", reason=refused.message)
+            telemetry.log.warning("stream_unasked", reason=refused.message)
             if not self._asked:
                 raise Lost(f"the stream can't be asked: {refused.message}") from refused
             return None
@@ -122,7 +119,7 @@ class Publisher:
                 await self._wake.wait()
                 self._wake.clear()
             except (Refused, Lost) as error:
-                _log.warning("publishing_waits", reason=str(error), retry_s=delay_s)
+                telemetry.log.warning("publishing_waits", reason=str(error), retry_s=delay_s)
                 self.position = None
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_MOST_S)
@@ -152,7 +149,7 @@ class Publisher:
                     if len(rows) < stream.BATCH_FROM:
                         await asyncio.sleep(GATHER_S)
                 except (stream.StreamMissing, stream.StreamBehind, stream.StreamAhead) as found:
-                    _log.warning("stream_elsewhere", position=self.position, found=str(found))
+                    telemetry.log.warning("stream_elsewhere", position=self.position, found=str(found))
                     self.position = None
             reason = self.contradiction or self._halted()
             if reason is not None:
@@ -174,7 +171,7 @@ class Publisher:
                         await self._bus.erase_message(self._tenant, place)
             except stream.StreamMissing:
                 return False
-            _log.info("erased_from_stream", records=len(places))
+            telemetry.log.info("erased_from_stream", records=len(places))
         self._erased_before = position
         return True
 

@@ -5,17 +5,13 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
-import structlog
-
 from services.canon_writer import reading, store
 from services.canon_writer.laws import StoreError
 from sigilcore import note
 from sigilcore.contracts import canon, common, house
 from sigilcore.governance import Governance
 from sigilcore.refusals import Code, Refused
-from sigilrun import postgres, service
-
-_log = structlog.get_logger("canon_reader")
+from sigilrun import postgres, service, telemetry
 
 RETRY_S = 0.5
 
@@ -46,7 +42,7 @@ async def build(parts: service.Parts) -> AsyncIterator[Reader]:
             pool = await postgres.pool(options, application="canon_reader")
             break
         except postgres.Unavailable as error:
-            _log.warning("store_down", reason=str(error))
+            telemetry.log.warning("store_down", reason=str(error))
             await asyncio.sleep(RETRY_S)
     shelf = store.PostgresShelf(pool, parts.deployment.tenant, parts.keystore.aead_key(house.PAYLOAD_KEY))
     reader = Reader(shelf, lambda: follower.state, note.VerifierKey.parse(parts.deployment.log))
@@ -62,7 +58,7 @@ async def _answered(reading_it: Awaitable[Rep]) -> Rep:
     try:
         return await reading_it
     except StoreError as error:
-        _log.warning("store_down", reason=str(error))
+        telemetry.log.warning("store_down", reason=str(error))
         raise Refused(Code.UNAVAILABLE, "the canon's database can't be reached", detail={"outcome": "none"}) from error
 
 

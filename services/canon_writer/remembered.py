@@ -14,16 +14,13 @@ The writer has no road outside. It asks the notary, once, when it has loaded the
 import asyncio
 from collections.abc import Callable, Iterable
 
-import structlog
-
 from services.canon_writer.laws import Head
 from sigilcore import checkpoint, faults, note, witnessed
 from sigilcore.contracts import house, notary
 from sigilcore.governance import Governance
 from sigilcore.refusals import Refused
+from sigilrun import telemetry
 from sigilrun.bus import Bus
-
-_log = structlog.get_logger("canon_writer")
 
 WAIT_S = 5.0  # for a notary that starts beside us; cosigners that don't answer it cost as much as its own bound
 AGAIN_S = 0.2
@@ -60,7 +57,7 @@ class Remembered:
             try:
                 reason = reason or self.judge(head, shown.encode())
             except note.NoteError as error:
-                _log.warning("cosigner_useless", reason=str(error))
+                telemetry.log.warning("cosigner_useless", reason=str(error))
         return reason
 
     def judge(self, head: Head, data: bytes) -> str | None:
@@ -103,8 +100,8 @@ class Remembered:
                     else:
                         break
         except (TimeoutError, faults.Fault) as error:
-            _log.warning("cosigners_unasked", reason=f"{type(error).__name__}: {error}")
+            telemetry.log.warning("cosigners_unasked", reason=f"{type(error).__name__}: {error}")
             return ()
         if answer.silent:
-            _log.warning("cosigners_silent", cosigners=answer.silent)
+            telemetry.log.warning("cosigners_silent", cosigners=answer.silent)
         return answer.notes

@@ -13,14 +13,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from sigilcore import record
 from sigilcore.contracts import catalogue, quorum
 from sigilcore.decision import Verdict
 from sigilcore.records import audit
-
-_log = structlog.get_logger("canon_writer")
+from sigilrun import telemetry
 
 LOOK_S = 0.25  # between two looks; what can be written meanwhile is far less than any mark
 
@@ -73,7 +70,7 @@ class Room:
             free = self._free()
             low = free < self._reserve
             if low is not self._low:
-                tell = _log.critical if low else _log.warning
+                tell = telemetry.log.critical if low else telemetry.log.warning
                 tell("disk_low" if low else "disk_has_room", free_bytes=free, reserve_bytes=self._reserve)
             self._low = low
         return self._low
@@ -82,6 +79,6 @@ class Room:
         try:
             found = os.statvfs(self._folder)
         except OSError as error:
-            _log.error("disk_unasked", reason=str(error))
+            telemetry.log.error("disk_unasked", reason=str(error))
             return -1
         return found.f_bavail * found.f_frsize

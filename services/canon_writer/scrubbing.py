@@ -19,14 +19,10 @@ import asyncio
 import time
 from typing import Any
 
-import structlog
-
 from services.canon_writer import store
 from services.canon_writer.committer import Committed
 from services.canon_writer.laws import erases
-from sigilrun import postgres, settings
-
-_log = structlog.get_logger("canon_writer")
+from sigilrun import postgres, settings, telemetry
 
 GATHER_S = 0.1  # erasures that come together are scrubbed together
 APART_S = 1.0
@@ -73,10 +69,10 @@ class Scrubber:
             try:
                 held_s = await self.scrub()
             except NotGranted as error:
-                _log.error("not_scrubbed", reason=str(error))
+                telemetry.log.error("not_scrubbed", reason=str(error))
                 return
             except (*postgres.LOST, postgres.Unavailable, postgres.PostgresError, StillRead) as error:
-                _log.warning("scrub_waits", reason=f"{type(error).__name__}: {error}", retry_s=delay_s)
+                telemetry.log.warning("scrub_waits", reason=f"{type(error).__name__}: {error}", retry_s=delay_s)
                 self._wake.set()
                 await asyncio.sleep(delay_s)
                 delay_s = min(delay_s * 2, RETRY_MOST_S)
@@ -97,7 +93,7 @@ class Scrubber:
             held_s = time.monotonic() - began
             await connection.execute(self._sql["switch_log"], timeout=LONGEST_S)
             await connection.execute(self._sql["checkpoint"], timeout=LONGEST_S)
-            _log.info("scrubbed", held_s=round(held_s, 3), took_s=round(time.monotonic() - began, 3))
+            telemetry.log.info("scrubbed", held_s=round(held_s, 3), took_s=round(time.monotonic() - began, 3))
             return held_s
         finally:
             await connection.close(timeout=store.CLOSE_S)
@@ -110,7 +106,7 @@ class Scrubber:
     async def _rewrite(self, connection: Any) -> None:
         await connection.execute(f"set lock_timeout = {LOCK_MS}")
         if await connection.fetchval(self._sql["keys_bytes"]) > MOST_BYTES:
-            _log.error("keys_only_pruned", most_bytes=MOST_BYTES)
+            telemetry.log.error("keys_only_pruned", most_bytes=MOST_BYTES)
             await connection.execute(self._sql["prune_keys"], timeout=LONGEST_S)
             return
         told: list[str] = []

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import msgspec
-import structlog
 
 from services.canon_writer import (
     committer,
@@ -34,10 +33,8 @@ from services.canon_writer.laws import Broken, Fenced, Lost, Moved, StoreError
 from sigilcore import note, signing
 from sigilcore.contracts import canon, house
 from sigilcore.refusals import Code, Refused
-from sigilrun import keys, private_files, service, settings, stream
+from sigilrun import keys, private_files, service, settings, stream, telemetry
 from sigilrun.bus import Bus
-
-_log = structlog.get_logger("canon_writer")
 
 RETRY_S = 0.5
 _UNKNOWN = {"outcome": "unknown"}
@@ -73,7 +70,7 @@ class Writer:
             try:
                 await self.committer.load()
             except (Lost, StoreError) as error:
-                _log.warning("store_down", reason=str(error))
+                telemetry.log.warning("store_down", reason=str(error))
                 await asyncio.sleep(RETRY_S)
             else:
                 return
@@ -89,7 +86,7 @@ class Writer:
                 # A new connection, a new epoch. What it finds broken is what we are here for.
                 await self.store.open()
             done = await self._restoring().run()
-        _log.warning("restored", restored=done.restored, size=done.size, left=done.left)
+        telemetry.log.warning("restored", restored=done.restored, size=done.size, left=done.left)
         if not done.left:
             self._failing.set()
         return done
@@ -242,7 +239,7 @@ async def _connect(options: settings.Canon, tenant: str, wrapping: vault.Wrappin
         try:
             return await store.PostgresStore.connect(options, tenant, wrapping)
         except Lost as error:
-            _log.warning("store_down", reason=str(error))
+            telemetry.log.warning("store_down", reason=str(error))
             await asyncio.sleep(RETRY_S)
 
 
@@ -288,7 +285,7 @@ async def bring_back(self: Writer, _: Any, __: service.Call) -> canon.Restored:
     except Moved as moved:
         raise Refused(Code.READ_ONLY, f"something else stands there: {moved}") from moved
     except (Lost, Fenced) as lost:
-        _log.warning("restore_broke_off", reason=str(lost))
+        telemetry.log.warning("restore_broke_off", reason=str(lost))
         raise Refused(Code.UNAVAILABLE, "the restore broke off; ask again", detail=_UNKNOWN) from lost
 
 
@@ -297,7 +294,7 @@ async def cosign(self: Writer, request: canon.Cosign, _: service.Call) -> canon.
     try:
         return await cosigning.keep(self.store, self.committer.state, request)
     except StoreError as error:
-        _log.warning("store_down", reason=str(error))
+        telemetry.log.warning("store_down", reason=str(error))
         raise Refused(
             Code.UNAVAILABLE, "the canon's database can't be reached", detail={"outcome": "unknown"}
         ) from error

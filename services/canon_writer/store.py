@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 
 from services.canon_writer import packing, vault
 from services.canon_writer.laws import (
@@ -37,9 +36,7 @@ from services.canon_writer.laws import (
 from sigilcore import ids as uuids
 from sigilcore.admission import DecisionRow
 from sigilcore.refusals import Refused
-from sigilrun import postgres, settings, sql
-
-_log = structlog.get_logger("canon_writer")
+from sigilrun import postgres, settings, sql, telemetry
 
 STANDBY_S = 0.25  # between two looks at the lock
 SEEN_S = 1.0  # how often a writer says that it lives
@@ -197,20 +194,20 @@ class PostgresStore(PostgresShelf):
         self._alive = asyncio.create_task(self._say_alive(self._epoch), name="say alive")
         if await self._last_seq() + 1 != (await self.head()).size:
             raise Broken("the newest row and the newest checkpoint don't belong together")
-        _log.info("writing", epoch=self._epoch)
+        telemetry.log.info("writing", epoch=self._epoch)
 
     async def _lock(self) -> None:
         """Wait for the lock. Its holder is ended if it hasn't been seen for long, or if it is our own lost connection."""
         waited = False
         while not await self._value("lock"):
             if not waited:
-                _log.info("standing_by")
+                telemetry.log.info("standing_by")
             waited = True
             if self._epoch and await self._value("epoch") != self._epoch:
                 raise Fenced(f"epoch {self._epoch} is over")
             unseen_s = await self._value("seconds_unseen")
             if self._epoch or (unseen_s is not None and unseen_s > self._unseen_s):
-                _log.warning("taking_over", unseen_s=unseen_s)
+                telemetry.log.warning("taking_over", unseen_s=unseen_s)
                 await self._value("terminate_holder")
             await asyncio.sleep(STANDBY_S)
 
@@ -223,7 +220,7 @@ class PostgresStore(PostgresShelf):
                     self.over.set()
                     return
             except StoreError as error:
-                _log.warning("unseen", reason=str(error))
+                telemetry.log.warning("unseen", reason=str(error))
 
     async def governing(self) -> AsyncIterator[Row]:
         """Every row that moves the fold."""

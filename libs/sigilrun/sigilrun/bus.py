@@ -21,14 +21,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import msgspec
-import nats.aio.client
-import nats.aio.subscription
-import nats.errors
 
 from sigilcore import faults
 from sigilcore.contracts.command import Command
 from sigilcore.refusals import Code, Refused
-from sigilrun import answer, settings, stream, telemetry, wire
+from sigilrun import answer, settings, spared, stream, telemetry, wire
+
+with spared.without("aiohttp"):  # which speaks NATS through websockets
+    import nats.aio.client
+    import nats.aio.subscription
+    import nats.errors
 
 Req = TypeVar("Req", bound=msgspec.Struct)
 Rep = TypeVar("Rep", bound=msgspec.Struct)

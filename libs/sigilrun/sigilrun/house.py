@@ -33,7 +33,7 @@ import tomli_w
 
 from sigilcore import canonical, digest, ids, note
 from sigilcore.contracts import canon, house
-from sigilrun import consumers, identities, keys, settings
+from sigilrun import consumers, identities, key_format, keys, settings
 from sigilrun.embedded import nats, spawn, stack, supervisor
 from sigilrun.embedded.errors import StartFailed
 from sigilrun.embedded.folder import DataFolder, write_private
@@ -104,7 +104,8 @@ def _deploy(folder: DataFolder, layout: Layout) -> None:
     try:
         store = keys.Keystore.open(layout.keystore, passphrase)
     except keys.KeyMissing:
-        store = keys.Keystore.create(layout.keystore, passphrase)
+        # 32 random bytes can't be guessed, at whatever price; and each service that opens the keystore pays it at its start.
+        store = keys.Keystore.create(layout.keystore, passphrase, kdf=key_format.CHEAPEST)
     have = store.names()
     for name in (*house.SERVICE_KEYS, house.LOG_KEY):
         if name not in have:

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NoReturn
 
-import cffi
+import _cffi_backend  # cffi itself would bring a parser of C
 import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -106,7 +106,7 @@ __all__ = [
 
 MAX_PASSPHRASE_BYTES: Final = 1024
 _KEYSTORE_FILE: Final = "keystore.json"
-_FFI: Final = cffi.FFI()
+_FFI: Final = _cffi_backend.FFI()
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 

@@ -20,7 +20,11 @@ from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import prometheus_client
-import structlog
+
+from sigilrun import spared
+
+with spared.without("rich"):  # which draws tracebacks on a terminal
+    import structlog
 
 FAULT = "FAULT"
 OK = "OK"

@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-import structlog
 
+from sigilrun import telemetry
 from sigilrun.embedded import spawn
 from sigilrun.embedded.errors import EmbeddedError, StartFailed
 
@@ -41,8 +41,6 @@ PROBE_MOST_S = 0.5
 SOUND_S = 2.0
 # A log that a crashing process has grown beyond this is set aside at the next restart.
 LOG_MOST_BYTES = 16 * 1024 * 1024
-
-_log = structlog.get_logger("sigilrun.embedded")
 
 
 class ProcessSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -240,7 +238,7 @@ class Supervisor:
 def _tell(event: str, **facts: object) -> None:
     """Log it; a closed terminal must not end the supervision."""
     with contextlib.suppress(OSError, ValueError):
-        _log.warning(event, **facts)
+        telemetry.log.warning(event, **facts)
 
 
 def log_tail(path: Path, lines: int = 12) -> str:
