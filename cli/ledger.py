@@ -5,9 +5,10 @@ data folder; whoever replays needs the file and two pinned fingerprints only, ge
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 import msgspec
 
@@ -67,7 +68,7 @@ async def export(data: Path, out: Path, progress: replaying.Progress = lambda _:
     bus = await connect(data, house.OPERATOR.name)
     try:
         signed, size = await _newest(bus)
-        with out.open("wb") as file:
+        with _private(out, "wb") as file:
             file.write(msgspec.json.encode(Head(checkpoint=signed)) + b"\n")
             await _append(bus, file, 0, size, progress)
         for _ in range(EXPORT_TRIES):
@@ -75,12 +76,17 @@ async def export(data: Path, out: Path, progress: replaying.Progress = lambda _:
                 return size
             first = size
             signed, size = await _newest(bus)
-            with out.open("ab") as file:
+            with _private(out, "ab") as file:
                 erased = await _append(bus, file, first, size, progress)
             _rewrite(out, signed, erased)
         raise Refusal("things are erased faster than the ledger can be read", "Export it at a quieter time.")
     finally:
         await bus.close()
+
+
+def _private(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
+    """What is written holds everybody's payloads in the clear, so a new file is its owner's alone; `Path.open` takes no opener."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 async def _newest(bus: Bus) -> tuple[str, int]:
@@ -116,7 +122,7 @@ def _named(placed: record.PlacedRecord) -> set[str]:
 def _rewrite(out: Path, signed: str, erased: Collection[str]) -> None:
     """The same records under another checkpoint, those that were erased without their payloads."""
     part = out.with_name(out.name + ".part")
-    with out.open("rb") as old, part.open("wb") as new:
+    with out.open("rb") as old, _private(part, "wb") as new:
         old.readline(replaying.LINE_BYTES)
         new.write(msgspec.json.encode(Head(checkpoint=signed)) + b"\n")
         for line in old:

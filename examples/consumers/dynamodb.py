@@ -9,10 +9,14 @@
 A transaction of DynamoDB takes 100 items, so a batch of events becomes several. Each moves the position on the condition that it is where
 this process last saw it: a crash leaves a whole prefix, a second process that writes finds its condition broken and reads again, and
 what was written by a call whose answer was lost is seen by the position and not written twice. Payloads over 256 KiB stay in the canon.
+
+An erasure may name more records than a transaction takes. It begins one, and before that is written the payloads are taken out one by
+one: a crash in between repeats them, and the position never stands behind an erasure that wasn't carried out.
 """
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -25,6 +29,7 @@ from sigilcore import merkle
 from sigilrun import consume, outside
 
 ITEMS_MOST, BYTES_MOST, PAYLOAD_MOST = 100, 3_000_000, 256 * 1024
+ERASURE = "erasure"
 POSITION = {"pk": {"S": "position"}, "sk": {"S": "position"}}
 TABLE: dict[str, Any] = {
     "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
@@ -72,12 +77,25 @@ class DynamoView:
         at = await self.position()
         new = [event for event in events if event.seq >= at.next_seq]
         for chunk in _chunks(new):
+            if chunk[0].kind == ERASURE:
+                await asyncio.to_thread(self._erase, chunk[0].typed().records)
             last = chunk[-1] is new[-1]
             after = position if last else _after(at, chunk, checks_tree=bool(position.frontier))
             await self._write(chunk, at, after)
             at = after
         if at.next_seq < position.next_seq:
             await self._write((), at, position)
+
+    def _erase(self, names: Sequence[str]) -> None:
+        """Take out the payloads of these records, of those that are here."""
+        for name in names:
+            with contextlib.suppress(self._client.exceptions.ConditionalCheckFailedException):
+                self._client.update_item(
+                    TableName=self._table,
+                    Key={"pk": {"S": f"record#{name}"}, "sk": {"S": "record"}},
+                    UpdateExpression="remove payload",
+                    ConditionExpression="attribute_exists(pk)",
+                )
 
     async def _write(self, events: Sequence[consume.Event], before: consume.Position, after: consume.Position) -> None:
         puts = [{"Put": {"TableName": self._table, "Item": item}} for event in events for item in _items(event)]
@@ -103,7 +121,7 @@ def _after(before: consume.Position, events: Sequence[consume.Event], *, checks_
 
 
 def _chunks(events: Sequence[consume.Event]) -> Iterator[list[consume.Event]]:
-    """Runs of events that fit into a transaction beside the position; one event always does."""
+    """Runs of events that fit into a transaction beside the position; one event always does. An erasure is the first of its run."""
     chunk: list[consume.Event] = []
     items, size = 0, 0
     for event in events:
@@ -111,7 +129,8 @@ def _chunks(events: Sequence[consume.Event]) -> Iterator[list[consume.Event]]:
             1 + len(event.header.core.links),
             len(event.leaf) + min(len(event.payload or b""), PAYLOAD_MOST),
         )
-        if chunk and (items + more >= ITEMS_MOST or size + bytes_more > BYTES_MOST):
+        full = items + more >= ITEMS_MOST or size + bytes_more > BYTES_MOST
+        if chunk and (full or event.kind == ERASURE):
             yield chunk
             chunk, items, size = [], 0, 0
         chunk.append(event)

@@ -2,7 +2,8 @@
 
 What it keeps: `sigil.record` (one row a record, with its payload while that isn't erased), `sigil.link` (the arrows between them, found
 from both ends), and `sigil.position`, one row. The position moves in the transaction that writes the records, and the row is locked in
-it: a crash leaves both as they were, two processes on one database take turns, and what comes twice is ignored.
+it: a crash leaves both as they were, two processes on one database take turns, and what comes twice is ignored. An erasure takes the
+payloads of the records that it names out of their rows; what a database keeps of old rows is for its `vacuum` and its backups.
 """
 
 import argparse
@@ -71,6 +72,8 @@ class PostgresView:
                 "insert into sigil.link values ($1, $2, $3, $4)",
                 [(event.seq, n, link.label, link.target) for event in new for n, link in enumerate(_links(event))],
             )
+            erased = [name for event in new if event.kind == "erasure" for name in event.typed().records]
+            await connection.execute("update sigil.record set payload = null where id = any($1::uuid[])", erased)
             await connection.execute(
                 "update sigil.position set next_seq = $1, frontier = $2", position.next_seq, position.frontier
             )

@@ -24,7 +24,7 @@ import msgspec
 
 from services.canon_writer.committer import Committed
 from services.canon_writer.laws import Head, Lost, Query, Row, Shelf, erases
-from sigilcore import clock, note, record
+from sigilcore import clock, faults, note, record
 from sigilcore.contracts import canon, house
 from sigilcore.refusals import Code, Refused
 from sigilrun import stream, telemetry
@@ -120,9 +120,14 @@ class Publisher:
                 self._wake.clear()
             except (Refused, Lost) as error:
                 telemetry.log.warning("publishing_waits", reason=str(error), retry_s=delay_s)
-                self.position = None
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, RETRY_MOST_S)
+            except faults.Corrupt as corrupt:
+                # Nothing is published past it; consumers read on from the canon, and come to it too.
+                telemetry.log.critical("publishing_waits", reason=str(corrupt), retry_s=delay_s)
+            else:
+                continue
+            self.position = None
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RETRY_MOST_S)
 
     async def catch_up(self) -> canon.Refill:
         """Publish all that the stream lacks. Raises `Refused`, `Lost`."""
@@ -247,8 +252,11 @@ class Publisher:
 
 
 def event(row: Row, checkpoint_note: bytes | None, tenant: str, origin: str) -> stream.Event:
-    """A record as its change event; the last one of a commit bears its checkpoint."""
-    version = msgspec.json.decode(row.header, type=_Header).core.schema_version
+    """A record as its change event; the last one of a commit bears its checkpoint. Raises `faults.Corrupt`."""
+    try:
+        version = msgspec.json.decode(row.header, type=_Header).core.schema_version
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise faults.Corrupt(f"the header at {row.seq} can't be read: {error}") from error
     message_id = f"{tenant}:{row.seq}"
     headers = {
         "ce-specversion": "1.0",

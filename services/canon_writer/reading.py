@@ -38,6 +38,7 @@ MOST_HOLES = 500
 SEVERAL = "changes"
 _SPACES = ("user", "system", "audit")
 _NOWHERE = Refused(Code.NOT_FOUND, "no such record")
+_NO_CURSOR = Refused(Code.BAD_INPUT, "not a cursor of ours", field="$.cursor")
 
 
 class Viewer(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +93,13 @@ class Reading:
         """One decision, under its batch's header; without salt, since it isn't the whole payload."""
         if row.kind not in audit.OF_DECISIONS:
             raise _NOWHERE
-        decisions = audit.decisions_in(msgspec.json.decode(row.payload, type=REGISTRY[row.kind].payload))
+        try:
+            decisions = audit.decisions_in((await self._checked(row)).payload)
+        except Refused:
+            # Whom it is about can't be told any more: who may see them all hears that it is corrupt, others that there is none.
+            if viewer.loa.includes(Loa.MENTOR):
+                raise
+            raise _NOWHERE from None
         if index >= len(decisions):
             raise _NOWHERE
         frozen = decisions[index]
@@ -164,6 +171,8 @@ class Reading:
         head = await self._reached(request.wait_for)
         of = await self._versioned(viewer, request)
         below = head.size if request.cursor is None else _cursor(request.cursor) + 1
+        if below > head.size:
+            raise _NO_CURSOR
         most = request.limit + (1 if request.cursor is None else 2)  # one to know whether there are more, and an anchor
         rows = [] if of is None else await self._versions(of, below, most)
         if not rows and request.cursor is None:
@@ -574,7 +583,7 @@ def _cursor(text: str | None) -> int:
     try:
         return note.parse_decimal(text)
     except note.NoteError:
-        raise Refused(Code.BAD_INPUT, "not a cursor of ours", field="$.cursor") from None
+        raise _NO_CURSOR from None
 
 
 def _moment(text: str | None, field: str) -> int | None:

@@ -21,7 +21,7 @@ import msgspec
 
 from services.canon_writer import rules, tree
 from services.canon_writer.laws import Batch, Query, Ref, Row, Store, Use, row_of, thing_of
-from sigilcore import admission, checkpoint, merkle, note, record, replay
+from sigilcore import admission, checkpoint, decision, merkle, note, record, replay
 from sigilcore.contracts import canon, house
 from sigilcore.records import system
 from sigilcore.refusals import Code, Refused
@@ -90,7 +90,6 @@ class Restoring:
         self._edge = tree.Edge()
         self._open = _Commit()
         self._unused: dict[Ref, int] = {}  # decision → where it stands
-        self._by_effect: dict[str, Ref] = {}
         self._restored = 0
 
     async def run(self) -> canon.Restored:
@@ -144,15 +143,13 @@ class Restoring:
         self._open.missing += row is None
         for decided in admission.decisions_of(checked, seq):
             self._unused[decided.record, decided.index] = seq
-            if decided.effect is not None:
-                self._by_effect[decided.effect] = decided.record, decided.index
         self._use(checked)
 
     def _use(self, checked: record.Checked) -> None:
         """The first effect of a decision marks it as used."""
-        linked = admission.decision_ref(checked) if checked.kind.effect else None
-        ref = self._by_effect.get(checked.core.id) if linked is None else (linked.record, linked.index)
-        if checked.kind.effect and ref is not None and (at := self._unused.pop(ref, None)) is not None:
+        linked = None if self._replay.link is None else decision.parse_ref(self._replay.link)
+        ref = None if linked is None else (linked.record, linked.index)
+        if ref is not None and (at := self._unused.pop(ref, None)) is not None:
             self._open.uses.append(Use(ref=ref, seq=at, by=checked.core.id))
 
     async def _close(self, seq: int, signed: bytes, *, stands: bool) -> None:

@@ -15,8 +15,8 @@ Decided here, for each call:
 5. A decision admits one call: its effects, one after the other without anything between, once. So who replays the log can tell.
 6. A new key of the log only if this writer can sign with it.
 7. While the disk is nearly full, only records that are reserved room (`room`).
-8. Time: a record's `ts` stands for the writer's clock when the log is judged again, so it may not lie ahead of it, and a decision batch
-   bears the time of its decisions.
+8. Time: a record's `ts` stands for the writer's clock when the log is judged again, so it may not lie ahead of it, a decision batch
+   bears the time of its decisions, and what isn't admissible by its own `ts` isn't admitted.
 """
 
 import hmac
@@ -274,7 +274,9 @@ class Draft:
         if isinstance(one.payload, user.Erasure) and thing is not None:
             self._check_erasure(one.payload, thing)
         author = _unproven(one)
-        admission.admit(self._state, one, now_ms=self._now_ms, decided=decided, thing_head=head, author=author)
+        for moment_ms in _moments(one, self._now_ms):
+            admission.admit(self._state, one, now_ms=moment_ms, decided=decided, thing_head=head, author=author)
+        admission.check_positions(one, self.size)
         antecedents.check(self._state, one, self._antecedent)
         for change in system.changes_in(one.payload):
             if isinstance(change.payload, system.LogKey):
@@ -330,6 +332,15 @@ def _check_time(one: record.Checked, now_ms: int) -> None:
         if abs(ts_ms - _moment(frozen.chain.audit.ts)) > admission.DECISION_SKEW_MS:
             field = f"$.payload.decisions[{index}].chain.audit.ts"
             raise Refused(Code.STALE_DECISION, "judged at another time than its batch says", field=field)
+
+
+def _moments(one: record.Checked, now_ms: int) -> tuple[int, ...]:
+    """The times by which a record must be admissible: the clock's, and its own. What can only run out is asked of the later one; decisions
+    bear times of their own, which `_check_time` holds to the record's."""
+    ts_ms = clock.parse_ms(one.core.ts)
+    if audit.decisions_in(one.payload):
+        return (now_ms,)
+    return (now_ms, ts_ms) if one.kind.governs else (max(now_ms, ts_ms),)
 
 
 def _check_columns(one: record.Checked) -> None:

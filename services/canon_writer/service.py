@@ -205,6 +205,8 @@ async def _writing(parts: service.Parts, keeper: Bus) -> AsyncIterator[Writer]:
     if high is not None:
         runs.append(high.run())
     tasks = [asyncio.create_task(run) for run in runs]
+    for task in tasks:
+        task.add_done_callback(lambda done: _end_with(done, parts.failing))
     try:
         yield writer
     finally:
@@ -212,6 +214,13 @@ async def _writing(parts: service.Parts, keeper: Bus) -> AsyncIterator[Writer]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await writer.finish()
+
+
+def _end_with(done: asyncio.Task[None], failing: asyncio.Event) -> None:
+    """A part that broke is told, and the process ends: a writer without it would go on as if nothing were missing."""
+    if not done.cancelled() and (error := done.exception()) is not None:
+        telemetry.log.critical("part_broke", exc_info=error)
+        failing.set()
 
 
 async def _outlive(keeper: Bus, failing: asyncio.Event) -> None:

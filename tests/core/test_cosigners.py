@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from sigilcore import checkpoint, note, signing, tlog_policy, tlog_proof, verify, witnessed
+from sigilcore import checkpoint, note, record, replay, signing, tlog_policy, tlog_proof, verify, witnessed
 from sigilcore.records import system
 from sigilcore.refusals import Code, Refused
 from tests import oracle
@@ -11,6 +11,8 @@ from tests.simulator import House
 
 SIGNERS = [signing.Ed25519Signer(bytes([n + 1]) * 32) for n in range(4)]
 KEYS = [note.VerifierKey.of(f"w{n}.example", note.COSIGNATURE, one.public_key) for n, one in enumerate(SIGNERS)]
+TWIN = note.VerifierKey.of(KEYS[0].name, note.COSIGNATURE, SIGNERS[1].public_key)
+ALIAS = f"{TWIN.name}#{TWIN.key_id:08x}"
 NOW_S = 1_800_000_000
 
 
@@ -73,6 +75,21 @@ BAD = {
         Code.THRESHOLD_INVALID,
         1,
         lambda house: named(note.VerifierKey.of("w.example", note.COSIGNATURE, house.voices[0].signer.public_key)),
+    ),
+    "a comment's name": (
+        Code.RECORD_INVALID,
+        1,
+        lambda _: named(note.VerifierKey.of("#w.example", note.COSIGNATURE, SIGNERS[0].public_key)),
+    ),
+    "a name with an octet that no policy holds": (
+        Code.RECORD_INVALID,
+        1,
+        lambda _: named(note.VerifierKey.of("w\x7f.example", note.COSIGNATURE, SIGNERS[0].public_key)),
+    ),
+    "a name that stands for another of two namesakes": (
+        Code.RECORD_INVALID,
+        1,
+        lambda _: named(KEYS[0], TWIN, note.VerifierKey.of(ALIAS, note.COSIGNATURE, SIGNERS[2].public_key)),
     ),
     "Root": (
         Code.THRESHOLD_INVALID,
@@ -154,6 +171,21 @@ def test_a_bundle_shows_who_cosigned(house):
     results = verify.verify(enough, house.state.genesis_hash, policy)
     assert verify.verified(results)
     assert results[4].detail.endswith("; witnessed")
+
+
+def test_cosigners_that_can_be_no_policy(house):
+    """A founder of its own house seals it by more cosigners than there are: whoever checks what it shows hears a reason, and no fault."""
+    impossible = house.quorum_policy(2, checkpoint_witnesses=system.CheckpointWitnesses(c=5, cosigners=()))
+    with pytest.raises(note.NoteError, match="cosigners"):
+        witnessed.opened(house.checkpoint(), impossible, own(house))
+    bad = House()
+    voices = bad.mentors(3)
+    sealed = bad.attested(bad.proposal("quorum_policy", impossible), *voices)
+    bad.log.append(sealed)
+    results = verify.verify(bad.bundle(record.check(sealed).core.id))
+    assert (results[4].ok, "cosigners" in results[4].detail) == (False, True)
+    with pytest.raises(replay.Diverged):
+        replay.replay(bad.placed(), bad.checkpoint())
 
 
 def test_a_policy_of_another_log_is_not_satisfied(house):

@@ -43,7 +43,7 @@ from sigilcore import (
 from sigilcore.access import Loa
 from sigilcore.contracts import canon
 from sigilcore.refusals import Refused
-from sigilrun import key_faults, key_format, service
+from sigilrun import key_faults, key_format, receipt, service
 from tests.simulator import House, Person
 
 COSIGNER = signing.Ed25519Signer(bytes([5]) * 32)
@@ -209,7 +209,29 @@ def doors() -> list[Door]:
     toml = licence.to_toml(licence.seal(ada.table, house.services["license"]))
     dsse = envelope.export("application/vnd.example", b"body", [("k", bytes(64))])
     logs = witness.logs([log_key.format()])
+    last = len(placed) - 1
+    sent = receipt.Sent(
+        id=remembered.core.id, hash=remembered.header.hash, leaf_hash=merkle.leaf_hash(bytes(placed[last].header))
+    )
+    appended = canon.Appended(
+        results=(canon.AppendResult(id=sent.id, seq=last, hash=sent.hash),),
+        checkpoint=signed_note.decode(),
+        proofs=(
+            canon.RangeProof(
+                first=last,
+                count=1,
+                size=len(leaves),
+                hashes=tuple(map(note.encode_base64, merkle.inclusion_path(last, leaves))),
+            ),
+        ),
+    )
     return [
+        Door(
+            "receipt",
+            lambda data: receipt.verify([sent], msgspec.json.decode(data, type=canon.Appended), log_key, {}),
+            (receipt.BadReceipt, msgspec.DecodeError, UnicodeDecodeError),
+            [msgspec.json.encode(appended)],
+        ),
         Door("note", note.parse, (note.NoteError,), [signed_note, cosigned]),
         Door("verifier key", on_text(note.VerifierKey.parse), (note.NoteError,), [log_key.format().encode()]),
         Door("signature lines", note.parse_signatures, (note.NoteError,), [cosigned.partition(b"\n\n")[2]]),
@@ -480,6 +502,16 @@ def test_a_door_takes_its_own(name):
     """The examples are valid, so what is changed below was good before."""
     door = DOORS[name]
     assert all(door.meets(example) for example in door.examples)
+
+
+@pytest.mark.parametrize("field", ["first", "count", "size"])
+@pytest.mark.parametrize("number", [-1, 0, 2, 2**63 - 1, 2**63, 2**64 - 1])
+def test_a_receipt_of_numbers_that_are_none(field, number):
+    """Whoever answers in the writer's place can name any place and any count, and proves nothing by it."""
+    door = DOORS["receipt"]
+    plain = json.loads(door.examples[0])
+    plain["proofs"][0][field] = number
+    assert not door.meets(json.dumps(plain).encode())
 
 
 @pytest.mark.parametrize("name", DOORS)

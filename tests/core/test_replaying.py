@@ -160,6 +160,20 @@ def test_what_is_no_record_can_t_be_read(house, file):
         ledger.replay(path, workers=1)
 
 
+def test_a_line_with_two_headers(house, file):
+    """JSON readers take the last of two equal names. So does every reader here, whichever record's the first one is, or if it is none."""
+    path = file(house.placed())
+    lines = path.read_bytes().splitlines(keepends=True)
+    alone = outcome(path, 1)
+    governing = next(at for at, line in enumerate(lines) if at and vouch.governs(line))
+    other = next(at for at, line in enumerate(lines) if at and not vouch.governs(line))
+    for at, first in ((governing, b"5"), (governing, house.placed()[other - 1].header), (other, b"{}")):
+        doubled = lines[at].replace(b'"header":', b'"header":' + bytes(first) + b',"header":', 1)
+        path.write_bytes(b"".join([*lines[:at], doubled, *lines[at + 1 :]]))
+        for workers in (1, 2):
+            assert outcome(path, workers) == alone
+
+
 def test_a_worker_that_dies_is_missed(file):
     """Nothing is believed of a worker that doesn't answer."""
     with replaying._team(1, file([])) as team:

@@ -179,6 +179,34 @@ async def test_what_is_published_twice_stands_once(stage):
             await stage.agree()
 
 
+async def test_a_record_that_can_t_be_read_is_not_passed_by(stage):
+    """A header that somebody spoiled in the database, and a stream to be filled: loud, and nothing after it is published; commits go on,
+    and once the header is as it was so does the stream."""
+    place = stage.place
+    with structlog.testing.capture_logs() as logged:
+        async with place.writing():
+            await stage.found()
+            await stage.grow(260)
+            await place.check(len(place.world.log))
+        kinds = [record.open_header(bytes(one.header))[0].core.kind for one in place.world.log]
+        seq = kinds.index("memory_block")
+        assert seq < 256, "in a full tile: the writer needs it neither for its fold nor for its tree"
+        async with place.database.connection() as connection:
+            header = await connection.fetchval("select header from canon.record where seq = $1", seq)
+        spoil = "update canon.record set header = $2 where seq = $1"
+        await place.database.tamper(spoil, seq, b"\x00{")
+        await place.buses.delete_stream()
+        async with place.writing():
+            async with asyncio.timeout(PATIENCE_S):
+                while not any(line["log_level"] == "critical" for line in logged):
+                    await asyncio.sleep(0.01)
+            assert str(seq) in next(line["reason"] for line in logged if line["log_level"] == "critical")
+            await stage.grow(5)
+            assert await stage.bus.stream_last("default") <= seq
+            await place.database.tamper(spoil, seq, header)
+            await place.check(len(place.world.log))
+
+
 def doubled(event):
     """An event of the past, again."""
     return event

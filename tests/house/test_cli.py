@@ -328,8 +328,9 @@ def test_a_proof_verifies_offline_and_a_changed_one_does_not(person):
 
 
 def test_the_ledger_is_exported_and_judged_again(person):
-    """An export replays from the pinned genesis; a changed byte is refused at its seq."""
+    """An export is its owner's alone and replays from the pinned genesis; a changed byte is refused at its seq."""
     person.sigil("audit", "export", "--out", "ledger.jsonl")
+    assert (person.work / "ledger.jsonl").stat().st_mode & 0o077 == 0, "what everybody wrote is in it"
     genesis = person.ask("canon", "get", "0")["header"]["hash"]
     report = person.ask("audit", "replay", "ledger.jsonl", "--genesis", genesis)
     assert report["genesis"] == genesis

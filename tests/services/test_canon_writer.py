@@ -25,7 +25,7 @@ from sigilcore import (
     verify,
 )
 from sigilcore.access import Loa
-from sigilcore.contracts import canon, knowledge
+from sigilcore.contracts import canon, catalogue, knowledge
 from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 from tests import oracle
@@ -512,6 +512,81 @@ async def test_a_decision_batch_bears_the_time_of_its_decisions(house):
     assert code_of(await house.call(batch)) == "STALE_DECISION"
 
 
+async def test_a_record_is_admissible_by_its_own_time_too(house):
+    """By its own `ts` it is judged when the log is read again: what had not begun by then, or had ended, isn't let in, or the log would
+    stop replaying there. The fixture replays it."""
+    world = house.world
+    world.clock.advance(60_000)
+    mentor, voice = world.issue(Person("mia"), Loa.MENTOR), Person("mia")
+    await world.send(house.canon)
+    for ts_ms, ends_ms, code in (
+        (-30_000, 60_000, "LICENSE_INVALID"),
+        (1_500, 1_000, "PROPOSAL_EXPIRED"),
+        (0, 1, None),
+    ):
+        change = world.enrolment(mentor, voice.signer, expires_at=world.later(ends_ms))
+        signed = world.attested(world.proposal("trusted_witness", change, ts=world.later(ts_ms)), voice)
+        assert code_of(await house.call(signed)) == code
+    granted = await house.granted()
+    world.clock.advance(max(60_000, catalogue.COMMANDS["memory/write"].longest_run_s * 1000) - 500)
+    assert code_of(await house.call(world.memory(granted, ts=world.later(1_500)))) == "DECISION_UNKNOWN"
+    assert code_of(await house.call(world.memory(granted))) is None
+
+
+async def test_a_decision_is_not_ahead_of_the_log(house):
+    """A position that the gate can't have seen would hide that the law had moved."""
+    world = house.world
+    chain = world.judge(house.ada, "memory/write", as_of=len(world.log) + 1)
+    batch = audit.DecisionBatch(decisions=(decision.freeze(chain),))
+    answer = await house.call(world.signed_by(world.instances["gatekeeper"], "decision_batch", batch))
+    assert (code_of(answer), answer.results[0].refusal.field) == (
+        "RECORD_INVALID",
+        "$.payload.decisions[0].chain.as_of",
+    )
+
+
+async def test_an_effect_links_its_decision_or_is_named_by_it(house):
+    """That a call names the decision is said to the writer and written nowhere: who reads the log again must find it by the record."""
+    granted = await house.granted()
+    answer = await house.call(house.world.memory(granted, links=()), decision=granted.decision)
+    assert code_of(answer) == "DECISION_MISMATCH"
+    name = ids.new()
+    granted = await house.granted(parameters=msgspec.json.encode({"id": name}))
+    assert code_of(await house.call(house.world.memory(granted, links=(), id=name), decision=granted.decision)) is None
+
+
+def finished(house):
+    """A value that Ada signed herself, and the parameters of a call that names it."""
+    value = record.build(
+        "user_value",
+        user.UserValue(owner="ada", key="val::ada::k", value=1, request=None),
+        id=ids.new(),
+        tenant="default",
+        ts=house.world.later(0),
+        space="user",
+        signer=house.ada.signer,
+        salt=os.urandom(16),
+    )
+    return value, msgspec.json.encode({"id": record.check(value).core.id})
+
+
+async def test_two_calls_that_name_one_record_are_told_apart_again(house):
+    """The writer hears by which of them a person's record comes; who replays the log, as the fixture does, finds it."""
+    value, naming = finished(house)
+    mine = await house.granted("canon/user/write", parameters=naming)
+    await house.granted("memory/write", parameters=naming)
+    assert code_of(await house.call(value, decision=mine.decision)) is None
+
+
+async def test_a_person_writes_nothing_after_the_licence_was_revoked(house):
+    """Also by a decision of just before: outside consumers, who see no decisions, hold a person's record to the licence."""
+    value, naming = finished(house)
+    granted = await house.granted("canon/user/write", parameters=naming)
+    house.world.revoke(house.ada)
+    await house.world.send(house.canon)
+    assert code_of(await house.call(value, decision=granted.decision)) == "KEY_NOT_ALLOWED"
+
+
 async def test_what_no_column_holds_is_refused_alone(house):
     """A subject with a zero byte, or one too long to be indexed, is refused before it could spoil its batch."""
     for owner in ("a\x00b", "a" * 600):
@@ -963,6 +1038,31 @@ async def test_a_changed_byte_is_reported_at_its_position_and_nowhere_else(house
         await fresh.get(ROOT, canon.Get(seq=row.seq))
     assert refused.value.code is Code.CORRUPT_RECORD
     disk.rows[-2] = row
+
+
+async def test_a_decision_in_a_changed_batch_is_reported(house):
+    """Who may see every decision hears that the batch is corrupt; others, that there is nothing of theirs."""
+    granted = await house.granted()
+    disk, name = house.canon.store.disk, granted.decision.record
+    whole = disk.ids[name]
+    for payload in (b"null", whole.payload.replace(b"ada", b"adb")):
+        disk.ids[name] = msgspec.structs.replace(whole, payload=payload)
+        for viewer, code in ((MENTOR, Code.CORRUPT_RECORD), (ADA, Code.NOT_FOUND)):
+            with pytest.raises(Refused) as refused:
+                await house.canon.reading.audit_get(viewer, canon.AuditGet(id=f"{name}.0"))
+            assert refused.value.code is code
+
+
+@pytest.mark.parametrize("cursor", [str(2**63 - 1), str(2**63), "1000000", "-1", "x"])
+async def test_a_cursor_that_nobody_gave(house, cursor):
+    """Beyond the log, beyond any column, or no number: said so, and nothing is asked of the store."""
+    house.world.remember(house.ada)
+    await house.world.send(house.canon)
+    with pytest.raises(Refused) as refused:
+        await house.canon.reading.history(
+            ROOT, canon.History(kind="memory_block", key="mem::ada::note", owner="ada", cursor=cursor)
+        )
+    assert (refused.value.code, refused.value.field) == (Code.BAD_INPUT, "$.cursor")
 
 
 async def test_a_log_key_that_the_writer_lacks_stops_nothing(house):

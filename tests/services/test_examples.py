@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 
 from examples.consumers import dynamodb, postgres
-from sigilcore import merkle, record
+from sigilcore import ids, merkle, record
 from sigilcore.access import Loa
 from sigilcore.contracts import knowledge
 from sigilrun import consume, consumers
@@ -55,6 +55,16 @@ async def remember(house, count):
         write = knowledge.MemoryWrite(key=f"note-{number}", text=f"Tea at {number}.")
         seq = (await house.ada.client.call(knowledge.MEMORY_WRITE, write)).seq
     return seq
+
+
+async def forget(house, seen):
+    """A memory of two versions, erased once the consumer has them; the erasure's seq."""
+    for text in ("Said.", "Said again."):
+        write = knowledge.MemoryWrite(key="slip", text=text)
+        size = (await house.ada.client.call(knowledge.MEMORY_WRITE, write)).seq + 1
+    await until(lambda: seen(size))
+    done = await house.ada.client.call(knowledge.USER_ERASE, knowledge.UserErase(key="slip", id=ids.new()))
+    return done.seq
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -152,14 +162,16 @@ def headers(placed):
 
 
 async def test_postgres_as_the_readme_says(house, dsn):
-    """Records, payloads and links equal the ledger; killed and started again it goes on; the frontier is the log's tree."""
+    """Records, payloads and links equal the ledger, what was erased meanwhile included; killed and started again it goes on; the frontier
+    is the log's tree."""
     block = commands()[0]
     async with asyncpg.create_pool(dsn, min_size=1, max_size=2) as pool:
         view = postgres.PostgresView(pool)
         async with following(house, block, signal.SIGKILL, DSN=dsn):
             await until(lambda: reached(view, 5))
         async with following(house, block[1:], DSN=dsn):
-            seq = await remember(house, 2)
+            await remember(house, 2)
+            seq = await forget(house, lambda size: reached(view, size))
             await until(lambda: reached(view, seq + 1))
         placed, _ = await house.ledger()
         at = await view.position()
@@ -168,7 +180,8 @@ async def test_postgres_as_the_readme_says(house, dsn):
         assert [(row["seq"], row["id"], row["kind"], row["hash"]) for row in rows] == [
             (seq, header.core.id, header.core.kind, header.hash) for seq, header in enumerate(headers(placed))
         ]
-        assert [row["payload"].encode() for row in rows] == [bytes(one.payload) for one in placed]
+        assert [(row["payload"] or "null").encode() for row in rows] == [bytes(one.payload) for one in placed]
+        assert b"null" in [bytes(one.payload) for one in placed]
         links = await pool.fetch("select seq, ordinal, label, target from sigil.link order by seq, ordinal")
         assert [tuple(row) for row in links] == [
             (seq, ordinal, link.label, link.target)
@@ -205,11 +218,13 @@ async def test_postgres_refuses_the_canons_own_database(house, database):
 
 
 async def test_dynamodb_as_the_readme_says(house, dynamo, endpoint):
-    """The two kinds of one space, found by key, by kind and by link; nothing of another kind."""
+    """The two kinds of one space, found by key, by kind and by link; nothing of another kind, and no payload that was erased meanwhile."""
     block = commands()[1]
+    size = await remember(house, 3) + 1
     view = dynamodb.DynamoView(dynamo, "sigil")
     async with following(house, block, ENDPOINT=endpoint):
-        seq = await remember(house, 3)
+        await until(lambda: seen(view, size))
+        seq = await forget(house, lambda size: seen(view, size))
         await until(lambda: seen(view, seq + 1))
     placed, _ = await house.ledger()
     wanted = {
@@ -226,7 +241,8 @@ async def test_dynamodb_as_the_readme_says(house, dynamo, endpoint):
     assert [int(item["seq"]["N"]) for item in found] == [one.seq for one, _ in wanted.values()]
     for item in found:
         one, header = wanted[item["pk"]["S"].removeprefix("record#")]
-        assert (item["hash"]["S"], item["payload"]["S"].encode()) == (header.hash, bytes(one.payload))
+        payload = item["payload"]["S"].encode() if "payload" in item else b"null"
+        assert (item["hash"]["S"], payload) == (header.hash, bytes(one.payload))
         for link in header.core.links:
             linked = dynamo.query(
                 TableName="sigil",
@@ -236,6 +252,7 @@ async def test_dynamodb_as_the_readme_says(house, dynamo, endpoint):
             )["Items"]
             assert item["pk"] in [other["pk"] for other in linked]
     assert len(found) == len(wanted) >= 6
+    assert any("payload" not in item for item in found)
 
 
 async def seen(view, size):
@@ -295,23 +312,26 @@ async def test_dynamodb_moves_only_from_where_it_was(house, dynamo):
 
 
 def test_chunks_fit_a_transaction():
-    """At most 99 items and three megabytes beside the position, whatever comes; every event once, in order."""
+    """At most 99 items and three megabytes beside the position, whatever comes; every event once, in order, an erasure first."""
 
     class Core:
         def __init__(self, links):
             self.links = (None,) * links
 
-    def event(links, size):
-        core = type("Header", (), {"core": Core(links)})
-        return type("Event", (), {"header": core, "leaf": b"x" * 500, "payload": b"y" * size})
+    def event(number):
+        core = type("Header", (), {"core": Core(number % 33)})
+        kind = "erasure" if number % 50 == 7 else "memory_block"
+        size = (number * 7919) % 600_000
+        return type("Event", (), {"header": core, "leaf": b"x" * 500, "payload": b"y" * size, "kind": kind})
 
-    events = [event(number % 33, (number * 7919) % 600_000) for number in range(400)]
+    events = [event(number) for number in range(400)]
     chunks = list(dynamodb._chunks(events))
     assert [one for chunk in chunks for one in chunk] == events
     for chunk in chunks:
         assert sum(1 + len(one.header.core.links) for one in chunk) < dynamodb.ITEMS_MOST
         stored = sum(len(one.leaf) + min(len(one.payload), dynamodb.PAYLOAD_MOST) for one in chunk)
         assert stored <= dynamodb.BYTES_MOST
+        assert all(one.kind != "erasure" for one in chunk[1:])
     assert len(chunks) > 10
 
 

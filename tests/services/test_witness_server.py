@@ -163,6 +163,25 @@ async def test_a_body_that_does_not_arrive_is_let_go(tmp_path, monkeypatch):
         writer.close()
 
 
+async def test_a_body_that_is_not_what_its_head_says(tmp_path, capsys):
+    """A packed body that can't be unpacked is a bad request; a caller who hangs up in the middle is nobody's fault. No alarm for either."""
+    async with witnessing(tmp_path / "state") as log:
+        headers = {"Content-Encoding": "gzip"}
+        async with log.session.post(f"{log.address}/add-checkpoint", data=b"no gzip", headers=headers) as answer:
+            assert answer.status == 400
+        host, port = log.address.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head_line = b"POST /add-checkpoint HTTP/1.1\r\nHost: w\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+        writer.write(head_line)
+        async with asyncio.timeout(START_S):
+            assert b" 100 " in await reader.readline()
+        writer.write(b"old 0\n")
+        writer.close()
+        await writer.wait_closed()
+        assert (await log.add(body(0, 5)))[0] == 200
+    assert not [line for line in capsys.readouterr().out.splitlines() if "fault" in line or "state_failed" in line]
+
+
 async def test_beyond_what_is_in_flight_it_is_busy(tmp_path, monkeypatch):
     """No queue without a bound."""
     monkeypatch.setattr(witness, "MAX_IN_FLIGHT", 0)

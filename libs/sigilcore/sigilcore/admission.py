@@ -24,7 +24,21 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import approvals, candidates, clock, decision, enrolling, gate, licence, note, peers, policy, signing
+from sigilcore import (
+    approvals,
+    candidates,
+    clock,
+    decision,
+    enrolling,
+    gate,
+    licence,
+    note,
+    peers,
+    policy,
+    signing,
+    tlog_policy,
+    witnessed,
+)
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, knowledge
 from sigilcore.contracts import license as licensing
@@ -421,6 +435,10 @@ def _check_cosigners(state: Governance, wanted: system.CheckpointWitnesses) -> N
         if key.public_key in taken or signing.key_id(key.public_key) in state.keys:
             raise Refused(Code.THRESHOLD_INVALID, "this key has a role already", field=field)
         taken.add(key.public_key)
+    try:
+        tlog_policy.Policy.of_cosigners(note.VerifierKey.parse(state.log_key), witnessed.cosigners_of(wanted), wanted.c)
+    except tlog_policy.PolicyError as error:
+        raise Refused(Code.RECORD_INVALID, f"no C2SP policy can name them: {error}", field=where) from error
 
 
 def _check_log_key(state: Governance, payload: system.LogKey) -> None:
@@ -779,6 +797,8 @@ def _person_key(state: Governance, checked: Checked, row: DecisionRow) -> bytes:
     public = bytes.fromhex(entry.table.owner.key)
     if signing.key_id(public) != checked.header.key_id:
         raise Refused(Code.KEY_NOT_ALLOWED, "signed by neither the service nor the licence's owner")
+    if entry.revoked_seq is not None:
+        raise Refused(Code.KEY_NOT_ALLOWED, "the licence that names this key was revoked", field="$.header.key_id")
     if row.effect != checked.core.id:
         raise Refused(Code.DECISION_MISMATCH, "the decision doesn't name this record")
     return public
@@ -804,7 +824,9 @@ def _check_decision(state: Governance, checked: Checked, row: DecisionRow | None
     request = getattr(checked.payload, "request", None)
     if request is not None and (request.command, request.digest) != (row.command, row.digest):
         raise Refused(Code.DECISION_MISMATCH, "the decision is for another command or other parameters")
-    if request is None and not checked.erased and row.effect != checked.core.id:
+    # Without a link it can't be found again but by the id that it names.
+    named = row.effect == checked.core.id
+    if not named and (checked.core.link("decision") is None or (request is None and not checked.erased)):
         raise Refused(Code.DECISION_MISMATCH, "the decision doesn't name this record")
     if now_ms - row.ts_ms > max(DECISION_AGE_MS, command.longest_run_s * 1000):
         raise Refused(Code.DECISION_UNKNOWN, "the decision is too old")

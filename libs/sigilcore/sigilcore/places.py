@@ -7,6 +7,8 @@ writer asks its store for that. Here a reader of the whole log remembers it, in 
 - an audit record continues its key's chain, and a beat says how many records that chain had before it;
 - a `user` record continues its thing; an erased one says no thing, so it is known by its own hash, and nothing may pass it by;
 - a decision admits one call: records one after the other without anything between, once;
+- an effect that links no decision, since its author signed it before there was one, stands on one that names its id. Anybody's call may
+  name any id, so several may; it stands on the newest that admits it;
 - a decision on somebody's behalf names the one that it was made for, an approval the review that it answers (`antecedents`);
 - the rate that the gate recorded for a call is at least what this gate's own committed decisions show (`minute.Shown`): those of the
   licence, by the same instance, in the minute before by their own times, what lies ahead of a clock that was set back included, and those
@@ -22,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import admission, antecedents, clock, decision, digest, erasure, gate, minute, standing, trust
+from sigilcore import admission, antecedents, clock, decision, digest, erasure, gate, ids, minute, standing, trust
 from sigilcore.admission import DecisionRow
 from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
@@ -55,10 +57,10 @@ class Call(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """An Allow that may admit one call; packed, since a great many are remembered and few are read."""
+    """An Allow that may admit one call; packed, since a great many are remembered and few are read. `effect` is the id that it names."""
 
     link: str
-    effect: str | None
+    effect: bytes | None
     packed: bytes
 
 
@@ -114,7 +116,8 @@ def unpacked(packed: bytes) -> DecisionRow:
 
 
 def _row(row: DecisionRow) -> Row:
-    return Row(link=f"{row.record}.{row.index}", effect=row.effect, packed=_ROW_ENCODER.encode(row))
+    effect = None if row.effect is None or not ids.is_id(row.effect) else _id_bytes(row.effect)
+    return Row(link=f"{row.record}.{row.index}", effect=effect, packed=_ROW_ENCODER.encode(row))
 
 
 def _calls(state: Governance, batch: tuple[decision.FrozenChain, ...]) -> tuple[Call, ...]:
@@ -153,7 +156,7 @@ class Places:
         self._passed: dict[str, str] = {}  # a version's hash → the newer one, where one of the two was erased
         self._rows: dict[str, bytes] = {}
         self._used: set[str] = set()
-        self._effects: dict[str, str] = {}  # record id → the unused decision that names it
+        self._effects: dict[bytes, list[str]] = {}  # id of a record to come → the decisions that name it
         # The decision that the newest call used, its last record's seq, and what the decision says.
         self._call: tuple[str, int, bytes] = ("", -1, b"")
         self._shown: collections.defaultdict[str, minute.Shown] = collections.defaultdict(
@@ -171,9 +174,9 @@ class Places:
         if _id_bytes(record_id) in self._ids:
             raise Refused(Code.ID_TAKEN, "the id stands in the log already", field="$.header.core.id")
 
-    def link(self, checked: Checked) -> str | None:
-        """The decision that an effect stands on: the one it links, else the one that names its id."""
-        return link_of(checked, self._effects)
+    def links(self, checked: Checked) -> list[str]:
+        """The decisions that an effect may stand on."""
+        return links_of(checked, self._effects)
 
     def decided(self, seq: int, link: str | None) -> DecisionRow | None:
         """The decision as the record at `seq` finds it: unused, or used by the record just before it in the same call."""
@@ -245,6 +248,8 @@ class Places:
             return False
         if said.link is not None and said.link not in self._rows and self._call[:2] != (said.link, seq - 1):
             return False
+        if said.link is not None and len(self._effects.get(said.id, ())) > 1:
+            return False  # it may stand on another than the one that its run shows
         if said.beat is not None and said.beat != self._counts.get(said.key or "", 0):
             return False
         if said.version is not None and self._chains.lacks(said.version) is not None:
@@ -298,6 +303,7 @@ class Places:
     def put(self, seq: int, said: Entry) -> None:
         """Remember an admitted record."""
         self._ids.add(said.id)
+        self._effects.pop(said.id, None)
         if said.key is not None:
             self._counts[said.key] = self._counts.get(said.key, 0) + 1
         if said.thing is not None:
@@ -310,7 +316,7 @@ class Places:
         for row in said.rows:
             self._rows[row.link] = row.packed
             if row.effect is not None:
-                self._effects[row.effect] = row.link
+                self._effects.setdefault(row.effect, []).append(row.link)
         for call in said.calls:
             self._shown[said.key or ""].fold(call.licence, call.ts_ms)
             self._standings.fold(seq, call.owner, call.ts_ms, call.verdict)
@@ -329,17 +335,16 @@ class Places:
         packed = self._rows.pop(link, self._call[2])
         self._used.add(link)
         self._call = (link, seq, packed)
-        effect = unpacked(packed).effect if self._effects else None
-        if effect is not None and self._effects.get(effect) == link:
-            del self._effects[effect]
 
 
-def link_of(checked: Checked, effects: dict[str, str]) -> str | None:
-    """The decision that an effect stands on; `effects` names those that name a record."""
+def links_of(checked: Checked, effects: dict[bytes, list[str]]) -> list[str]:
+    """The decisions that an effect may stand on: the one it links, else those that name its id in `effects`, the newest first."""
     if not checked.kind.effect:
-        return None
+        return []
     target = checked.core.link("decision")
-    return effects.get(checked.core.id) if target is None or decision.parse_ref(target) is None else target
+    if target is None:
+        return effects.get(_id_bytes(checked.core.id), [])[::-1]
+    return [] if decision.parse_ref(target) is None else [target]
 
 
 def _id_bytes(record_id: str) -> bytes:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 
 from sigilcore import canonical, clock, digest, ids, records, signing
-from sigilcore.record_types import Hex32, Hex64, Signature
+from sigilcore.record_types import Hex32, Hex64, KindTag, Signature
 from sigilcore.refusals import Code, Refused
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -40,7 +40,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Core(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The nine signed fields."""
 
-    kind: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9_]{1,32}\Z")]
+    kind: KindTag
     schema_version: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     id: Annotated[str, msgspec.Meta(min_length=36, max_length=36)]
     tenant: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9-]{1,32}\Z")]

@@ -17,6 +17,7 @@ Asserted, not recomputed (`ASSERTED`): time, since a record's own `ts` stands fo
 didn't keep. Erased payloads keep their place, hash, signature and proof; what stood in them is not judged again.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -94,6 +95,7 @@ class Replay:
         """Nothing is known before genesis."""
         self.state = governance.Governance()
         self.size = 0
+        self.link: str | None = None  # the decision that admitted the newest record, if it took one
         self._pins = pins or Pins()
         self._places = places.Places()
         self._voices = voices.Voices()
@@ -207,19 +209,29 @@ class Replay:
             if self._pins.genesis not in {None, checked.header.hash}:
                 raise Refused(Code.RECORD_INVALID, "genesis is not the pinned one")
             return None
-        link = self._places.link(checked)
-        decided = self._places.decided(seq, link)
-        head = self._places.head(checked) if checked.core.space == "user" else None
-        vouch.judge(self.state, seq, checked, decided=decided, thing_head=head)
+        link = self._admitted_by(seq, checked)
         antecedents.check(self.state, checked, self._places.named)
         if isinstance(checked.payload, system.QuorumPolicy) and self._seal is None:
             if self._pins.seal not in {None, checked.header.hash}:
                 raise Refused(Code.RECORD_INVALID, "the seal is not the pinned one")
             self._seal = checked.header.hash
-        return None if decided is None else link
+        return link
+
+    def _admitted_by(self, seq: int, checked: record.Checked) -> str | None:
+        """The first of the decisions that it may stand on by which a record is admitted. Raises `Refused`, as by the last of them."""
+        head = self._places.head(checked) if checked.core.space == "user" else None
+        links = self._places.links(checked)
+        for link in links[:-1]:
+            with contextlib.suppress(Refused):
+                vouch.judge(self.state, seq, checked, decided=self._places.decided(seq, link), thing_head=head)
+                return link
+        decided = self._places.decided(seq, links[-1]) if links else None
+        vouch.judge(self.state, seq, checked, decided=decided, thing_head=head)
+        return None if decided is None else links[-1]
 
     def _remember(self, entry: places.Entry) -> None:
         self._places.put(self.size, entry)
+        self.link = entry.link
         if entry.key is not None:
             self.state.continue_chain(entry.key, entry.hash)
         self._decisions += len(entry.calls)

@@ -50,16 +50,18 @@ class _PeekHeader(msgspec.Struct):
 
 
 class _Peek(msgspec.Struct):
-    header: _PeekHeader
+    header: msgspec.Raw
 
 
 _PEEK = msgspec.json.Decoder(_Peek)
+_PEEK_HEADER = msgspec.json.Decoder(_PeekHeader)
 
 
 def governs(line: bytes) -> bool:
-    """Whether this line's record is of a kind that governs; read as far as that takes, and no further."""
+    """Whether this line's record is of a kind that governs; read as far as that takes, and no further. A line that holds two headers has
+    the second, as `read` has it."""
     try:
-        return _PEEK.decode(line).header.core.kind in _GOVERNING
+        return _PEEK_HEADER.decode(_PEEK.decode(line).header).core.kind in _GOVERNING
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
 
@@ -98,7 +100,7 @@ class Voucher:
         self._state = Governance()
         self._lost = False  # the governing records don't fold: one of them is bad, and who asks will find it
         self._rows: dict[str, bytes] = {}
-        self._effects: dict[str, str] = {}
+        self._effects: dict[bytes, list[str]] = {}
         self._owed: list[tuple[int, Header, bytes, bytes]] = []
 
     def follow(self, seq: int, line: bytes) -> None:
@@ -144,12 +146,17 @@ class Voucher:
         """Judge records between which nothing governs: first what effects may stand on, then the effects."""
         for effects in (False, True):
             alike = [seen for seen in stretch if seen[1].kind.effect == effects]
-            asked = [(seq, checked, places.link_of(checked, self._effects)) for seq, checked in alike]
+            asked = [(seq, checked, self._link(checked)) for seq, checked in alike]
             good = [one for one in asked if self._admits(*one)]
             for seq, checked, link in good:
                 entry = self._entry(seq, checked, link)
                 if entry is not None:
                     yield seq, entry
+
+    def _link(self, checked: Checked) -> str | None:
+        """The decision of this run that an effect stands on, as far as it alone can tell."""
+        links = places.links_of(checked, self._effects)
+        return links[0] if len(links) == 1 else None
 
     def _admits(self, seq: int, checked: Checked, link: str | None) -> bool:
         """Whether a record is good but for its place and its signature, which is owed."""
@@ -183,7 +190,7 @@ class Voucher:
         for row in entry.rows:
             self._rows[row.link] = row.packed
             if row.effect is not None:
-                self._effects[row.effect] = row.link
+                self._effects.setdefault(row.effect, []).append(row.link)
         return entry
 
     def _signed(self) -> set[int]:

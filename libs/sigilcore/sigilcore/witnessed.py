@@ -24,9 +24,12 @@ def needed(quorum: system.QuorumPolicy | None) -> int:
 
 def cosigners(quorum: system.QuorumPolicy | None) -> tuple[tuple[note.VerifierKey, str | None], ...]:
     """Who may cosign: keys that admission has checked, and where each is asked."""
-    if quorum is None:
-        return ()
-    return tuple((note.VerifierKey.parse(one.vkey), one.url) for one in quorum.checkpoint_witnesses.cosigners)
+    return () if quorum is None else cosigners_of(quorum.checkpoint_witnesses)
+
+
+def cosigners_of(wanted: system.CheckpointWitnesses) -> tuple[tuple[note.VerifierKey, str | None], ...]:
+    """The same of a part of a policy."""
+    return tuple((note.VerifierKey.parse(one.vkey), one.url) for one in wanted.cosigners)
 
 
 def policy(quorum: system.QuorumPolicy | None, log_key: note.VerifierKey) -> tlog_policy.Policy:
@@ -35,8 +38,13 @@ def policy(quorum: system.QuorumPolicy | None, log_key: note.VerifierKey) -> tlo
 
 
 def opened(data: bytes, quorum: system.QuorumPolicy | None, log_key: note.VerifierKey) -> Checkpoint | None:
-    """The checkpoint in a note if the log and enough cosigners signed it; None if not. Raises `note.NoteError` for a malformed note."""
-    verdict = tlog_policy.judge(policy(quorum, log_key), data)
+    """The checkpoint in a note if the log and enough cosigners signed it; None if not. Raises `note.NoteError` for a malformed note, and
+    where the policy can't be one, which admission never lets in."""
+    try:
+        asked = policy(quorum, log_key)
+    except tlog_policy.PolicyError as error:
+        raise note.NoteError(f"the log's cosigners: {error}") from error
+    verdict = tlog_policy.judge(asked, data)
     return verdict.checkpoint if verdict.satisfied else None
 
 

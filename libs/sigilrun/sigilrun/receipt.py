@@ -81,8 +81,8 @@ def _check_order(sent: Sequence[Sent], appended: canon.Appended) -> None:
 
 
 def _prove(proof: canon.RangeProof, leaves: Mapping[int, bytes], signed: checkpoint.Checkpoint) -> range:
-    places = range(proof.first, proof.first + proof.count)
-    if proof.size != signed.size or len(places) > len(leaves) or any(seq not in leaves for seq in places):
+    places = range(proof.first, proof.first + min(proof.count, len(leaves)))
+    if proof.size != signed.size or proof.count > len(leaves) or any(seq not in leaves for seq in places):
         raise BadReceipt(f"a proof of [{proof.first}, +{proof.count}) in {proof.size} leaves proves nothing here")
     run = [leaves[seq] for seq in places]
     path = [note.parse_hash(text) for text in proof.hashes]

@@ -108,6 +108,8 @@ class Face:
             status, body, content_type = await self._state(lambda: self._witness.add_checkpoint(data))
         except TimeoutError:
             return _text(408, "the request did not arrive in time\n")
+        except (web.RequestPayloadError, ConnectionError):
+            return _text(400, "the body is not what its head says\n")
         finally:
             self._in_flight -= 1
         return web.Response(status=status, body=body.encode(), headers={"Content-Type": content_type})

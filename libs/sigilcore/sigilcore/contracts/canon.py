@@ -9,7 +9,7 @@ from sigilcore.contracts.command import Action, Admission, Command, Http, Target
 from sigilcore.contracts.common import Cursor, Empty, Limit, Message, PositiveSeq, WaitFor
 from sigilcore.decision import DecisionRef
 from sigilcore.record import PlacedRecord, SignedRecord
-from sigilcore.record_types import Hex64, Name, RecordId
+from sigilcore.record_types import Hex64, KindTag, Name, RecordId
 from sigilcore.refusals import Code, Refusal
 from sigilcore.witnessed import Standing
 
@@ -82,7 +82,7 @@ class ListRecords(Message, frozen=True, kw_only=True):
     """Records in order of seq, by space, kind, subject and time."""
 
     space: Literal["user", "system", "audit"] | None = None
-    kind: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    kind: KindTag | None = None
     subject: Name | None = None
     since: Annotated[str, msgspec.Meta(max_length=24)] | None = None
     until: Annotated[str, msgspec.Meta(max_length=24)] | None = None
@@ -266,7 +266,7 @@ class History(Message, frozen=True, kw_only=True):
     by kind alone, those among several changes included."""
 
     id: RecordId | None = None
-    kind: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    kind: KindTag | None = None
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
     owner: Name | None = None
     cursor: Cursor | None = None
