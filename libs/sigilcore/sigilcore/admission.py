@@ -24,7 +24,20 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import approvals, candidates, clock, decision, enrolling, gate, licence, note, peers, policy, signing
+from sigilcore import (
+    approvals,
+    candidates,
+    clock,
+    decision,
+    enrolling,
+    gate,
+    licence,
+    note,
+    peers,
+    policy,
+    signing,
+    wayback,
+)
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, knowledge
 from sigilcore.contracts import license as licensing
@@ -209,6 +222,27 @@ def precheck_system(state: Governance, checked: Checked, now_ms: int | None) -> 
                 raise Refused(Code.RECORD_INVALID, "another of these changes is of the same thing", field="$.payload")
             changed.add(thing)
             _check_change(before, change.payload, now_ms)
+    _check_way_back(state, payload)
+
+
+def _check_way_back(state: Governance, payload: object) -> None:
+    """A new model or policy, with the other as it will be then, leaves open how both are changed."""
+    model, law, field = state.model, state.policy, ""
+    for change in system.changes_in(payload):
+        match change.payload:
+            case system.ModelConfig():
+                model, field = change.payload.model, f"{change.path}.model"
+            case system.AccessPolicyChange():
+                law, field = change.payload.policy, f"{change.path}.policy"
+            case _:
+                pass
+    if not field:
+        return
+    assert model is not None, "genesis brings the first model"
+    assert law is not None, "genesis brings the first policy"
+    closed = wayback.closed(model, law)
+    if closed is not None:
+        raise Refused(Code.RECORD_INVALID, f"{closed} would be out of everyone's reach for ever", field=field)
 
 
 @contextlib.contextmanager
