@@ -842,6 +842,8 @@ def _check_decision(state: Governance, checked: Checked, row: DecisionRow | None
         raise Refused(Code.DECISION_MISMATCH, "the decision doesn't name this record")
     if now_ms - row.ts_ms > max(DECISION_AGE_MS, command.longest_run_s * 1000):
         raise Refused(Code.DECISION_UNKNOWN, "the decision is too old")
+    if row.ts_ms - now_ms > DECISION_AGE_MS:
+        raise Refused(Code.DECISION_UNKNOWN, "the decision lies ahead: the clock was set back")
     return row
 
 
