@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from sigilcore import (
+    authorship,
     canonical,
     checkpoint,
     clock,
@@ -24,10 +25,10 @@ from sigilcore import (
     verify,
 )
 from sigilcore.access import Loa
-from sigilcore.records import audit, system
+from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 from tests import oracle
-from tests.simulator import House, Person
+from tests.simulator import TENANT, House, Person, plain
 
 
 @pytest.fixture
@@ -155,6 +156,38 @@ def test_effect_long_after_its_decision(house):
     granted = house.granted(house.operator, "memory/write")
     house.clock.advance(60_001)
     refused(Code.DECISION_UNKNOWN, house.place, house.memory(granted))
+
+
+def finished(house, person, key="k"):
+    """A value that its owner signed, and the call that a moment ago was let in to write it."""
+    signed = record.build(
+        "user_value",
+        user.UserValue(owner=person.owner_id, key=f"val::{person.owner_id}::{key}", value=1, request=None),
+        id=ids.new(),
+        tenant=TENANT,
+        ts=clock.format_ms(house.now_ms),
+        space="user",
+        signer=person.signer,
+        salt=os.urandom(16),
+    )
+    sent = msgspec.json.encode({"record": plain(signed)})
+    return signed, house.granted(person, "canon/user/write", sent).decision
+
+
+def test_a_revoked_owners_own_signature(house):
+    """A key whose licence was revoked signs nothing more, whatever the gate allowed before: who reads this with the governing records
+    alone (`authorship`) would stop there for ever."""
+    eve = house.issue(Person("eve"), Loa.OPERATOR)
+    signed, named = finished(house, eve)
+    house.place(signed, named=named)
+    signed, named = finished(house, house.issue(Person("eva"), Loa.OPERATOR))
+    other, late = finished(house, eve, "other")
+    house.revoke(eve)
+    refused(Code.KEY_NOT_ALLOWED, house.place, other, named=late)
+    house.place(signed, named=named)
+    for seq, placed in enumerate(house.log):
+        one = record.check(placed)
+        authorship.check(house.state, seq, one.header, one.core_bytes, one.kind.subject(one.payload))
 
 
 def test_decision_back_dated_past_a_revocation(house):

@@ -813,6 +813,9 @@ def _person_key(state: Governance, checked: Checked, row: DecisionRow) -> bytes:
     public = bytes.fromhex(entry.table.owner.key)
     if signing.key_id(public) != checked.header.key_id:
         raise Refused(Code.KEY_NOT_ALLOWED, "signed by neither the service nor the licence's owner")
+    if entry.revoked_seq is not None:
+        # What a service does for a call that was let in before is the service's word; this key has none any more.
+        raise Refused(Code.KEY_NOT_ALLOWED, "the licence that lets this key speak was revoked")
     if row.effect != checked.core.id:
         raise Refused(Code.DECISION_MISMATCH, "the decision doesn't name this record")
     return public
