@@ -521,6 +521,12 @@ def test_a_weak_key_is_no_root(founding: Founding) -> None:
         founding.expected(founding.request(root_key=SMALL_ORDER))
 
 
+def test_a_peers_name_is_no_root(founding: Founding) -> None:
+    """No licence names a peer, so this Root would stay without one."""
+    with refused(Code.BAD_INPUT, "$.owner_id"):
+        founding.expected(founding.request(owner_id="peer:root"))
+
+
 def test_a_services_key_is_no_root(founding: Founding) -> None:
     """One key has one role."""
     with refused(Code.BOOTSTRAP_REFUSED, "$.root_key"):

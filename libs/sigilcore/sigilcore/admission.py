@@ -185,6 +185,7 @@ def check_genesis(checked: Checked) -> None:
         raise Refused(Code.RECORD_INVALID, "genesis has no past, links or witnesses", field="$.header.core")
     if payload.tenant != checked.core.tenant:
         raise Refused(Code.RECORD_INVALID, "payload and core name different tenants", field="$.payload.tenant")
+    _check_root_name(payload.root.owner_id, "$.payload.root.owner_id")
     log = _log_vkey(payload.log, "$.payload.log")
     keys = [payload.root.key, *payload.services.values(), log.public_key.hex()]
     if len(set(keys)) != len(keys):
@@ -469,10 +470,17 @@ def _check_root_key(state: Governance, payload: system.RootKey) -> None:
     """A key of its own, that no licence names either; and Root is no witness."""
     if payload.owner_id in state.active_witnesses():
         raise Refused(Code.ROOT_IS_NO_WITNESS, f"{payload.owner_id} is a witness", field="$.payload.owner_id")
+    _check_root_name(payload.owner_id, "$.payload.owner_id")
     _fresh_key(state, payload.key)
     _no_cosigner(state, bytes.fromhex(payload.key), "$.payload.key")
-    if any(entry.table.owner.key == payload.key for entry in state.licences.values()):
+    if signing.key_id(bytes.fromhex(payload.key)) in state.keyed:
         raise Refused(Code.WITNESS_TAKEN, "this key is a licence owner's", field="$.payload.key")
+
+
+def _check_root_name(name: str, field: str) -> None:
+    """No licence names a peer, so a Root that was called like one would never get its own."""
+    if peers.is_peer(name):
+        raise Refused(Code.RECORD_INVALID, "a peer's name is no Root's", field=field)
 
 
 def _no_cosigner(state: Governance, public: bytes, field: str) -> None:
