@@ -382,6 +382,54 @@ def test_one_key_for_two_principals(house):
     refused(Code.WITNESS_TAKEN, house.place, house.attested(house.proposal("trusted_witness", enrol), *mentors))
 
 
+def named(house, owner_id, signer, loa=Loa.OPERATOR):
+    """Root issues a licence that names this key."""
+    person = Person(owner_id)
+    person.signer = signer
+    return house.issue(person, loa)
+
+
+def test_one_key_under_two_owners(house):
+    """A key is one person's: not an operator's and, under another name, the mentor's who approves their calls; nor a witness's, a
+    service's or Root's besides. Once the licence that was a mistake is revoked, the key is free for its right name."""
+    ada = house.issue(Person("ada-2"), Loa.OPERATOR)
+    voice = house.mentors(1)[0]
+    for taken in (ada.signer, voice.signer, house.services["license"], house.instances["knowledge"], house.root.signer):
+        for loa in (Loa.GUEST, Loa.OPERATOR):
+            refused_only(Code.WITNESS_TAKEN, named, house, "zoe", taken, loa)
+    refused_only(Code.WITNESS_TAKEN, named, house, "knowledge", house.instances["knowledge"])
+    refused_only(Code.WITNESS_TAKEN, named, house, "ada-mentor", ada.signer, Loa.MENTOR)
+    named(house, "ada-2", ada.signer, Loa.MENTOR)
+    named(house, voice.owner_id, voice.signer)
+    house.revoke(house.issue(ada, Loa.GUEST))
+    refused_only(Code.WITNESS_TAKEN, named, house, "zoe", ada.signer)
+    typo = house.issue(Person("mai"), Loa.OPERATOR)
+    house.revoke(typo)
+    named(house, "mia", typo.signer)
+
+
+def test_somebodys_key_taken_by_a_service(house):
+    """A service that went wrong introduces a person's key as its instance's: what that person signs would be nobody's."""
+    mia, voices = house.issue(Person("mia"), Loa.MENTOR), house.mentors(2)
+    house.seal(voices, 2)
+    refused(Code.WITNESS_TAKEN, house.introduce, "notary", key=mia.signer)
+    change = system.ServiceKey(service="notary", key=mia.signer.public_key.hex(), expires_at=house.later())
+    refused(Code.WITNESS_TAKEN, house.place, house.attested(house.proposal("service_key", change), *voices))
+    house.place(house.attested(house.proposal("trusted_witness", house.enrolment(mia, mia.signer)), *voices, mia))
+
+
+def test_another_persons_key_for_a_witness(house):
+    """Mia's key, which her licence names, can't be Max's voice: she would be two."""
+    mia, voices = house.issue(Person("mia"), Loa.MENTOR), house.mentors(2)
+    enrol = house.enrolment(house.issue(Person("max"), Loa.MENTOR), mia.signer)
+    borrowed = Person("max")
+    borrowed.signer = mia.signer
+    change = house.attested(house.proposal("trusted_witness", enrol), *voices, borrowed)
+    refused(Code.WITNESS_TAKEN, house.place, change)
+    own = house.attested(house.proposal("trusted_witness", house.enrolment(mia, mia.signer)), *voices, mia)
+    house.place(own)
+
+
 def test_witness_without_proof_of_possession(house):
     """A joining key proves itself by a signature, or doesn't join."""
     third = house.issue(Person("mentor-1"), Loa.MENTOR)

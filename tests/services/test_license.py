@@ -128,6 +128,20 @@ def test_a_mentor_is_not_root(world: House) -> None:
         table(world, mentor(owner_id="root"))
 
 
+def test_a_key_has_one_name(world: House) -> None:
+    """Whoever has a licence by one name gets none by another with the same key, so nobody is their own mentor."""
+    ada = world.issue(Person("ada"), Loa.OPERATOR)
+    key = ada.signer.public_key.hex()
+    for loa in (Loa.OPERATOR, Loa.MENTOR):
+        with refused(Code.WITNESS_TAKEN, "$.owner_key"):
+            table(world, asked(loa=loa, owner_id="mia", owner_key=key))
+        with refused(Code.WITNESS_TAKEN, "$.owner_key"):
+            table(
+                world, asked(loa=Loa.OPERATOR, owner_id="quorum", owner_key=world.services["quorum"].public_key.hex())
+            )
+    assert table(world, asked(owner_id="ada", owner_key=key)).owner.key == key
+
+
 def test_a_mentor_licence_carries_roots_signature(world: House) -> None:
     """The refusal holds the very table to sign; repeated with its id, time and signature it is issued, and the log takes it."""
     request = mentor()

@@ -401,7 +401,7 @@ def _check_witness(state: Governance, payload: system.TrustedWitness, now_ms: in
     if payload.action == "revoke":
         _check_set(state, [entry for entry in active.values() if entry is not current])
         return
-    _fresh_key(state, payload.key)
+    _fresh_key(state, payload.key, name=payload.witness_id)
     _no_cosigner(state, bytes.fromhex(payload.key), "$.payload.key")
     others = {entry.name for name, entry in active.items() if name != payload.witness_id}
     if payload.name in others:
@@ -462,7 +462,7 @@ def _check_log_key(state: Governance, payload: system.LogKey) -> None:
     """The same log's name over a key of its own: safe, new, and no cosigner's."""
     check_same_log(state, payload)
     key = note.VerifierKey.parse(payload.vkey)
-    _fresh_key(state, key.public_key.hex())
+    _fresh_key(state, key.public_key.hex(), field="$.payload.vkey")
     _no_cosigner(state, key.public_key, "$.payload.vkey")
 
 
@@ -736,6 +736,8 @@ def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIss
             raise Refused(Code.RECORD_INVALID, "a mentor has a key of its own", field="$.payload.license.owner")
         if payload.root_signature is None or not licence.root_signed(table, payload.root_signature, root):
             raise Refused(Code.SIGNATURE_INVALID, "a mentor licence carries Root's own signature")
+    if table.owner.key is not None:
+        check_one_name(state, table.owner.key, table.owner.id, "$.payload.license.owner.key")
 
 
 def _check_renewal(state: Governance, checked: Checked, payload: audit.LicenceIssued) -> None:
@@ -758,6 +760,13 @@ def _check_renewal(state: Governance, checked: Checked, payload: audit.LicenceIs
         raise Refused(Code.RECORD_INVALID, "a renewal keeps owner, level, scope and key", field="$.payload.license")
     if _time(new.expires_at) <= _time(old.expires_at):
         raise Refused(Code.RECORD_INVALID, "a renewal ends later", field="$.payload.license.expires_at")
+
+
+def check_one_name(state: Governance, key: str, name: str, field: str) -> None:
+    """One key, one name: who had two could be their own mentor, or two witnesses."""
+    others = state.names_of(bytes.fromhex(key)) - {name}
+    if others:
+        raise Refused(Code.WITNESS_TAKEN, f"this key is {min(others)}'s", field=field)
 
 
 def _is_root_licence(payload: object) -> bool:
@@ -886,11 +895,12 @@ def _active_key(state: Governance, checked: Checked) -> KeyEntry:
     return entry
 
 
-def _fresh_key(state: Governance, key: str) -> None:
-    """A key that is safe and has no role yet."""
-    public = _strong(key, "$.payload.key")
+def _fresh_key(state: Governance, key: str, *, name: str = "", field: str = "$.payload.key") -> None:
+    """A key that is safe, has no role yet, and that no licence names as somebody else's than `name`'s."""
+    public = _strong(key, field)
     if signing.key_id(public) in state.keys:
-        raise Refused(Code.WITNESS_TAKEN, "this key has a role already", field="$.payload.key")
+        raise Refused(Code.WITNESS_TAKEN, "this key has a role already", field=field)
+    check_one_name(state, key, name, field)
 
 
 def _strong(key: str, field: str) -> bytes:
