@@ -753,6 +753,22 @@ async def test_too_many_calls(house):
     assert (await house.authorize(bob, "ping")).verdict is Verdict.ALLOW
 
 
+async def test_too_many_long_calls(house):
+    """A licence's minute holds so many long calls as the gate has time for, however few calls they are; short ones go on, and its rate is
+    what it was."""
+    house.gate = house.another(calls_per_minute=20)
+    bob = await house.login(house.bob)
+    long = msgspec.json.encode({"key": "k", "value": "x" * 15 * 65_536}).decode()
+    await house.authorize(bob, "canon/user/write", long)
+    with refused(Code.RATE_LIMITED) as caught:
+        await house.authorize(bob, "canon/user/write", long)
+    assert caught.value.detail == {"retry_after_s": 60}
+    await house.authorize(bob, "memory/write", WRITE)
+    assert house.gate.desk.calls_last_minute(house.bob.licence_id) == 2
+    house.world.clock.advance(60_000)
+    await house.authorize(bob, "canon/user/write", long)
+
+
 async def test_braking_has_room_of_its_own(house):
     """Root can still revoke when its calls are used up."""
     house.world.clock.ms += 60_000  # what Root did before is in the log, and counts for a minute
