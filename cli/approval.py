@@ -2,12 +2,13 @@
 
 What is approved is read on this side: the decision that asked for the review is taken from the log with its proof, verified against the
 genesis that the approver's licence names, and its digest compared with SHA-256 of the salt and the very parameters that are shown. So
-nobody can show one call and have another approved.
+nobody can show one call and have another approved; nor, by bytes that a terminal obeys, show none of it.
 """
 
 import sys
 from typing import Annotated
 
+import msgspec
 import typer
 
 from cli import caller, governed, seam
@@ -31,7 +32,8 @@ def show_list(state: State) -> None:
             return await client.call(gatekeeper.APPROVAL_LIST, gatekeeper.ListReviews())
 
     listed = seam.wait(work())
-    seam.show(state, listed, seam.table(listed.items, "review", "owner", "command", "until", "parameters"))
+    rows = [msgspec.structs.replace(one, parameters=seam.visible(one.parameters)) for one in listed.items]
+    seam.show(state, listed, seam.table(rows, "review", "owner", "command", "until", "parameters"))
 
 
 def approve(
@@ -101,7 +103,7 @@ def text(view: gatekeeper.ReviewView) -> str:
         (
             f"{view.owner} asks for {view.command}, until {view.until}",
             f"its parameters, verified here against decision {view.review}:",
-            f"  {view.parameters}",
+            f"  {seam.visible(view.parameters)}",
         )
     )
 

@@ -197,6 +197,12 @@ def _at(row: Any, path: str) -> Any:
     return row
 
 
+def visible(text: str) -> str:
+    """Somebody else's text on one line, each character where it stands: what would move a terminal's cursor, turn the direction or show
+    nothing is spelled out, so that nothing can be written over or hidden."""
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+
+
 def cell(value: Any) -> str:
     """A value in one line."""
     if value is None:

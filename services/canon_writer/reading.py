@@ -139,7 +139,9 @@ class Reading:
         if row.space == "system":
             return await self._system_before(row.seq)
         entry = self._state().key(row.author)
-        if entry is None:
+        if entry is None or (
+            row.space == "user" and entry.role != "instance"
+        ):  # a person, perhaps a witness or Root besides
             issued = [one.issued_seq for one in _licences_of(self._state(), row.author) if one.issued_seq < row.seq]
             if not issued:
                 return []

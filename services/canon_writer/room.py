@@ -22,7 +22,7 @@ from sigilrun import telemetry
 LOOK_S = 0.25  # between two looks; what can be written meanwhile is far less than any mark
 
 RESERVED_COMMANDS = frozenset(
-    command.name for command in catalogue.COMMANDS.values() if not command.scored or command.service == quorum.SERVICE
+    command.name for command in catalogue.COMMANDS.values() if command.reserved or command.service == quorum.SERVICE
 )
 """Braking commands, and all of the quorum's."""
 

@@ -68,6 +68,7 @@ class Desk:
         self._reviews = reviews
         self._fault = fault
         self._calls = LastMinute(callers=limits.callers)
+        self._bulk = LastMinute(callers=limits.callers)
         self._denials = LastMinute(callers=limits.callers)
         self._shares = Shares(limit=limits.sessions, longest_ms=limits.share_ms)
         self._marks = Marks(state=state, record=mark, catch_up=catch_up, fault=fault, longest_s=limits.mark_s)
@@ -131,7 +132,7 @@ class Desk:
         )
         shown = rules.shown_grant(state, said, request.grant)
         command = rules.command_named(request.command)
-        calls = self._counted(said, command.reserved, now_ms)
+        calls = self._counted(said, command.reserved, now_ms, len(parameters))
         self._callers.spend(said, proven, now_ms)
         call = rules.Call(
             said=said,
@@ -173,7 +174,7 @@ class Desk:
             proven=sessions.Proven(kind=parent.proof, proof=None),
             command=command,
             observed=gate.observe(command, parameters, salt),
-            calls_last_minute=self._counted(said, command.reserved, now_ms),
+            calls_last_minute=self._counted(said, command.reserved, now_ms, len(parameters)),
             parent=parent.decision,
         )
         decided = await self._batches.decide(call, rules.chain_bytes(state, call))
@@ -195,9 +196,14 @@ class Desk:
             refusal.code, refusal.message, detail={**(refusal.detail or {}), "salt": one.salt, "until": until}
         )
 
-    def _counted(self, said: session.SessionToken, reserved: bool, now_ms: int) -> int:
-        """Count the call; braking and quorum commands have room of their own beyond the limit."""
-        limit = self._limits.calls_per_minute + (self._limits.braking_reserve if reserved else 0)
+    def _counted(self, said: session.SessionToken, reserved: bool, now_ms: int, size: int) -> int:
+        """Count the call; braking and quorum commands have room of their own beyond the limit. Long parameters have a count of their own,
+        which moves no score."""
+        limit, bulk = self._limits.calls_per_minute, size // self._limits.bulk_bytes
+        if bulk and self._bulk.take(said.licence_id, now_ms, max(limit, bulk), weight=bulk) is None:
+            wait_s = -(-self._bulk.wait_ms(said.licence_id, now_ms) // 1000)
+            raise Refused(Code.RATE_LIMITED, "too many long calls in a minute", detail={"retry_after_s": wait_s})
+        limit += self._limits.braking_reserve if reserved else 0
         calls = self._calls.take(said.licence_id, now_ms, limit)
         if calls is None:
             wait_s = -(-self._calls.wait_ms(said.licence_id, now_ms) // 1000)

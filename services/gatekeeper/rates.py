@@ -22,12 +22,13 @@ class LastMinute:
         slide(times, now_ms)
         return len(times)
 
-    def take(self, caller: str, now_ms: int, limit: int) -> int | None:
-        """Count one event and answer how many there are with it; None, and nothing counted, beyond `limit` or when memory is full."""
-        if self.count(caller, now_ms) >= limit or not self._room(caller, now_ms):
+    def take(self, caller: str, now_ms: int, limit: int, *, weight: int = 1) -> int | None:
+        """Count an event, so many times, and answer how many there are with it; None, and nothing counted, beyond `limit` or when memory is
+        full."""
+        if self.count(caller, now_ms) + weight > limit or not self._room(caller, now_ms):
             return None
         times = self._times.setdefault(caller, collections.deque())
-        times.append(now_ms)
+        times.extend([now_ms] * weight)
         return len(times)
 
     def recall(self, caller: str, at_ms: int, now_ms: int) -> None:

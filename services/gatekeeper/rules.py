@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.gatekeeper import sessions
 from services.gatekeeper.reviews import Waiting
 from services.gatekeeper.sessions import Proven
 from sigilcore import (
@@ -127,7 +128,7 @@ def bare_facts(state: Governance, call: Call, *, now_ms: int, chain_id: str) -> 
         owner_id=said.owner_id,
         loa=said.loa,
         keyed=said.session_key is not None,
-        mandated=command.name in said.mutations and now_ms < said.mutations_not_after_ms,
+        mandated=command.name in said.mutations and sessions.in_its_minutes(said, now_ms),
         proof=call.proven.kind,
         command=command,
         observed=call.observed,

@@ -245,6 +245,11 @@ def check_deployment(state: Governance, said: session.SessionToken, now_ms: int)
         raise Refused(Code.SESSION_EXPIRED, "the session is over")
 
 
+def in_its_minutes(said: session.SessionToken, now_ms: int) -> bool:
+    """True while what the owner's certificate named may be done: not after its end, and not because a clock was set back, for longer."""
+    return 0 < said.mutations_not_after_ms - now_ms <= session.CERTIFICATE_MS + SKEW_MS
+
+
 class Proven(msgspec.Struct, frozen=True, kw_only=True):
     """How a call was proven; the nonce and time of its proof are to be used once."""
 

@@ -102,7 +102,7 @@ async def tier(service: Grid, request: wire.TierPeer, call: Call) -> wire.PeerCh
     """Bring the mesh's word on a peer. A repetition under the caller's own id is the writer's to know."""
     peer = enrolling.peer_named(service.state, request.peer, "$.peer")
     if request.id is None:
-        enrolling.check_membership(peer, request.membership, service.clock.now_ms(), "$.membership")
+        enrolling.check_membership(service.state, peer, request.membership, service.clock.now_ms(), "$.membership")
     payload = audit.PeerTiered(peer=request.peer, membership=request.membership, request=call.bound.request())
     placed = await service.effect("peer_tiered", payload, call, request.id)
     return rules.changed(service.state, request.peer, placed, service.clock.now_ms())

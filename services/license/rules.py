@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import clock, decision, ids, licence, peers, signing
+from sigilcore import admission, clock, decision, ids, licence, peers, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
@@ -90,8 +90,13 @@ def _check_owner(state: Governance, request: wire.CreateLicense) -> None:
         raise Refused(Code.BAD_INPUT, f"names with {peers.OWNER_PREFIX} are peers'", field="$.owner_id")
     if request.owner_key is not None:
         strong_key(request.owner_key, "$.owner_key")
-    if request.loa is not Loa.MENTOR:
-        return
+    if request.loa is Loa.MENTOR:
+        _check_mentor(state, request)
+    if request.owner_key is not None:
+        admission.check_one_name(state, request.owner_key, request.owner_id, "$.owner_key")
+
+
+def _check_mentor(state: Governance, request: wire.CreateLicense) -> None:
     if request.owner_key is None:
         raise Refused(Code.BAD_INPUT, "a mentor licence is bound to the mentor's own key", field="$.owner_key")
     if state.was_root(bytes.fromhex(request.owner_key)):

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from services.gatekeeper import rules
-from sigilcore import decision, digest, gate, policy, record, replay, trust
+from sigilcore import decision, digest, gate, policy, record, replay, trust, wayback
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, common
 from sigilcore.contracts import gatekeeper as contract
@@ -203,11 +203,78 @@ def test_an_entry_of_one_module_moves_that_module_alone(law, code):
 def test_a_braking_command_has_no_threshold():
     """No policy can put revoking out of reach by its score."""
     house = simulator.House()
-    house.change_policy(thresholds=dict.fromkeys(NAMES, 10**9))
+    house.change_policy(thresholds=dict.fromkeys(NAMES.keys() - {command.name for command in wayback.WAY}, 10**9))
     braking = [command.name for command in PERMITTED if not command.scored]
     assert "license/revoke" in braking
     for name in braking:
         assert verdict(house.judge(house.root, name, proof="owner")) is None, name
+
+
+LOCKS = {
+    "a threshold beyond every score": {"thresholds": {"quorum/commit": 10**9}},
+    "a draft that can't be asked for": {"thresholds": {"quorum/draft": 19_000_000}},
+    "a review that nobody's score lets approve": {
+        "reviews": {"quorum/propose": policy.Review(within_s=60)},
+        "thresholds": {"approval/approve": 10**9},
+    },
+    "a review that Root alone could approve": {
+        "reviews": {"quorum/commit": policy.Review(within_s=60)},
+        "rungs": {"approval/approve": Loa.ROOT},
+    },
+    "a band that doesn't reach": {
+        "reviews": {"quorum/commit": policy.Review(within_s=60, band=1_000_000)},
+        "thresholds": {"quorum/commit": 20_000_000},
+    },
+}
+KEYS = {
+    "a high threshold": {"thresholds": {"quorum/propose": 7_500_000}},
+    "a review": {"reviews": {"quorum/commit": policy.Review(within_s=60)}},
+    "a band that reaches": {
+        "reviews": {"quorum/commit": policy.Review(within_s=60, band=20_000_000)},
+        "thresholds": {"quorum/commit": 20_000_000},
+    },
+    "a band that nobody falls into": {
+        "reviews": {"quorum/commit": policy.Review(within_s=60, band=1)},
+        "rungs": {"approval/approve": Loa.ROOT},
+    },
+}
+
+
+@pytest.mark.parametrize("law", LOCKS)
+def test_a_policy_that_locks_everybody_out(law):
+    """Root and the whole quorum agree on it, and it is no policy: nobody could ever propose another."""
+    house = simulator.House()
+    house.change_policy()
+    with pytest.raises(Refused) as caught:
+        house.change_policy(**LOCKS[law])
+    assert (caught.value.code, caught.value.field) == (Code.RECORD_INVALID, "$.payload.policy")
+
+
+@pytest.mark.parametrize("law", KEYS)
+def test_a_policy_that_is_hard_to_change_can_be_changed(law):
+    """What is only high, or asks a mentor besides, is a policy, and Root passes by it."""
+    house = simulator.House()
+    house.change_policy(**KEYS[law], rate_limit=10**6)
+    for command in wayback.WAY:
+        assert verdict(house.judge(house.root, command.name, proof="owner")) in {None, Code.REVIEW_NEEDED}
+
+
+def test_a_model_that_locks_everybody_out():
+    """The same of a model, by itself and under the policy that comes with it: the two together must leave a way back."""
+    house = simulator.House()
+    house.change_policy()
+    with pytest.raises(Refused) as caught:
+        house.change_model(bias=-trust.BOUND)
+    assert (caught.value.code, caught.value.field) == (Code.RECORD_INVALID, "$.payload.model")
+    low = dict.fromkeys((command.name for command in wayback.WAY), -(10**9))
+    opened = system.AccessPolicyChange(
+        policy=policy.AccessPolicy(version="low", thresholds=low), expires_at=house.later()
+    )
+    high = house.new_model(bias=-trust.BOUND)
+    house.change("changes", house.several(high, opened))
+    with pytest.raises(Refused) as caught:
+        house.change_policy()
+    assert (caught.value.code, caught.value.field) == (Code.RECORD_INVALID, "$.payload.policy")
 
 
 # Whose policy

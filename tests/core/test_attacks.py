@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from sigilcore import (
+    authorship,
     canonical,
     checkpoint,
     clock,
@@ -24,10 +25,10 @@ from sigilcore import (
     verify,
 )
 from sigilcore.access import Loa
-from sigilcore.records import audit, system
+from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 from tests import oracle
-from tests.simulator import House, Person
+from tests.simulator import TENANT, House, Person, plain
 
 
 @pytest.fixture
@@ -155,6 +156,38 @@ def test_effect_long_after_its_decision(house):
     granted = house.granted(house.operator, "memory/write")
     house.clock.advance(60_001)
     refused(Code.DECISION_UNKNOWN, house.place, house.memory(granted))
+
+
+def finished(house, person, key="k"):
+    """A value that its owner signed, and the call that a moment ago was let in to write it."""
+    signed = record.build(
+        "user_value",
+        user.UserValue(owner=person.owner_id, key=f"val::{person.owner_id}::{key}", value=1, request=None),
+        id=ids.new(),
+        tenant=TENANT,
+        ts=clock.format_ms(house.now_ms),
+        space="user",
+        signer=person.signer,
+        salt=os.urandom(16),
+    )
+    sent = msgspec.json.encode({"record": plain(signed)})
+    return signed, house.granted(person, "canon/user/write", sent).decision
+
+
+def test_a_revoked_owners_own_signature(house):
+    """A key whose licence was revoked signs nothing more, whatever the gate allowed before: who reads this with the governing records
+    alone (`authorship`) would stop there for ever."""
+    eve = house.issue(Person("eve"), Loa.OPERATOR)
+    signed, named = finished(house, eve)
+    house.place(signed, named=named)
+    signed, named = finished(house, house.issue(Person("eva"), Loa.OPERATOR))
+    other, late = finished(house, eve, "other")
+    house.revoke(eve)
+    refused(Code.KEY_NOT_ALLOWED, house.place, other, named=late)
+    house.place(signed, named=named)
+    for seq, placed in enumerate(house.log):
+        one = record.check(placed)
+        authorship.check(house.state, seq, one.header, one.core_bytes, one.kind.subject(one.payload))
 
 
 def test_decision_back_dated_past_a_revocation(house):
@@ -347,6 +380,54 @@ def test_one_key_for_two_principals(house):
     third = house.issue(Person("mentor-3"), Loa.MENTOR)
     enrol = house.enrolment(third, mentors[0].signer)
     refused(Code.WITNESS_TAKEN, house.place, house.attested(house.proposal("trusted_witness", enrol), *mentors))
+
+
+def named(house, owner_id, signer, loa=Loa.OPERATOR):
+    """Root issues a licence that names this key."""
+    person = Person(owner_id)
+    person.signer = signer
+    return house.issue(person, loa)
+
+
+def test_one_key_under_two_owners(house):
+    """A key is one person's: not an operator's and, under another name, the mentor's who approves their calls; nor a witness's, a
+    service's or Root's besides. Once the licence that was a mistake is revoked, the key is free for its right name."""
+    ada = house.issue(Person("ada-2"), Loa.OPERATOR)
+    voice = house.mentors(1)[0]
+    for taken in (ada.signer, voice.signer, house.services["license"], house.instances["knowledge"], house.root.signer):
+        for loa in (Loa.GUEST, Loa.OPERATOR):
+            refused_only(Code.WITNESS_TAKEN, named, house, "zoe", taken, loa)
+    refused_only(Code.WITNESS_TAKEN, named, house, "knowledge", house.instances["knowledge"])
+    refused_only(Code.WITNESS_TAKEN, named, house, "ada-mentor", ada.signer, Loa.MENTOR)
+    named(house, "ada-2", ada.signer, Loa.MENTOR)
+    named(house, voice.owner_id, voice.signer)
+    house.revoke(house.issue(ada, Loa.GUEST))
+    refused_only(Code.WITNESS_TAKEN, named, house, "zoe", ada.signer)
+    typo = house.issue(Person("mai"), Loa.OPERATOR)
+    house.revoke(typo)
+    named(house, "mia", typo.signer)
+
+
+def test_somebodys_key_taken_by_a_service(house):
+    """A service that went wrong introduces a person's key as its instance's: what that person signs would be nobody's."""
+    mia, voices = house.issue(Person("mia"), Loa.MENTOR), house.mentors(2)
+    house.seal(voices, 2)
+    refused(Code.WITNESS_TAKEN, house.introduce, "notary", key=mia.signer)
+    change = system.ServiceKey(service="notary", key=mia.signer.public_key.hex(), expires_at=house.later())
+    refused(Code.WITNESS_TAKEN, house.place, house.attested(house.proposal("service_key", change), *voices))
+    house.place(house.attested(house.proposal("trusted_witness", house.enrolment(mia, mia.signer)), *voices, mia))
+
+
+def test_another_persons_key_for_a_witness(house):
+    """Mia's key, which her licence names, can't be Max's voice: she would be two."""
+    mia, voices = house.issue(Person("mia"), Loa.MENTOR), house.mentors(2)
+    enrol = house.enrolment(house.issue(Person("max"), Loa.MENTOR), mia.signer)
+    borrowed = Person("max")
+    borrowed.signer = mia.signer
+    change = house.attested(house.proposal("trusted_witness", enrol), *voices, borrowed)
+    refused(Code.WITNESS_TAKEN, house.place, change)
+    own = house.attested(house.proposal("trusted_witness", house.enrolment(mia, mia.signer)), *voices, mia)
+    house.place(own)
 
 
 def test_witness_without_proof_of_possession(house):

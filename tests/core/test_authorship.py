@@ -40,7 +40,8 @@ def house():
     made.remember(ada, "one")
     made.revoke(bob)
     made.remember(ada, "two")
-    made.seal(made.mentors(2), 2)
+    made.voices = made.mentors(2)
+    made.seal(made.voices, 2)
     made.ada = ada
     return made
 
@@ -113,6 +114,18 @@ def test_a_person_signs_what_is_theirs_while_their_licence_stands(house):
     judged(house, place, value_of(house, house.ada, "ada"))
     assert refusal(house, len(house.log), value_of(house, house.ada, "ada")) is Code.KEY_NOT_ALLOWED
     assert refusal(house, place, value_of(house, Person("mallory"), "mallory")) is Code.KEY_NOT_ALLOWED
+
+
+def test_a_person_may_be_a_witness_or_root_besides(house):
+    """What their licence's key signs is theirs, though the log knows the key in another role."""
+    mia = house.issue(Person("mia"), Loa.MENTOR)
+    enrolled = house.proposal("trusted_witness", house.enrolment(mia, mia.signer))
+    house.place(house.attested(enrolled, *house.voices, mia))
+    for person in (mia, house.root):
+        judged(house, len(house.log), value_of(house, person, person.owner_id))
+        assert refusal(house, len(house.log), value_of(house, person, "ada")) is Code.KEY_NOT_ALLOWED
+    house.revoke(mia)
+    assert refusal(house, len(house.log), value_of(house, mia, "mia")) is Code.KEY_NOT_ALLOWED
 
 
 def test_another_tenants_record_is_nobodys(house):

@@ -141,7 +141,7 @@ def test_policy_threshold_replaces_the_models(world, ada):
 
 def test_braking_skips_the_score_and_nothing_else(world, ada):
     """Root revokes at any rate and under any model; an operator still doesn't."""
-    world.change_model(bias=-100_000_000)
+    world.state.model = msgspec.structs.replace(world.state.model, bias=-100_000_000)
     chain = world.judge(world.root, "license/revoke", proof="owner", calls_last_minute=10_000)
     assert chain.verdict is Verdict.ALLOW
     assert chain.trust is None

@@ -138,6 +138,15 @@ def test_no_declaration_falls_below_the_promised_rung(rung):
     assert {name: catalogue.COMMANDS[name].rung.value for name in PROMISED[rung]} == dict.fromkeys(PROMISED[rung], rung)
 
 
+def test_what_anyone_may_call_has_no_room_of_its_own():
+    """Room that is kept for revocations isn't kept if every operator may fill it, by taking back what is their own."""
+    reserved = {command.name for command in PERMITTED if command.reserved}
+    assert reserved >= {"license/revoke", "keys/revoke", "quorum/withdraw", "quorum/commit", "grid/peer/block"}
+    assert {command.rung for command in PERMITTED if command.reserved} <= {Loa.MENTOR, Loa.ROOT}
+    assert catalogue.COMMANDS["session/close"].reserved
+    assert catalogue.COMMANDS["quorum/attest"].reserved
+
+
 def test_only_what_ends_something_skips_the_score():
     """Braking must always work, and nothing else may go round the score."""
     unscored = {command.name for command in PERMITTED if not command.scored}

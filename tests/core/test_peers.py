@@ -260,6 +260,17 @@ def test_one_key_one_peer(world, lib):
             world.enrol_peer(Node("eve"), key=key)
 
 
+def test_a_person_s_key_is_no_peer_s(world):
+    """Whoever signs with it here would be another node from then on."""
+    mia = world.issue(Person("mia"), Loa.MENTOR)
+    node = Node("mias")
+    node.signer = mia.signer
+    with refused(Code.PEER_TAKEN):
+        world.enrol_peer(node)
+    world.revoke(mia)
+    world.enrol_peer(node)
+
+
 def test_only_root_s_own_signature_is_issued(world, lib):
     """A stolen grid service can't mint: the writer verifies the grant itself."""
     mallory = signing.Ed25519Signer.generate()
@@ -455,6 +466,28 @@ def test_memberships_that_are_none(world, lib):
     alone = world.enrol_peer(Node("alone"), mesh_key=None)
     with refused(Code.MEMBERSHIP_INVALID):
         world.tier(alone, world.member(alone, Tier.TRUSTED))
+
+
+def test_a_word_that_the_mesh_took_back_before_another_enrolment(world, lib):
+    """Root enrols a peer anew, for another address; the mesh has called it blocked since it trusted it, so the old word stays old. The
+    newest may be brought again, once."""
+    trusted = world.member(lib, Tier.TRUSTED)
+    world.tier(lib, trusted)
+    world.clock.advance(1)
+    blocked = world.member(lib, Tier.BLOCKED)
+    world.tier(lib, blocked)
+    world.enrol_peer(lib, Tier.PROVISIONAL)
+    assert world.call(lib, "ping").verdict is Verdict.ALLOW
+    with refused(Code.MEMBERSHIP_INVALID):
+        world.tier(lib, trusted)
+    world.tier(lib, blocked)
+    assert code(world.call(lib, "ping")) is Code.PEER_INVALID
+    for word in (trusted, blocked):
+        with refused(Code.MEMBERSHIP_INVALID):
+            world.tier(lib, word)
+    world.enrol_peer(lib, mesh_key=signing.Ed25519Signer.generate().public_key.hex())
+    with refused(Code.MEMBERSHIP_INVALID):
+        world.tier(lib, blocked)
 
 
 def test_a_replay_of_it_all_and_of_each_lie(world, lib):

@@ -144,6 +144,21 @@ def test_a_key_with_a_role_is_no_roots(house):
     refused(Code.WEAK_KEY, house.place, house.proposal("root_key", neutral))
 
 
+def test_a_root_that_is_called_like_a_peer(house):
+    """No licence may name it, so it would be a Root without one, for ever: neither at the founding nor later."""
+    peer = Person("peer:0f")
+    for without_root in (False, True):
+        with pytest.raises(Refused) as caught:
+            house.replace_root(peer, *house.voices, without_root=without_root)
+        assert (caught.value.code, caught.value.field) == (Code.RECORD_INVALID, "$.payload.owner_id")
+    genesis = record.check(house.log[0])
+    root = msgspec.structs.replace(genesis.payload.root, owner_id=peer.owner_id)
+    founding = house.proposal("genesis", msgspec.structs.replace(genesis.payload, root=root), prev=None)
+    with pytest.raises(Refused) as caught:
+        admission.check_genesis(record.check(founding))
+    assert (caught.value.code, caught.value.field) == (Code.RECORD_INVALID, "$.payload.root.owner_id")
+
+
 def test_two_successors_on_one_head(house):
     """The second to be carried in is stale: it was agreed on before there was a first."""
     yan, zoe = Person("yan"), Person("zoe")

@@ -13,7 +13,8 @@ import asyncpg
 import msgspec
 import pytest_asyncio
 
-from services.canon_writer import committer
+from services.canon_writer import committer, room
+from sigilcore import record
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, common
 from sigilcore.records import audit
@@ -23,7 +24,7 @@ from tests import database as databases
 from tests import smalldisk
 from tests.canonworld import code_of
 from tests.faults.test_writer_crash import PATIENCE_S, Place, _unchained
-from tests.simulator import Person
+from tests.simulator import House, Person
 
 POSTGRES_MB = 160
 RESERVE_MB = 24
@@ -68,6 +69,18 @@ async def place(server, disk, tmp_path, monkeypatch):
             yield made
         finally:
             disk.make_room()
+
+
+def test_whose_the_last_room_is():
+    """A revocation's decision and its record stand in it; nothing that an operator is allowed does, however often it asks."""
+    world = House()
+    ada = world.issue(Person("ada", keyed=False), Loa.OPERATOR)
+    for command in ("memory/write", "memory/list", "canon/user/erase", "grid/call"):
+        world.granted(ada, command)
+        assert not room.is_reserved(record.check(world.log[-1])), command
+    before = len(world.log)
+    world.revoke(ada)
+    assert [room.is_reserved(record.check(signed)) for signed in world.log[before:]] == [True, True]
 
 
 def large(place, number):

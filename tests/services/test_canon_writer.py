@@ -932,6 +932,37 @@ async def test_bundles_verify_offline(house):
         assert verify.verified(results), (kind, results)
 
 
+async def finished(house, person):
+    """A value that a person signed and the house took; its id."""
+    name, world = ids.new(), house.world
+    signed = record.build(
+        "user_value",
+        user.UserValue(owner=person.owner_id, key="k", value=1, request=None),
+        id=name,
+        tenant="default",
+        ts=world.later(0),
+        space="user",
+        signer=person.signer,
+        salt=os.urandom(16),
+    )
+    body = msgspec.json.encode(knowledge.UserWrite(record=signed))
+    granted = world.granted(person, knowledge.USER_WRITE.name, body)
+    await world.send(house.canon)
+    await house.call(signed, decision=granted.decision)
+    return name
+
+
+async def test_bundles_of_a_person_who_is_a_witness_or_root_verify(house):
+    """Their licence is what lets the key speak there, whatever else the log knows it as."""
+    world = house.world
+    mia = world.issue(Person("mia"), Loa.MENTOR)
+    world.place(world.attested(world.proposal("trusted_witness", world.enrolment(mia, mia.signer)), mia))
+    for person in (mia, world.root):
+        bundle = await house.canon.reading.proof(ROOT, canon.Prove(id=await finished(house, person)))
+        results = verify.verify(bundle, world.state.genesis_hash)
+        assert verify.verified(results), results
+
+
 async def test_bundles_verify_after_root_was_replaced(house):
     """The change, a system record after it, and what a new mentor signed: the licence behind that carries the new Root's signature."""
     world = house.world
@@ -941,21 +972,7 @@ async def test_bundles_verify_after_root_was_replaced(house):
     world.root_licence_follows()
     max_ = world.issue(Person("max"), Loa.MENTOR)
     world.change_model()
-    name = ids.new()
-    signed = record.build(
-        "user_value",
-        user.UserValue(owner="max", key="k", value=1, request=None),
-        id=name,
-        tenant="default",
-        ts=world.later(0),
-        space="user",
-        signer=max_.signer,
-        salt=os.urandom(16),
-    )
-    body = msgspec.json.encode(knowledge.UserWrite(record=signed))
-    granted = world.granted(max_, knowledge.USER_WRITE.name, body)
-    await world.send(house.canon)
-    await house.call(signed, decision=granted.decision)
+    name = await finished(house, max_)
     newest = next(row for row in reversed(house.canon.store.disk.rows) if row.space == "system")
     for wanted in (changed.core.id, newest.id, name):
         bundle = await house.canon.reading.proof(ROOT, canon.Prove(id=wanted))

@@ -753,6 +753,22 @@ async def test_too_many_calls(house):
     assert (await house.authorize(bob, "ping")).verdict is Verdict.ALLOW
 
 
+async def test_too_many_long_calls(house):
+    """A licence's minute holds so many long calls as the gate has time for, however few calls they are; short ones go on, and its rate is
+    what it was."""
+    house.gate = house.another(calls_per_minute=20)
+    bob = await house.login(house.bob)
+    long = msgspec.json.encode({"key": "k", "value": "x" * 15 * 65_536}).decode()
+    await house.authorize(bob, "canon/user/write", long)
+    with refused(Code.RATE_LIMITED) as caught:
+        await house.authorize(bob, "canon/user/write", long)
+    assert caught.value.detail == {"retry_after_s": 60}
+    await house.authorize(bob, "memory/write", WRITE)
+    assert house.gate.desk.calls_last_minute(house.bob.licence_id) == 2
+    house.world.clock.advance(60_000)
+    await house.authorize(bob, "canon/user/write", long)
+
+
 async def test_braking_has_room_of_its_own(house):
     """Root can still revoke when its calls are used up."""
     house.world.clock.ms += 60_000  # what Root did before is in the log, and counts for a minute
@@ -853,13 +869,20 @@ async def test_sessions_and_ways_of_proving_share_nothing(house):
     assert len({ref.link() for ref in refs}) == 3
 
 
+# A model by which hardly anybody but Root does anything.
+HARDER: dict[str, Any] = {
+    "bias": -75_000_000,
+    "weights": msgspec.structs.replace(trust.DEFAULT_MODEL.weights, loa=100_000_000),
+}
+
+
 async def test_a_policy_or_model_change_ends_sharing_at_once(house):
     """What was allowed by the old law is judged again by the new one."""
     ada = await house.login(house.ada)
     first = await house.authorize(ada, "memory/list")
     house.world.change_policy(rungs={"memory/read": Loa.ROOT})
     second = await house.authorize(ada, "memory/list")
-    house.world.change_model(bias=-100_000_000)
+    house.world.change_model(**HARDER)
     assert first.decision != second.decision
     with refused(Code.DENIED_BY_TRUST):
         await house.authorize(ada, "memory/list")
@@ -891,7 +914,7 @@ ENDS = {
     ),
     "the gate's key replaced": (lambda house, ada: house.world.rotate_service("gatekeeper"), Code.SESSION_INVALID),
     "a raised rung": (lambda house, ada: house.world.change_policy(rungs=RAISED), Code.LOA_TOO_LOW),
-    "a harder model": (lambda house, ada: house.world.change_model(bias=-100_000_000), Code.DENIED_BY_TRUST),
+    "a harder model": (lambda house, ada: house.world.change_model(**HARDER), Code.DENIED_BY_TRUST),
 }
 RAISED = dict.fromkeys(("memory/list", "memory/read", "ping", "trust/status"), Loa.ROOT)
 

@@ -1,10 +1,15 @@
 """The license service: one Root, licences that the log knows, and an end to each."""
 
+import contextlib
 import os
+import tomllib
 from typing import Any
+from unittest import mock
 
+import hypothesis
 import msgspec
 import pytest
+from hypothesis import strategies as st
 
 from services.license import bootstrap, rules
 from sigilcore import canonical, clock, drafts, ids, licence, note, record, signing
@@ -126,6 +131,20 @@ def test_a_mentor_is_not_root(world: House) -> None:
         table(world, mentor(owner_key=world.root.signer.public_key.hex()))
     with refused(Code.ROOT_IS_SINGLE, "$.owner_id"):
         table(world, mentor(owner_id="root"))
+
+
+def test_a_key_has_one_name(world: House) -> None:
+    """Whoever has a licence by one name gets none by another with the same key, so nobody is their own mentor."""
+    ada = world.issue(Person("ada"), Loa.OPERATOR)
+    key = ada.signer.public_key.hex()
+    for loa in (Loa.OPERATOR, Loa.MENTOR):
+        with refused(Code.WITNESS_TAKEN, "$.owner_key"):
+            table(world, asked(loa=loa, owner_id="mia", owner_key=key))
+        with refused(Code.WITNESS_TAKEN, "$.owner_key"):
+            table(
+                world, asked(loa=Loa.OPERATOR, owner_id="quorum", owner_key=world.services["quorum"].public_key.hex())
+            )
+    assert table(world, asked(owner_id="ada", owner_key=key)).owner.key == key
 
 
 def test_a_mentor_licence_carries_roots_signature(world: House) -> None:
@@ -446,6 +465,52 @@ def test_validation_repeats_no_claim_of_a_forgery(world: House) -> None:
         assert answer.owner_id is None
 
 
+DEEP = ".".join(["a"] * 8_000)
+HIDDEN = {
+    "bare": f"{DEEP}=1",
+    "quoted": ".".join(['"a"'] * 4_000) + "=1",
+    "a table": f"[{DEEP}]",
+    "in a table of one line": "k={" + DEEP + "=1}",
+    "a quote in the other quotes": f"""'"'.{DEEP}.'"'=1""",
+    "an escaped quote": r'k=["\"",{' + DEEP + r'=1},"\""]',
+    "four quotes at the end": 'k=[""""a"""",{' + DEEP + '=1},"x"]',
+    "a text of many lines": "k=['''\n\"''',{" + DEEP + "=1},'\"']",
+    "a comment that opens a text": f"# '''\n{DEEP}=1\n# '''",
+}
+PIECES = ('"', "'", '"""', "'''", "\\", "\n", "#", "k=", "[", "]", "{", "}", ",", " ", "x", ".".join("a" * 70) + "=1")
+
+
+@pytest.mark.parametrize("how", HIDDEN)
+def test_a_name_of_thousands_of_parts(world: House, how: str) -> None:
+    """The reader of TOML needs half a second for one, in sixteen kilobytes from a stranger who has no licence at all. It never sees it."""
+    assert len(HIDDEN[how]) <= licence.MAX_TOML_BYTES
+    with pytest.raises(ValueError, match="names of so many parts"):
+        licence.parse(HIDDEN[how])
+    assert told(world, HIDDEN[how]).reasons == (licence.Reason.UNREADABLE,)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(st.lists(st.sampled_from(PIECES), max_size=16).map("".join))
+def test_no_quotes_hide_a_long_name(text: str) -> None:
+    """Whatever stands before it: the reader meets no name of more parts than a licence may have dots."""
+    longest, reader = [0], tomllib._parser.parse_key
+
+    def parse_key(src: str, pos: int) -> Any:
+        found = reader(src, pos)
+        longest.append(len(found[1]))
+        return found
+
+    with mock.patch.object(tomllib._parser, "parse_key", parse_key), contextlib.suppress(ValueError):
+        licence.parse(text)
+    assert max(longest) <= licence.MAX_DOTS + 1
+
+
+def test_a_scope_full_of_dots_is_read(world: House) -> None:
+    """What stands in texts and comments is nobody's name."""
+    ada = world.issue(Person("ada", keyed=False), Loa.OPERATOR, scope=tuple(f"a.b.{number}/*" for number in range(64)))
+    assert licence.parse(f"# {'.' * 500}\n{ada.toml}").license == ada.table
+
+
 def told(world: House, text: str) -> wire.LicenseValidation:
     return rules.validation(licence.validate(text, world.state, world.now_ms))
 
@@ -519,6 +584,12 @@ def test_a_weak_key_is_no_root(founding: Founding) -> None:
     """A key that anybody can sign with founds nothing."""
     with refused(Code.WEAK_KEY, "$.root_key"):
         founding.expected(founding.request(root_key=SMALL_ORDER))
+
+
+def test_a_peers_name_is_no_root(founding: Founding) -> None:
+    """No licence names a peer, so this Root would stay without one."""
+    with refused(Code.BAD_INPUT, "$.owner_id"):
+        founding.expected(founding.request(owner_id="peer:root"))
 
 
 def test_a_services_key_is_no_root(founding: Founding) -> None:

@@ -6,7 +6,7 @@ import json
 import msgspec
 import pytest
 
-from cli import approval
+from cli import approval, seam
 from cli.governed import Unverified
 from services.canon_writer import memory
 from sigilcore import clock, digest, permit, policy, record, signing
@@ -288,6 +288,19 @@ async def test_approver_shown_other_data_than_is_executed(house):
             approval.check(msgspec.structs.replace(view, **lie), chain)
     with pytest.raises(Unverified):
         approval.check(view, msgspec.structs.replace(chain, verdict=Verdict.DENY))
+
+
+async def test_a_call_that_hides_from_the_approvers_terminal(house, monkeypatch, capsys):
+    """Spaces of JSON that send the cursor back over the text, letters that turn its direction or clear the screen: all of it is shown."""
+    ada, mia = await house.login(house.ada), await house.login(house.mia)
+    hidden = '{"key":"plan","text":"Burn the \u202ehouse.\x9b2J",\r' + " " * 60 + '"tags":[]}'
+    await house.needed(ada, hidden)
+    listed = await house.listed(mia)
+    monkeypatch.setattr(seam, "wait", lambda work: (work.close(), listed)[1])
+    approval.show_list(seam.State())
+    for shown in (approval.text(listed.items[0]), capsys.readouterr().out):
+        assert shown.replace("\n", "").isprintable()
+        assert r'"text":"Burn the \u202ehouse.\u009b2J",\r ' in shown
 
 
 async def test_approval_by_a_mentor_who_was_revoked_since(house):

@@ -37,6 +37,7 @@ from sigilcore import (
     policy,
     signing,
     tlog_policy,
+    wayback,
     witnessed,
 )
 from sigilcore.access import Loa
@@ -186,6 +187,7 @@ def check_genesis(checked: Checked) -> None:
         raise Refused(Code.RECORD_INVALID, "genesis has no past, links or witnesses", field="$.header.core")
     if payload.tenant != checked.core.tenant:
         raise Refused(Code.RECORD_INVALID, "payload and core name different tenants", field="$.payload.tenant")
+    _check_root_name(payload.root.owner_id, "$.payload.root.owner_id")
     log = _log_vkey(payload.log, "$.payload.log")
     keys = [payload.root.key, *payload.services.values(), log.public_key.hex()]
     if len(set(keys)) != len(keys):
@@ -223,6 +225,27 @@ def precheck_system(state: Governance, checked: Checked, now_ms: int | None) -> 
                 raise Refused(Code.RECORD_INVALID, "another of these changes is of the same thing", field="$.payload")
             changed.add(thing)
             _check_change(before, change.payload, now_ms)
+    _check_way_back(state, payload)
+
+
+def _check_way_back(state: Governance, payload: object) -> None:
+    """A new model or policy, with the other as it will be then, leaves open how both are changed."""
+    model, law, field = state.model, state.policy, ""
+    for change in system.changes_in(payload):
+        match change.payload:
+            case system.ModelConfig():
+                model, field = change.payload.model, f"{change.path}.model"
+            case system.AccessPolicyChange():
+                law, field = change.payload.policy, f"{change.path}.policy"
+            case _:
+                pass
+    if not field:
+        return
+    assert model is not None, "genesis brings the first model"
+    assert law is not None, "genesis brings the first policy"
+    closed = wayback.closed(model, law)
+    if closed is not None:
+        raise Refused(Code.RECORD_INVALID, f"{closed} would be out of everyone's reach for ever", field=field)
 
 
 @contextlib.contextmanager
@@ -380,7 +403,7 @@ def _check_witness(state: Governance, payload: system.TrustedWitness, now_ms: in
     if payload.action == "revoke":
         _check_set(state, [entry for entry in active.values() if entry is not current])
         return
-    _fresh_key(state, payload.key)
+    _fresh_key(state, payload.key, name=payload.witness_id)
     _no_cosigner(state, bytes.fromhex(payload.key), "$.payload.key")
     others = {entry.name for name, entry in active.items() if name != payload.witness_id}
     if payload.name in others:
@@ -445,7 +468,7 @@ def _check_log_key(state: Governance, payload: system.LogKey) -> None:
     """The same log's name over a key of its own: safe, new, and no cosigner's."""
     check_same_log(state, payload)
     key = note.VerifierKey.parse(payload.vkey)
-    _fresh_key(state, key.public_key.hex())
+    _fresh_key(state, key.public_key.hex(), field="$.payload.vkey")
     _no_cosigner(state, key.public_key, "$.payload.vkey")
 
 
@@ -453,10 +476,17 @@ def _check_root_key(state: Governance, payload: system.RootKey) -> None:
     """A key of its own, that no licence names either; and Root is no witness."""
     if payload.owner_id in state.active_witnesses():
         raise Refused(Code.ROOT_IS_NO_WITNESS, f"{payload.owner_id} is a witness", field="$.payload.owner_id")
+    _check_root_name(payload.owner_id, "$.payload.owner_id")
     _fresh_key(state, payload.key)
     _no_cosigner(state, bytes.fromhex(payload.key), "$.payload.key")
-    if any(entry.table.owner.key == payload.key for entry in state.licences.values()):
+    if signing.key_id(bytes.fromhex(payload.key)) in state.keyed:
         raise Refused(Code.WITNESS_TAKEN, "this key is a licence owner's", field="$.payload.key")
+
+
+def _check_root_name(name: str, field: str) -> None:
+    """No licence names a peer, so a Root that was called like one would never get its own."""
+    if peers.is_peer(name):
+        raise Refused(Code.RECORD_INVALID, "a peer's name is no Root's", field=field)
 
 
 def _no_cosigner(state: Governance, public: bytes, field: str) -> None:
@@ -712,6 +742,8 @@ def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIss
             raise Refused(Code.RECORD_INVALID, "a mentor has a key of its own", field="$.payload.license.owner")
         if payload.root_signature is None or not licence.root_signed(table, payload.root_signature, root):
             raise Refused(Code.SIGNATURE_INVALID, "a mentor licence carries Root's own signature")
+    if table.owner.key is not None:
+        check_one_name(state, table.owner.key, table.owner.id, "$.payload.license.owner.key")
 
 
 def _check_renewal(state: Governance, checked: Checked, payload: audit.LicenceIssued) -> None:
@@ -734,6 +766,13 @@ def _check_renewal(state: Governance, checked: Checked, payload: audit.LicenceIs
         raise Refused(Code.RECORD_INVALID, "a renewal keeps owner, level, scope and key", field="$.payload.license")
     if _time(new.expires_at) <= _time(old.expires_at):
         raise Refused(Code.RECORD_INVALID, "a renewal ends later", field="$.payload.license.expires_at")
+
+
+def check_one_name(state: Governance, key: str, name: str, field: str) -> None:
+    """One key, one name: who had two could be their own mentor, or two witnesses."""
+    others = state.names_of(bytes.fromhex(key)) - {name}
+    if others:
+        raise Refused(Code.WITNESS_TAKEN, f"this key is {min(others)}'s", field=field)
 
 
 def _is_root_licence(payload: object) -> bool:
@@ -798,6 +837,7 @@ def _person_key(state: Governance, checked: Checked, row: DecisionRow) -> bytes:
     if signing.key_id(public) != checked.header.key_id:
         raise Refused(Code.KEY_NOT_ALLOWED, "signed by neither the service nor the licence's owner")
     if entry.revoked_seq is not None:
+        # What a service does for a call that was let in before is the service's word; this key has none any more.
         raise Refused(Code.KEY_NOT_ALLOWED, "the licence that names this key was revoked", field="$.header.key_id")
     if row.effect != checked.core.id:
         raise Refused(Code.DECISION_MISMATCH, "the decision doesn't name this record")
@@ -830,6 +870,8 @@ def _check_decision(state: Governance, checked: Checked, row: DecisionRow | None
         raise Refused(Code.DECISION_MISMATCH, "the decision doesn't name this record")
     if now_ms - row.ts_ms > max(DECISION_AGE_MS, command.longest_run_s * 1000):
         raise Refused(Code.DECISION_UNKNOWN, "the decision is too old")
+    if row.ts_ms - now_ms > DECISION_AGE_MS:
+        raise Refused(Code.DECISION_UNKNOWN, "the decision lies ahead: the clock was set back")
     return row
 
 
@@ -861,11 +903,12 @@ def _active_key(state: Governance, checked: Checked) -> KeyEntry:
     return entry
 
 
-def _fresh_key(state: Governance, key: str) -> None:
-    """A key that is safe and has no role yet."""
-    public = _strong(key, "$.payload.key")
+def _fresh_key(state: Governance, key: str, *, name: str = "", field: str = "$.payload.key") -> None:
+    """A key that is safe, has no role yet, and that no licence names as somebody else's than `name`'s."""
+    public = _strong(key, field)
     if signing.key_id(public) in state.keys:
-        raise Refused(Code.WITNESS_TAKEN, "this key has a role already", field="$.payload.key")
+        raise Refused(Code.WITNESS_TAKEN, "this key has a role already", field=field)
+    check_one_name(state, key, name, field)
 
 
 def _strong(key: str, field: str) -> bytes:

@@ -35,7 +35,8 @@ def check(state: Governance, seq: int, header: Header, core_bytes: bytes, subjec
     if core.space not in kind.spaces:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{core.kind} doesn't stand in {core.space}", field="$.header.core.space")
     entry = state.key(header.key_id)
-    if entry is None:
+    if entry is None or (kind.space == "user" and entry.role != "instance"):
+        # A person's key may be a witness's or Root's besides.
         public = _person(state, seq, header, kind, subject)
     elif _speaks(entry, kind) and _stood(entry, seq, kind):
         public = entry.public

@@ -7,6 +7,7 @@ Invariants:
 
 - one name, one key, one peer; a key that has or had another role here is no peer's, and weak keys are nobody's;
 - an epoch is issued once, above the key's mark and all that was issued to it; a revocation goes above them too;
+- a mesh's older word never counts after a newer one, whatever the peer was enrolled as between them;
 - a mark moves only by a grant that Root signed for that very key and mesh, only upward, and never beyond the bound on marks.
 """
 
@@ -51,8 +52,8 @@ def fresh_peer(state: Governance, name: str, key: str, where: str = "$.payload")
     old = state.peers.get(name)
     if old is not None and old.key == key:
         return
-    if signing.key_id(public) in state.keys:
-        raise Refused(Code.PEER_TAKEN, "this key has or had a role here", field=f"{where}.key")
+    if state.names_of(public):
+        raise Refused(Code.PEER_TAKEN, "this key is somebody's here, or was", field=f"{where}.key")
     if sum(entry.role == "peer" for entry in state.keys.values()) >= peers.MOST:
         raise Refused(Code.GRANTS_FULL, f"{peers.MOST} peers' keys were enrolled, and none is forgotten")
 
@@ -62,11 +63,13 @@ def _blocked(state: Governance, payload: audit.PeerBlocked, _: Checked) -> None:
 
 
 def _tiered(state: Governance, payload: audit.PeerTiered, checked: Checked) -> None:
-    check_membership(peer_named(state, payload.peer), payload.membership, _ts(checked), "$.payload.membership")
+    entry = peer_named(state, payload.peer)
+    check_membership(state, entry, payload.membership, _ts(checked), "$.payload.membership")
 
 
-def check_membership(entry: PeerEntry, token: str, now_ms: int, field: str) -> peers.Membership:
-    """A mesh's word on this very peer, by the key that its enrolment pins, newer than the last."""
+def check_membership(state: Governance, entry: PeerEntry, token: str, now_ms: int, field: str) -> peers.Membership:
+    """A mesh's word on this very peer, by the key that its enrolment pins, newer than all that were brought before. Another enrolment
+    forgets none of them; the newest may be brought to it again."""
     if entry.mesh_key is None:
         raise Refused(Code.MEMBERSHIP_INVALID, f"no mesh key was pinned for {entry.name}", field=field)
     try:
@@ -77,7 +80,8 @@ def check_membership(entry: PeerEntry, token: str, now_ms: int, field: str) -> p
         raise Refused(Code.MEMBERSHIP_INVALID, "it is of another mesh or member", field=field)
     if said.expires_at_ms is not None and now_ms >= said.expires_at_ms:
         raise Refused(Code.MEMBERSHIP_INVALID, "it has expired", field=field)
-    if entry.member is not None and said.issued_at_ms <= entry.member.issued_at_ms:
+    newest_ms = state.mesh_words.get(entry.mesh_word, -1)
+    if said.issued_at_ms < newest_ms or (said.issued_at_ms == newest_ms and entry.member is not None):
         raise Refused(Code.MEMBERSHIP_INVALID, "the mesh has said something newer", field=field)
     return said
 

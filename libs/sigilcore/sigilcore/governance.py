@@ -103,7 +103,6 @@ class MeshTier(msgspec.Struct, frozen=True, kw_only=True):
     """The tier that a mesh's newest word gives a member, and until when."""
 
     tier: peers.Tier
-    issued_at_ms: int
     expires_at_ms: int | None
 
 
@@ -131,6 +130,11 @@ class PeerEntry(msgspec.Struct, frozen=True, kw_only=True):
     def owner_id(self) -> str:
         """How it is named where an owner is."""
         return peers.owner_id(self.key_id)
+
+    @property
+    def mesh_word(self) -> tuple[str, str, str]:
+        """Under what the newest word of its mesh is remembered, however often it is enrolled."""
+        return self.mesh_key or "", self.mesh, self.key
 
     def tier_at(self, now_ms: int) -> peers.Tier:
         """Root's block, else what the mesh says while it says it, else the enrolment's own."""
@@ -182,6 +186,7 @@ class Governance:
         self.instances: dict[tuple[str, str], str] = {}  # (service, instance) → key id now
         self.chains: dict[str, str] = {}  # key id → hash of its newest audit record
         self.licences: dict[str, IssuedLicence] = {}
+        self.keyed: dict[str, tuple[str, ...]] = {}  # key id → the licences that name its key as their owner's
         self.closed_sessions: dict[str, int] = {}
         self.orders: dict[str, system.ErasureOrder] = {}  # by record id; which are used, the decisions tell
         self.approvals: dict[str, Approval] = {}  # by the decision that asked for the review
@@ -189,6 +194,9 @@ class Governance:
         self.witness_history: dict[tuple[str, int], WitnessEntry] = {}  # (principal, since) → entry
         self.peers: dict[str, PeerEntry] = {}  # name → its newest enrolment
         self.enrolments: dict[str, str] = {}  # record id → the peer that it enrolled
+        self.mesh_words: dict[
+            tuple[str, str, str], int
+        ] = {}  # mesh key, mesh, member → when the newest word was issued
         self.grants: dict[str, IssuedGrant] = {}  # hash → grant
         self.grant_epochs: dict[str, int] = {}  # key id → the highest epoch ever issued or revoked
         self.grant_marks: dict[str, GrantStands] = {}  # key id → mark
@@ -252,6 +260,19 @@ class Governance:
     def issued(self, licence_id: str) -> IssuedLicence | None:
         """A licence, if the log ever issued it."""
         return self.licences.get(licence_id)
+
+    def names_of(self, public: bytes) -> set[str]:
+        """Whose key this is: in a role of its own, now or ever, or by a licence that wasn't revoked."""
+        key_id = signing.key_id(public)
+        entry = self.keys.get(key_id)
+        owners = {
+            issued.table.owner.id
+            for issued in map(self.licences.__getitem__, self.keyed.get(key_id, ()))
+            if issued.revoked_seq is None
+        }
+        if entry is not None:
+            owners.add(entry.name if entry.role in {"root", "witness"} else f"{entry.role} {entry.name}")
+        return owners
 
     def session_closed(self, session_id: str) -> bool:
         """True once a session was closed."""
@@ -382,6 +403,9 @@ class Governance:
                     renews=core.link(licensing.RENEWS),
                 )
                 self._set(self.licences, payload.license.id, entry)
+                if payload.license.owner.key is not None:
+                    key_id = _key_id(payload.license.owner.key)
+                    self._set(self.keyed, key_id, (*self.keyed.get(key_id, ()), payload.license.id))
             case audit.LicenceRevoked():
                 revoked = msgspec.structs.replace(self.licences[payload.license_id], revoked_seq=seq)
                 self._set(self.licences, payload.license_id, revoked)
@@ -415,7 +439,8 @@ class Governance:
                 self._change_peer(seq, payload.peer, blocked=True)
             case audit.PeerTiered():
                 said = peers.read_membership(payload.membership)
-                member = MeshTier(tier=said.tier, issued_at_ms=said.issued_at_ms, expires_at_ms=said.expires_at_ms)
+                member = MeshTier(tier=said.tier, expires_at_ms=said.expires_at_ms)
+                self._set(self.mesh_words, self.peers[payload.peer].mesh_word, said.issued_at_ms)
                 self._change_peer(seq, payload.peer, member=member)
             case audit.GrantIssued():
                 issued = IssuedGrant(

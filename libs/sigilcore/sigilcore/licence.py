@@ -8,6 +8,7 @@ after, not revoked. So a stolen seal key mints nothing that counts: what the log
 """
 
 import enum
+import re
 import tomllib
 from typing import Annotated, Literal, Protocol
 
@@ -19,6 +20,12 @@ from sigilcore.access import Loa
 from sigilcore.record_types import Hex32, Hex64, Name, PublicKey, RecordId, Signature, Timestamp
 
 MAX_TOML_BYTES = 16 * 1024
+MAX_DOTS = 64  # outside texts and comments: a licence of ours has two
+# Texts as the reader of TOML ends them: three quotes may have two more of their own before them.
+_TEXTS = re.compile(
+    r'''"""(?:[^\\]|\\.?)*?(?:"{3,5}|\Z)|\'{3}.*?(?:\'{3,5}|\Z)|"(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|\#[^\n]*''',
+    re.DOTALL,
+)
 VERSION: Literal[1] = 1
 
 
@@ -174,6 +181,9 @@ def parse(text: str) -> LicenceDocument:
     """Read a licence's TOML; raises ValueError with what is wrong and where."""
     if len(text.encode("utf-8", "surrogatepass")) > MAX_TOML_BYTES:
         raise ValueError(f"a licence has at most {MAX_TOML_BYTES} bytes")
+    if _TEXTS.sub("", text).count(".") > MAX_DOTS:
+        # A name of n parts costs the reader n * n: half a second for sixteen kilobytes that any stranger may send.
+        raise ValueError("no licence has names of so many parts")
     try:
         document = msgspec.convert(tomllib.loads(text), LicenceDocument, strict=True)
         content_bytes(document.license)

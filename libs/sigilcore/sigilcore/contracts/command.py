@@ -113,8 +113,12 @@ class Command(Generic[Req, Rep]):
 
     @property
     def reserved(self) -> bool:
-        """True if every queue on its way keeps room that others can't take: what brakes, and what the quorum does."""
-        return not self.scored or (self.service == "quorum" and self.mutates)
+        """True if every queue on its way keeps room that others can't take: what brakes, and what the quorum does.
+
+        Not what anyone below mentor may call as often as they like, as taking back one's own: they would have that room instead.
+        """
+        brakes = not self.scored and (self.admission is not Admission.PERMIT or self.rung.includes(Loa.MENTOR))
+        return brakes or (self.service == "quorum" and self.mutates)
 
     @property
     def needs_owner(self) -> bool:

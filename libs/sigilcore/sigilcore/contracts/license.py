@@ -214,6 +214,7 @@ CREATE = Command(
         Code.ROOT_SIGNATURE_NEEDED,
         Code.SIGNATURE_INVALID,
         Code.WEAK_KEY,
+        Code.WITNESS_TAKEN,
         Code.ID_TAKEN,
     ),
     example={
