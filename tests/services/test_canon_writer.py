@@ -932,7 +932,7 @@ async def test_bundles_verify_offline(house):
         assert verify.verified(results), (kind, results)
 
 
-async def finished(house, person):
+async def taken(house, person):
     """A value that a person signed and the house took; its id."""
     name, world = ids.new(), house.world
     signed = record.build(
@@ -958,7 +958,7 @@ async def test_bundles_of_a_person_who_is_a_witness_or_root_verify(house):
     mia = world.issue(Person("mia"), Loa.MENTOR)
     world.place(world.attested(world.proposal("trusted_witness", world.enrolment(mia, mia.signer)), mia))
     for person in (mia, world.root):
-        bundle = await house.canon.reading.proof(ROOT, canon.Prove(id=await finished(house, person)))
+        bundle = await house.canon.reading.proof(ROOT, canon.Prove(id=await taken(house, person)))
         results = verify.verify(bundle, world.state.genesis_hash)
         assert verify.verified(results), results
 
@@ -972,7 +972,7 @@ async def test_bundles_verify_after_root_was_replaced(house):
     world.root_licence_follows()
     max_ = world.issue(Person("max"), Loa.MENTOR)
     world.change_model()
-    name = await finished(house, max_)
+    name = await taken(house, max_)
     newest = next(row for row in reversed(house.canon.store.disk.rows) if row.space == "system")
     for wanted in (changed.core.id, newest.id, name):
         bundle = await house.canon.reading.proof(ROOT, canon.Prove(id=wanted))
