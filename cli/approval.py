@@ -99,9 +99,9 @@ def text(view: gatekeeper.ReviewView) -> str:
     """A call as a person reads it."""
     return "\n".join(
         (
-            f"{view.owner} asks for {view.command}, until {view.until}",
+            f"{view.owner} asks for {view.command}, until {seam.line(view.until)}",
             f"its parameters, verified here against decision {view.review}:",
-            f"  {view.parameters}",
+            f"  {seam.line(view.parameters)}",
         )
     )
 
