@@ -8,6 +8,8 @@ Invariants:
   proxy, and what stands before it is hearsay;
 - counting costs three numbers a caller, of whom a bounded number is kept (`kept`), so neither a flood nor many addresses cost memory;
 - a restart gives nobody new requests: the counts outlive it (`kept`);
+- a stranger's body counts by its length: one request more for each `WEIGHT_BYTES`, since to read a megabyte of JSON takes us as long as
+  some hundred requests;
 - braking and quorum commands have `RESERVE` requests a minute beyond the limit.
 
 The window slides by weighing the last minute's count with what is left of it: a list of every request's time, exact to the request,
@@ -28,6 +30,7 @@ from sigilcore.refusals import Code, Refused
 
 MINUTE_S = 60
 RESERVE = 60
+WEIGHT_BYTES = 4096
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -81,6 +84,12 @@ class Rates:
             reset_s=reset_s,
             refused=refused,
         )
+
+    def weigh(self, *, address: str, size: int, now_s: float) -> None:
+        """Count what a stranger's body was, beside the request that brought it."""
+        name = self._kept.name(address)
+        window, now, before = _slid(self._kept.get("address", name), now_s)
+        self._kept.put("address", name, (window, now + size // WEIGHT_BYTES, before))
 
 
 def _slid(count: tuple[int, int, int] | None, now_s: float) -> tuple[int, int, int]:

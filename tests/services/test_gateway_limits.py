@@ -231,6 +231,18 @@ async def test_many_sessions_of_one_licence_are_one_caller(home: World) -> None:
             writer.close()
 
 
+async def test_a_stranger_s_megabyte_counts_as_what_it_costs(home: World) -> None:
+    """Reading JSON is the dearest thing that a stranger can ask for: bodies count by their length, unless a session stands behind them."""
+    heavy = b"[" + b"[]," * 340_000 + b"[]]"
+    async with home.gateway(rate_limit_per_minute=400, now_s=lambda: 600.0) as face:
+        token, _ = await face.login(home.bob)
+        for sent, codes in (
+            ({"authorization": bearer(token)}, ["BAD_INPUT"] * 3),
+            ({}, [*["BAD_INPUT"] * 2, "RATE_LIMITED"]),
+        ):
+            assert [(await face.send("POST", "/api/commands/ping", heavy, **sent)).code for _ in range(3)] == codes
+
+
 def test_who_logs_in_again_and_again_pushes_out_only_themselves() -> None:
     """A licence's cookies are bounded: Bob's stays, however often Eve logs in, and of hers the newest."""
     cookies = sessions.Cookies(limit=2 * sessions.OF_ONE, secure=True)
