@@ -151,6 +151,29 @@ def test_a_full_disk_takes_no_voice_that_was_given(tmp_path: Path, monkeypatch: 
     assert packet.read_bytes() == b"one voice"
 
 
+def test_a_name_that_is_no_text_is_shown_all_the_same(person: Person) -> None:
+    """A file's name of any bytes, and a terminal that has few letters: neither ends in a fault."""
+    (person.work / os.fsdecode(b"\xff.key")).touch(mode=0o600)
+    assert r"\udcff.key" in person.sigil("keys", "list", ".", code=1).stdout
+    (person.work / "\xfc.key").touch(mode=0o600)
+    assert r"\xfc.key" in person.sigil("keys", "list", ".", code=1, PYTHONIOENCODING="ascii").stdout
+
+
+def test_the_doctor_looks_where_it_is_told_or_says_that_it_did_not(person: Person) -> None:
+    """A folder that isn't there, and one where nothing runs, are never called good, whatever else is in order."""
+    told = person.ask("doctor", "--data", "nowhere", "--address", "http://127.0.0.1:9", code=2)
+    assert told["unseen"][-1] == "nowhere: there is no such folder"
+    person.data.mkdir(mode=0o700)
+    told = person.ask("doctor", "--address", "http://127.0.0.1:9", code=2)
+    assert told["unseen"][-1].endswith("nothing runs there")
+
+
+def test_what_is_no_address_is_said_to_be_none(person: Person) -> None:
+    """Nothing is asked, and the next step says how one is written."""
+    told = person.refused("whoami", "--address", "localhost:8080")
+    assert ("localhost:8080" in told["message"], "http://" in told["next_step"]) == (True, True)
+
+
 def test_the_token_goes_to_no_other_house(person: Person) -> None:
     """The profile knows another house; a token in a folder where nothing runs isn't shown to it."""
     heard: list[bytes] = []
@@ -229,6 +252,33 @@ def test_what_others_wrote_moves_nothing_on_a_terminal(housed: Person) -> None:
     assert housed.sigil("memory", "read", "note", "--profile", "ann").stdout == text + "\n"
     code, shown = at_a_terminal(housed, "memory", "read", "note", "--user", "ann")
     assert (code, shown) == (0, "hello\\u001b]52;c;cm0=\\u0007\\u202eevil\\u009b2J\r\n")
+
+
+def test_a_key_that_is_not_the_licence_s_is_told_by_whose_it_should_be(housed: Person) -> None:
+    """Before anything is sent: the house could only say that a signature is wrong."""
+    housed.sigil("keys", "new", "--out", "other.key")
+    told = housed.refused("license", "revoke", "01890a5d-ac96-774b-bcce-b302099a8057", "--key", "other.key")
+    assert (told["code"], "root's" in told["message"]) == ("REFUSED", True)
+
+
+def test_a_doctor_s_visit_to_another_folder_is_not_this_house_s(housed: Person) -> None:
+    """The profile's house answers and is sound; the folder that was named isn't there, and that is not `nothing found`."""
+    assert "nowhere: there is no such folder" in housed.ask("doctor", "--data", "nowhere", code=1)["unseen"]
+
+
+def test_a_failed_start_tells_its_own_reason(housed: Person) -> None:
+    """What an earlier try said of config.toml isn't told again once it is mended."""
+    housed.sigil("down")
+    config = housed.data / "config.toml"
+    before = config.read_text()
+    try:
+        for name in ("first", "second"):
+            config.write_text(f"{before}\n[{name}]\n")
+            shown = housed.sigil("up", code=1).stderr
+            assert ("[first]" in shown, "[second]" in shown) == (name == "first", name == "second")
+    finally:
+        config.write_text(before)
+        housed.sigil("up")
 
 
 def test_a_session_that_the_house_ended_is_forgotten_by_logout(housed: Person) -> None:
