@@ -8,7 +8,6 @@ nobody can show one call and have another approved; nor, by bytes that a termina
 import sys
 from typing import Annotated
 
-import msgspec
 import typer
 
 from cli import caller, governed, seam
@@ -32,8 +31,7 @@ def show_list(state: State) -> None:
             return await client.call(gatekeeper.APPROVAL_LIST, gatekeeper.ListReviews())
 
     listed = seam.wait(work())
-    rows = [msgspec.structs.replace(one, parameters=seam.visible(one.parameters)) for one in listed.items]
-    seam.show(state, listed, seam.table(rows, "review", "owner", "command", "until", "parameters"))
+    seam.show(state, listed, seam.table(listed.items, "review", "owner", "command", "until", "parameters"))
 
 
 def approve(
@@ -101,9 +99,9 @@ def text(view: gatekeeper.ReviewView) -> str:
     """A call as a person reads it."""
     return "\n".join(
         (
-            f"{view.owner} asks for {view.command}, until {view.until}",
+            f"{view.owner} asks for {view.command}, until {seam.line(view.until)}",
             f"its parameters, verified here against decision {view.review}:",
-            f"  {seam.visible(view.parameters)}",
+            f"  {seam.line(view.parameters)}",
         )
     )
 

@@ -5,9 +5,9 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from cli.refusal import NoHouse
+from cli.refusal import NoHouse, Refusal
 from cli.seam import State
-from sigilcore import signing
+from sigilcore import licence, signing
 from sigilrun import http, keys
 from sigilrun.embedded import folder
 
@@ -28,6 +28,8 @@ def address_of(state: State, data: Path | None = None) -> str:
     """Where the gateway is: `--address`, `SIGIL_ADDRESS`, the data folder's running stack, or what the profile keeps."""
     given = state.address or os.environ.get("SIGIL_ADDRESS")
     if given:
+        if not given.startswith(("http://", "https://")):
+            raise Refusal(f"{given} is no address", "Write it as http://HOST:PORT or https://HOST.")
         return given
     about = state.kept.about
     if data is None and about is not None:
@@ -40,11 +42,27 @@ def address_of(state: State, data: Path | None = None) -> str:
     raise NoHouse("no stack is known", "Start one with sigil up, or name it with --address.")
 
 
+def _check_owner(state: State, owner: signing.Signer) -> None:
+    """Who proves by their own key has the key of the profile's licence; the house could only say that some signature is wrong."""
+    toml = state.kept.license_toml
+    try:
+        bound = None if toml is None else licence.parse(toml).license.owner
+    except ValueError:
+        return
+    if bound is not None and bound.key not in {None, owner.public_key.hex()}:
+        raise Refusal(
+            f"this key isn't {bound.id}'s, whose licence the profile keeps",
+            "Name their key file, or another --profile.",
+        )
+
+
 @contextlib.asynccontextmanager
 async def calling(
     state: State, *, owner: signing.Signer | None = None, as_stranger: bool = False
 ) -> AsyncIterator[http.Client]:
     """A client in the profile's session, if one is open."""
     opened = None if as_stranger else state.kept.session(http.Session)
+    if opened is not None and owner is not None:
+        _check_owner(state, owner)
     async with http.Client(address_of(state), opened=opened, owner=owner) as client:
         yield client

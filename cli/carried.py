@@ -17,7 +17,7 @@ from sigilcore import clock, governance, ids, merkle, record, signing, verify
 from sigilcore.contracts import canon, common, house
 from sigilcore.records import REGISTRY
 from sigilcore.refusals import Refused, raised
-from sigilrun import receipt
+from sigilrun import private_files, receipt
 from sigilrun.bus import Bus
 from sigilrun.follow import Follower
 from sigilrun.settings import DeploymentFile
@@ -96,7 +96,7 @@ def read(file: Path) -> record.SignedRecord:
     try:
         signed = verify.signed(msgspec.json.decode(file.read_bytes(), type=dict[str, Any]))
         checked = record.check(signed)
-    except (msgspec.DecodeError, Refused) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, Refused) as error:
         raise Refusal(f"{file} is no record: {error}") from error
     if checked.core.space != "system":
         raise Refusal(f"{file} holds a {checked.core.kind}, not a system record")
@@ -110,4 +110,4 @@ def write(file: Path, signed: record.SignedRecord) -> None:
         "payload": msgspec.json.decode(signed.payload),
         "salt": signed.salt,
     }
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(plain)) + b"\n")
+    private_files.replace(file, msgspec.json.format(msgspec.json.encode(plain)) + b"\n")

@@ -53,6 +53,7 @@ class Facts(_Fact, frozen=True, kw_only=True):
     settings: tuple[str, ...] = ()
     disk_free_bytes: int | None = None
     disk_reserve_bytes: int = 0  # below which the writer takes no ordinary record
+    lost: int | None = None  # the process that holds the data folder, where no run.json says so
     ready: bool | None = None
     wrong: tuple[str, ...] = ()
     bootstrapped: bool | None = None
@@ -142,7 +143,13 @@ def disk(facts: Facts) -> Iterator[Finding]:
 
 
 def health(facts: Facts) -> Iterator[Finding]:
-    """What the face says of everyone."""
+    """What the face says of everyone, and whether programs find it."""
+    if facts.lost is not None:
+        yield Finding(
+            code="RUN_FILE",
+            what=f"process {facts.lost} holds the data folder, and run.json isn't there or can't be read",
+            next_step="sigil down, then sigil up",
+        )
     for wrong in facts.wrong:
         name = wrong.partition(":")[0]
         yield Finding(

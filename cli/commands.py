@@ -1,6 +1,5 @@
 """`sigil commands list` and `sigil call`: everything that is declared can be asked, whether or not it has a verb of its own."""
 
-import json
 from typing import Annotated, Any
 
 import msgspec
@@ -61,7 +60,8 @@ def call(
         async with caller.calling(state, owner=owner) as client:
             return await client.ask(name, parameters, approval=approval)
 
-    seam.say(json.dumps(seam.wait(work()), indent=2, ensure_ascii=False))
+    answer = seam.wait(work())
+    seam.show(state, answer, seam.as_json(answer))
 
 
 def register(app: typer.Typer) -> None:

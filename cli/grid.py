@@ -137,8 +137,7 @@ def grant(
     passphrase: Passphrase = PROMPT,
 ) -> None:
     """Lend commands to a peer: sign a grant with Root's key, here, and issue it. What it doesn't name is over once the peer shows it."""
-    if out.exists():
-        raise Refusal(f"{out} is there already", "Choose another file.")
+    seam.free(out)
     theirs, root = _card(card), caller.signer(key, passphrase)
     ends_ms = None if expires_at is None else _moment_ms(expires_at)
 

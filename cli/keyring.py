@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final, Literal, NoReturn
 import typer
 
 from cli import caller, house_keys, licenses, seam
-from cli.refusal import Refusal
 from cli.seam import PROMPT, Key, Passphrase, State
 from sigilcore import detached, envelope, signing
 from sigilrun import key_format, keys, private_files
@@ -98,7 +97,7 @@ def rotate(
     old = keys.open_key_file(file, old_secret)
     secret = old_secret if new_passphrase is None else keys.passphrase_from(new_passphrase, confirm=True)
     said = statement or out.with_name(f"{out.name}.succession.json")
-    _absent(said)
+    seam.free(said)
     keys.write_key_file(out, out.stem, secret)
     fresh = keys.open_key_file(out, secret)
     private_files.write_new(said, detached.sign_succession(old, fresh) + b"\n")
@@ -139,7 +138,7 @@ def export(
     told = {"name": info.name, "public_key": info.public_key.hex(), "key_id": info.key_id, "proven": prove}
     text = {"hex": info.public_key.hex(), "pem": _pem(info.public_key), "json": seam.as_json(told)}[format]
     if out is not None:
-        _absent(out)
+        seam.free(out)
         out.write_text(text + "\n")
     seam.show(state, told, str(out) if out is not None else text)
 
@@ -159,7 +158,7 @@ def sign(
 ) -> None:
     """Sign a file: a DSSE envelope beside it, with its length and SHA-256. It admits nothing to any house."""
     beside = out or file.with_name(f"{file.name}.sig.json")
-    _absent(beside)
+    seam.free(beside)
     signer = caller.signer(key, passphrase)
     statement = _measured(file)
     beside.write_bytes(detached.sign_file(statement, [signer]) + b"\n")
@@ -238,11 +237,6 @@ def _measured(path: Path) -> detached.FileStatement:
             hashed.update(chunk)
             size += len(chunk)
     return detached.FileStatement(size=size, sha256=hashed.hexdigest())
-
-
-def _absent(path: Path) -> None:
-    if path.exists():
-        raise Refusal(f"{path} is there already", "Choose another file.")
 
 
 def register(app: typer.Typer) -> None:

@@ -37,8 +37,7 @@ def create(
     passphrase: Passphrase = PROMPT,
 ) -> None:
     """Issue a licence (Root). A mentor's needs Root's own signature, made here over the table that was asked for."""
-    if out.exists():
-        raise Refusal(f"{out} is there already", "Choose another file.")
+    seam.free(out)
     asked = licensing.CreateLicense(
         owner_id=owner_id,
         owner_name=owner_name,
@@ -55,7 +54,7 @@ def create(
             return await owner.create_license(client, asked, root)
 
     created = seam.wait(work())
-    private_files.write_new(out, created.toml.encode())
+    _keep(out, created)
     note = _bearer(created.bearer)
     seam.show(state, created, f"{created.license_id} issued at seq {created.seq}, written to {out}{note}")
 
@@ -71,8 +70,7 @@ def renew(
 ) -> None:
     """Issue a licence anew with a later end (Root); owner, level, scope and key stay. The old one lives to its own end: revoke it if it
     mustn't."""
-    if out.exists():
-        raise Refusal(f"{out} is there already", "Choose another file.")
+    seam.free(out)
     asked = licensing.RenewLicense(license_id=license_id, expires_at=moment(expires_at), id=ids.new())
     root = caller.maybe_signer(key, passphrase)
 
@@ -81,7 +79,7 @@ def renew(
             return await owner.renew_license(client, asked, root)
 
     created = seam.wait(work())
-    private_files.write_new(out, created.toml.encode())
+    _keep(out, created)
     seam.show(
         state,
         created,
@@ -96,8 +94,7 @@ def reissue(
     out: Annotated[Path, typer.Option("--out", help="where the licence goes; it is never overwritten")],
 ) -> None:
     """Have a valid licence sealed afresh by the license service's key of now; the old document counts as before."""
-    if out.exists():
-        raise Refusal(f"{out} is there already", "Choose another file.")
+    seam.free(out)
     asked = licensing.ReissueLicense(license=seam.text(file))
 
     async def work() -> licensing.LicenseReissued:
@@ -109,6 +106,17 @@ def reissue(
     seam.show(
         state, sealed, f"{sealed.license_id} sealed by {sealed.seal_key_id}, written to {out}{_bearer(sealed.bearer)}"
     )
+
+
+def _keep(out: Path, created: licensing.LicenseCreated) -> None:
+    """Write a new licence. The house keeps no seal, so one that can't be written is lost, and still counts."""
+    try:
+        private_files.write_new(out, created.toml.encode())
+    except OSError as error:
+        raise Refusal(
+            f"{created.license_id} was issued at seq {created.seq}, and {out} can't be written: {error.strerror}",
+            f"End it with sigil license revoke {created.license_id}; then issue another.",
+        ) from error
 
 
 def _bearer(bearer: bool) -> str:

@@ -63,6 +63,7 @@ class Doctor:
         self._see(entries=tuple(self._entries()))
         if self._data is not None:
             self._see(
+                lost=folder.holder(self._data) if folder.running(self._data) is None else None,
                 disk_free_bytes=shutil.disk_usage(self._data).free,
                 disk_reserve_bytes=_reserve_mb(self._data) << 20,
                 settings=_settings(self._data),

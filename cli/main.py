@@ -4,6 +4,7 @@ Only the asked noun's file is loaded, so that `sigil verify` talks to nobody, no
 """
 
 import importlib
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -71,6 +72,9 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
 def main() -> None:
     """Run one verb; the exit code says how it went."""
     words = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a letter that this terminal hasn't is no fault
     state = seam.State(as_json="--json" in words)
     try:
         application(words)(obj=state)

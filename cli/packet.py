@@ -21,6 +21,7 @@ from sigilcore import admission, canonical, clock, difference, governance, recor
 from sigilcore.contracts import quorum
 from sigilcore.record_types import Name, RecordId, Signature
 from sigilcore.records import system
+from sigilrun import private_files
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 
@@ -97,4 +98,4 @@ def read(file: Path) -> Packet:
 
 def write(file: Path, packet: Packet) -> None:
     """A packet for people to carry."""
-    file.write_bytes(msgspec.json.format(msgspec.json.encode(packet)) + b"\n")
+    private_files.replace(file, msgspec.json.format(msgspec.json.encode(packet)) + b"\n")

@@ -65,14 +65,17 @@ class Profile:
             return None
         try:
             return msgspec.json.decode(data, type=About)
-        except msgspec.DecodeError as error:
-            raise BadProfile(f"{self.folder / 'profile.json'}: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadProfile(f"{self.folder / 'profile.json'}: {error}; run sigil login") from error
 
     @property
     def license_toml(self) -> str | None:
         """The licence's text."""
         data = self._read("license.toml")
-        return None if data is None else data.decode()
+        try:
+            return None if data is None else data.decode()
+        except UnicodeDecodeError as error:
+            raise BadProfile(f"{self.folder / 'license.toml'}: {error}; run sigil login --license FILE") from error
 
     def session(self, kind: type[T]) -> T | None:
         """The open session, in the caller's type."""
@@ -81,7 +84,7 @@ class Profile:
             return None
         try:
             return msgspec.json.decode(data, type=kind)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadProfile(f"{self.folder / 'session.json'}: {error}; run sigil login") from error
 
     def keep(

@@ -56,7 +56,7 @@ def propose(state: State, *, file: Path, key: Key, passphrase: Passphrase = PROM
     """Compare a draft with what was asked, sign it with Root's key, and open the proposal."""
     try:
         drafted = msgspec.json.decode(file.read_bytes(), type=Drafted)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(f"{file} is no draft: {error}") from error
     root = caller.signer(key, passphrase)
 
@@ -301,7 +301,7 @@ def _witnessed(standing: str | None) -> str:
 
 
 def _line(path: str, old: Any, new: Any) -> str:
-    return f"  {path}: {json.dumps(old)} -> {json.dumps(new)}"
+    return f"  {seam.line(path)}: {json.dumps(old)} -> {json.dumps(new)}"
 
 
 def _confirm(record_hash: str, witness_id: str, *, yes: bool) -> None:

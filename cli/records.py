@@ -95,7 +95,9 @@ def diff(
             return await client.call(canon.DIFF, canon.Diff(new=new, old=old))
 
     found = seam.wait(work())
-    lines = [f"{one.path}: {_json(one.old)} -> {_json(one.new)}" for one in found.lines] or ["nothing changed"]
+    lines = [f"{seam.line(one.path)}: {_json(one.old)} -> {_json(one.new)}" for one in found.lines] or [
+        "nothing changed"
+    ]
     before = "nothing" if found.old_seq is None else f"seq {found.old_seq}"
     seam.show(state, found, "\n".join((f"from {before} to seq {found.new_seq}", *lines)))
 
@@ -134,7 +136,7 @@ def proof(state: State, record_id: str, out: Out = None) -> None:
 
     data = seam.wait(work())
     if out is None:
-        seam.say(data.decode())
+        seam.show(state, json.loads(data), data.decode())
         return
     out.write_bytes(data)
     seam.show(

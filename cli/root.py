@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from cli import caller, carried, governed, licenses, owner, seam
-from cli.refusal import Refusal
 from cli.seam import PROMPT, Data, Key, Passphrase, State
 from sigilcore import clock, licence, record
 from sigilcore.contracts import license as licensing
@@ -83,8 +82,7 @@ def fetch(
     passphrase: Passphrase = PROMPT,
 ) -> None:
     """The licence of the Root that the log names now, for whoever holds its key."""
-    if out.exists():
-        raise Refusal(f"{out} is there already", "Choose another file.")
+    seam.free(out)
     signer = caller.signer(key, passphrase)
 
     async def work() -> licensing.Bootstrapped:

@@ -7,13 +7,16 @@ A refusal shows its code, the message, the field and the next step, on stderr; w
 
 import asyncio
 import dataclasses
+import errno
 import inspect
 import json
+import os
+import stat
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TextIO, TypeVar
 
 import msgspec
 import typer
@@ -25,6 +28,20 @@ from sigilcore.refusals import Refused
 from sigilrun.key_faults import KeystoreError
 
 T = TypeVar("T")
+
+# What moves a terminal's cursor, colours, titles or clipboard (C0 and C1), or the order in which letters are read.
+_OBEYED: Mapping[int, str] = {
+    code: f"\\u{code:04x}"
+    for code in (
+        *(code for code in range(0x20) if chr(code) not in "\n\t"),
+        *range(0x7F, 0xA0),
+        0x061C,
+        0x200E,
+        0x200F,
+        *range(0x2028, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+}
 
 PROMPT = "prompt"
 EXIT_REFUSED = 1
@@ -124,6 +141,16 @@ def wait(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
+def free(path: Path) -> None:
+    """Before the house is asked for what will go there: the file isn't there yet, and can be made. Raises `Refusal`, OSError."""
+    if os.path.lexists(path):
+        raise Refusal(f"{path} is there already", "Choose another file.")
+    if not stat.S_ISDIR(path.parent.stat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path.parent))
+
+
 def text(path: Path) -> str:
     """A text file that somebody named; raises `Refusal` for what is no text."""
     try:
@@ -141,7 +168,8 @@ def show(state: State, value: Any, text: str | None = None) -> None:
     if state.field is not None:
         if state.field not in plain:
             raise Refusal(f"the answer has no field {state.field!r}", f"It has: {', '.join(plain)}.")
-        say(cell(plain[state.field]))
+        found = plain[state.field]
+        say(found if isinstance(found, str) else cell(found))
     elif state.as_json:
         say(as_json(plain))
     elif text is not None:
@@ -157,13 +185,24 @@ def as_json(plain: Any) -> str:
 
 def say(text: str) -> None:
     """One text on stdout."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    _write(sys.stdout, text)
 
 
 def note(text: str) -> None:
     """A line beside the result, for people."""
-    sys.stderr.write(text + "\n")
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """What a terminal would obey is shown instead of sent to it; what goes to a file or a program goes as it is."""
+    stream.write((text.translate(_OBEYED) if stream.isatty() else text) + "\n")
+    stream.flush()
+
+
+def line(text: str) -> str:
+    """Somebody else's text within one line of ours, each character where it stands: what would end the line, move a terminal's cursor, turn
+    the direction or show nothing is spelled out, so that nothing can be written over or hidden."""
+    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
 
 
 def fields(plain: dict[str, Any]) -> str:
@@ -197,19 +236,11 @@ def _at(row: Any, path: str) -> Any:
     return row
 
 
-def visible(text: str) -> str:
-    """Somebody else's text on one line, each character where it stands: what would move a terminal's cursor, turn the direction or show
-    nothing is spelled out, so that nothing can be written over or hidden."""
-    return "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
-
-
 def cell(value: Any) -> str:
     """A value in one line."""
     if value is None:
         return "-"
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False)
+    return line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
 # Errors
@@ -221,10 +252,10 @@ def fail(error: BaseException, *, as_json: bool) -> int:
     if as_json:
         sys.stderr.write(json.dumps(told, ensure_ascii=False) + "\n")
         return code
-    sys.stderr.write(f"{told.pop('code')}: {told.pop('message')}\n")
+    note(f"{told.pop('code')}: {told.pop('message')}")
     for name, value in told.items():
         if value:
-            sys.stderr.write(f"  {name.replace('_', ' ')}: {value if isinstance(value, str) else json.dumps(value)}\n")
+            note(f"  {name.replace('_', ' ')}: {cell(value)}")
     return code
 
 

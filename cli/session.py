@@ -3,6 +3,7 @@
 The session's own key pair is made here and kept in the profile for hours; the owner's key only signs the certificate.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +11,12 @@ from typing import Annotated
 import typer
 
 from cli import blueprint, building, caller, owner, profiles, seam
-from cli.refusal import Refusal
+from cli.refusal import NoHouse, Refusal
 from cli.seam import PROMPT, Passphrase, State
 from sigilcore import canonical, clock, licence
 from sigilcore.contracts import gatekeeper
 from sigilcore.contracts.common import Empty
+from sigilcore.refusals import Code, Refused
 from sigilrun import http, keys, private_files, settings
 from sigilrun.embedded import folder
 
@@ -29,6 +31,8 @@ May = Annotated[
     list[str] | None,
     typer.Option("--may", help="a mentor- or root-rung command that the session may do for 15 minutes; repeat it"),
 ]
+# What the house says of a session that it ended itself: there is nothing left to close.
+OVER = frozenset({Code.SESSION_INVALID, Code.SESSION_EXPIRED, Code.SESSION_CLOSED, Code.LICENSE_INVALID})
 OwnerKey = Annotated[Path | None, typer.Option("--key", help="the licence owner's key file, for key-bound licences")]
 
 
@@ -56,13 +60,17 @@ def init(
         _from(state, source, passphrase, token, data)
         return
     assert key is not None
+    if out is not None:
+        seam.free(out)
+    address = _address(state, token, data)
     secret = _token(token, data)
     deployed = _deployed(data)
-    if not key.exists():
-        keys.write_key_file(key, key.stem, keys.passphrase_from(passphrase, confirm=True))
+    is_new = not key.exists()
+    opens = keys.passphrase_from(passphrase, confirm=is_new)  # once: a descriptor gives its bytes once
+    if is_new:
+        keys.write_key_file(key, key.stem, opens)
         seam.note(f"made {key}: keep it and its passphrase; nobody can recover them")
-    root = caller.signer(key, passphrase)
-    address = caller.address_of(state, data)
+    root = keys.open_key_file(key, opens)
 
     async def work() -> tuple[str, http.Session]:
         async with http.Client(address) as client:
@@ -86,8 +94,8 @@ def init(
 def _from(state: State, source: Path, passphrase: str, token: Path | None, data: Path) -> None:
     """A house from a file; what is told on the way goes to stderr, a line a thing."""
     asked = blueprint.read(source)
+    address = _address(state, token, data)
     deployed = _deployed(data)
-    address = caller.address_of(state, data)
     base = source.absolute().parent
 
     async def work() -> tuple[building.Builder, http.Session]:
@@ -146,7 +154,11 @@ def logout(state: State) -> None:
 
     async def work() -> None:
         async with caller.calling(state) as client:
-            await client.logout()
+            try:
+                await client.logout()
+            except Refused as refused:
+                if refused.code not in OVER:
+                    raise
 
     if opened is not None:
         if opened.not_after_ms > time.time_ns() // 1_000_000:
@@ -185,6 +197,15 @@ def _line(opened: http.Session) -> str:
     return f"{opened.owner_id} ({opened.owner_name}), {opened.loa}, {kind} session until {clock.format_ms(opened.not_after_ms)}"
 
 
+def _address(state: State, token: Path | None, data: Path) -> str:
+    """Where the house is. The token of a data folder goes to the house that runs on it, or where somebody says; never where the profile
+    last was."""
+    said = token is not None or state.address is not None or "SIGIL_ADDRESS" in os.environ
+    if not said and folder.running(data) is None and (data / "bootstrap.token").exists():
+        raise NoHouse(f"nothing runs on {data.absolute()}", "Start it with sigil up, or name the house with --address.")
+    return caller.address_of(state, data)
+
+
 def _token(given: Path | None, data: Path) -> str:
     path = given or folder.DataFolder(data).bootstrap_token_file
     try:
@@ -198,11 +219,14 @@ def _token(given: Path | None, data: Path) -> str:
 
 def _deployed(data: Path) -> settings.DeploymentFile | None:
     """What the operator's side says of the deployment, to hold the draft against; None on another machine."""
+    path = data / "deployment.json"
     try:
-        return canonical.typed(canonical.parse((data / "deployment.json").read_bytes()), settings.DeploymentFile)
+        return canonical.typed(canonical.parse(path.read_bytes()), settings.DeploymentFile)
     except FileNotFoundError:
         seam.note("no deployment.json here: the services' keys in record 0 are taken on trust")
         return None
+    except canonical.NotCanonical as error:
+        raise Refusal(f"{path}: {error}", "Restore it from a backup; it is never edited by hand.") from error
 
 
 def register(app: typer.Typer) -> None:

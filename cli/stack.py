@@ -16,6 +16,7 @@ from cli import seam
 from cli.refusal import NoHouse, Refusal
 from cli.seam import Data, State
 from sigilrun.embedded import folder
+from sigilrun.embedded.errors import EmbeddedError
 
 UP_TIMEOUT_S = 90.0
 DOWN_TIMEOUT_S = 40.0
@@ -29,14 +30,10 @@ Port = Annotated[
 def run(state: State, data: Data = Path("data"), port: Port = 0) -> None:
     """Run the house in the foreground until Ctrl-C."""
     from sigilrun import house  # noqa: PLC0415 - the stack's libraries are loaded by the verbs that run one
-    from sigilrun.embedded.errors import EmbeddedError  # noqa: PLC0415
 
     def ready(what: house.Ready) -> None:
-        seam.say(f"ready {what.address}")
-        if what.bootstrap_token_file is not None:
-            seam.say(f"bootstrap token: {what.bootstrap_token_file}")
+        _show_ready(state, what.address, what.bootstrap_token_file)
 
-    del state
     try:
         asyncio.run(house.run(data, port=port or None, tell=ready))
     except EmbeddedError as error:
@@ -47,34 +44,40 @@ def up(state: State, data: Data = Path("data"), port: Port = 0) -> None:
     """Start the house in the background and return when it is ready; nothing to do when it is."""
     info = folder.running(data)
     if info is None:
+        _refuse_lost(data)
         process = _detach(data, port)
         info = _until_ready(data, process)
     elif not _is_ready(info):
         info = _until_ready(data, None)
     token = None if _asked(info, "bootstrapped") else folder.DataFolder(data).bootstrap_token_file
-    text = f"ready {info.address}" + ("" if token is None else f"\nbootstrap token: {token}")
-    seam.show(state, {"address": info.address, "bootstrap_token_file": str(token) if token else None}, text)
+    _show_ready(state, info.address, token)
+
+
+def _show_ready(state: State, address: str | None, token: Path | None) -> None:
+    text = f"ready {address}" + ("" if token is None else f"\nbootstrap token: {token}")
+    seam.show(state, {"address": address, "bootstrap_token_file": str(token) if token else None}, text)
 
 
 def down(state: State, data: Data = Path("data")) -> None:
     """Stop the house and wait until it has stopped; nothing to do when it has."""
-    info = folder.running(data)
-    if info is not None:
+    pid = folder.holder(data)
+    if pid is not None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(info.supervisor, signal.SIGTERM)
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + DOWN_TIMEOUT_S
-        while folder.running(data) is not None:
+        while folder.holder(data) == pid:
             if time.monotonic() > deadline:
-                raise Refusal(f"process {info.supervisor} is still stopping", f"Its log: {_log(data)}")
+                raise Refusal(f"process {pid} is still stopping", f"Its log: {_log(data)}")
             time.sleep(POLL_S)
-    seam.show(state, {"stopped": info is not None}, "stopped" if info else "was not running")
+    seam.show(state, {"stopped": pid is not None}, "stopped" if pid else "was not running")
 
 
 def status(state: State, data: Data = Path("data")) -> None:
     """What runs on a data folder."""
     info = folder.running(data)
     if info is None:
-        raise NoHouse(f"nothing runs on {data}", "Start it with sigil up.")
+        _refuse_lost(data)
+        raise NoHouse(f"nothing runs on {data.absolute()}", "Start it with sigil up, or name its folder with --data.")
     ready = _is_ready(info)
     rows = [{"process": name, "pid": pid} for name, pid in sorted(info.processes.items())]
     bootstrapped = _asked(info, "bootstrapped")
@@ -96,8 +99,22 @@ def status(state: State, data: Data = Path("data")) -> None:
     seam.show(state, plain, "\n".join(lines))
 
 
+def _refuse_lost(data: Path) -> None:
+    """A house that nobody can find: it holds the folder, and run.json isn't there."""
+    pid = folder.holder(data)
+    if pid is not None:
+        raise NoHouse(
+            f"process {pid} holds {data.absolute()}, and run.json isn't there or can't be read",
+            "It may be starting or stopping: wait a moment. Else stop it with sigil down, then sigil up.",
+        )
+
+
 def _detach(data: Path, port: int) -> subprocess.Popen[bytes]:
     """`sigil run` in a session of its own, its words in a log."""
+    try:
+        folder.refuse_foreign(data)
+    except EmbeddedError as error:
+        raise Refusal(str(error)) from error
     log = _log(data)
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open(log, "wb", opener=_private) as output:

@@ -32,12 +32,12 @@ def check(state: State, file: Path, genesis: Genesis = None, policy: Policy = No
     except (verify.Unreadable, tlog_policy.PolicyError) as error:
         if state.as_json:
             seam.show(state, {"verified": False, "unreadable": str(error), "steps": []})
-        seam.note(f"{reading} can't be read: {error}")
+        seam.note(f"{reading} can't be read: {seam.line(str(error))}")
         raise typer.Exit(seam.EXIT_USAGE) from error
     results = verify.verify(bundle, genesis, trusted)
     verified = verify.verified(results)
     marks = {True: "ok", False: "FAILED", None: "-"}
-    lines = [f"{step.number}. {marks[step.ok]:<6} {step.name}: {step.detail}" for step in results]
+    lines = [f"{step.number}. {marks[step.ok]:<6} {step.name}: {seam.line(step.detail)}" for step in results]
     lines.append("verified" if verified else "does not verify")
     seam.show(state, {"verified": verified, "steps": results}, "\n".join(lines))
     if not verified:

@@ -39,18 +39,19 @@ def serve(
     signer = caller.signer(key, passphrase)
     try:
         with witness.opened(name=name, signer=signer, vkeys=log, state=folder) as one:
-            seam.show(state, {"vkey": one.key.format()}, f"vkey {one.key.format()}")
-            asyncio.run(_until_told(one, host, port))
+            if not state.as_json and state.field is None:
+                seam.say(f"vkey {one.key.format()}")
+            asyncio.run(_until_told(state, one, host, port))
     except (note.NoteError, witness_store.Unreadable) as error:
         raise Refusal(str(error)) from error
 
 
-async def _until_told(one: witness.Witness, host: str, port: int) -> None:
+async def _until_told(state: State, one: witness.Witness, host: str, port: int) -> None:
     told, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
     async with witness.serving(one, host=host, port=port) as address:
-        seam.say(f"ready {address}")
+        seam.show(state, {"vkey": one.key.format(), "address": address}, f"ready {address}")
         await told.wait()
 
 

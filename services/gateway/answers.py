@@ -1,5 +1,7 @@
 """What every answer says to browsers: no sniffing, framing, caching, referrers or scripts, unless the answer itself says otherwise."""
 
+import gzip
+
 import msgspec
 from aiohttp import hdrs, web
 
@@ -37,6 +39,30 @@ def of_bytes(body: bytes, media: str, *, cache: str = NO_STORE, csp: str | None 
 def of_json(value: object, status: int = 200) -> web.Response:
     """An answer of plain data or a Struct."""
     return web.Response(status=status, body=msgspec.json.encode(value), content_type=JSON)
+
+
+class Packed(msgspec.Struct, frozen=True, kw_only=True):
+    """A page that is always the same, compressed once: to compress it anew each time would cost us more than asking costs."""
+
+    body: bytes
+    small: bytes
+    media: str
+    csp: str | None
+
+
+def pack(body: bytes, media: str, *, csp: str | None = None) -> Packed:
+    """Made at the start."""
+    return Packed(body=body, small=gzip.compress(body, mtime=0), media=media, csp=csp)
+
+
+def of_packed(page: Packed, accepts: str) -> web.Response:
+    """The page, as small as this `Accept-Encoding` allows."""
+    is_small = "gzip" in accepts.lower()
+    response = of_bytes(page.small if is_small else page.body, page.media, csp=page.csp)
+    response.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
+    if is_small:
+        response.headers[hdrs.CONTENT_ENCODING] = "gzip"
+    return response
 
 
 def compressed(response: web.Response) -> web.Response:

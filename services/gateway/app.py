@@ -172,6 +172,8 @@ class Gateway:
             most_bytes=self._options.body_limit_bytes,
             timeout_s=min(timeout_s, SPARE_BODY_S) if spare else timeout_s,
         )
+        if caller.token is None or self._known.good(caller.token) is None:
+            self._rates.weigh(address=address, size=len(body), now_s=self._now_s())
         if found.route.page:
             if _grant_of(request) is not None:
                 raise Refused(Code.GRANT_INVALID, f"{found.route.path} takes no grant", field=calls.GRANT_HEADER)

@@ -2,12 +2,14 @@
 
 Invariants:
 
-- a caller with a session that the gate took is counted as that session; everyone else, guessers of tokens included, as their address
-  (of IPv6 the /64, since one owner has all of it);
+- a caller with a session that the gate took is counted as that session's licence, so that opening many sessions gains nothing; everyone
+  else, guessers of tokens included, as their address (of IPv6 the /64, since one owner has all of it);
 - an address is the connection's, unless a trusted proxy says otherwise: then it is the last one in X-Forwarded-For that is no trusted
   proxy, and what stands before it is hearsay;
 - counting costs three numbers a caller, of whom a bounded number is kept (`kept`), so neither a flood nor many addresses cost memory;
 - a restart gives nobody new requests: the counts outlive it (`kept`);
+- a stranger's body counts by its length: one request more for each `WEIGHT_BYTES`, since to read a megabyte of JSON takes us as long as
+  some hundred requests;
 - braking and quorum commands have `RESERVE` requests a minute beyond the limit.
 
 The window slides by weighing the last minute's count with what is left of it: a list of every request's time, exact to the request,
@@ -28,6 +30,7 @@ from sigilcore.refusals import Code, Refused
 
 MINUTE_S = 60
 RESERVE = 60
+WEIGHT_BYTES = 4096
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -65,7 +68,7 @@ class Rates:
         self._limits = {"address": address_per_minute, "session": session_per_minute}
 
     def count(self, *, address: str, session: str | None, now_s: float, reserved: bool = False) -> Standing:
-        """Count one request of a good session, or else of an address. One that is refused isn't counted: the wait ends."""
+        """Count one request of a caller with a good session, or else of an address. One that is refused isn't counted: the wait ends."""
         kind, caller = ("address", address) if session is None else ("session", session)
         name, limit = self._kept.name(caller), self._limits[kind]
         window, now, before = _slid(self._kept.get(kind, name), now_s)
@@ -81,6 +84,12 @@ class Rates:
             reset_s=reset_s,
             refused=refused,
         )
+
+    def weigh(self, *, address: str, size: int, now_s: float) -> None:
+        """Count what a stranger's body was, beside the request that brought it."""
+        name = self._kept.name(address)
+        window, now, before = _slid(self._kept.get("address", name), now_s)
+        self._kept.put("address", name, (window, now + size // WEIGHT_BYTES, before))
 
 
 def _slid(count: tuple[int, int, int] | None, now_s: float) -> tuple[int, int, int]:
@@ -104,9 +113,9 @@ class Known:
         self._licences: collections.OrderedDict[str, str] = collections.OrderedDict()
 
     def good(self, token: str) -> str | None:
-        """Its name if the gate took this token."""
-        name = self._name(token)
-        return name if name in self._licences else None
+        """The name of whose session it is, if the gate took this token: one for all sessions of a licence."""
+        licence = self._licences.get(self._name(token))
+        return None if licence is None else self._name(licence or token)
 
     def took(self, token: str) -> None:
         """The gate took it."""

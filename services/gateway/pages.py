@@ -7,7 +7,7 @@ for those who may read them, so nobody on the way keeps them.
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from services.gateway import answers, calls, docs_page, health, limits, reading, sessions
 from services.gateway.router import Match
@@ -53,8 +53,8 @@ class Pages:
         self._tenant = tenant
         self._proxies = proxies
         self._health = health.Health(bus)
-        self._openapi = openapi.encoded()
-        self._docs = docs_page.render(openapi.document())
+        self._openapi = answers.pack(openapi.encoded(), JSON)
+        self._docs = answers.pack(docs_page.render(openapi.document()), HTML, csp=docs_page.CSP)
         self._by_path: dict[str, Callable[[Asked], Awaitable[web.Response]]] = {
             "/api/csrf/token": self._csrf,
             "/log/{tenant}/checkpoint": self._checkpoint,
@@ -99,6 +99,9 @@ class Pages:
             tiles.parse_path(path)
         except tiles.TileError:
             raise Refused(Code.NOT_FOUND, _NO_TILE) from None
+        # What is kept for ever on the way is kept by its address: with a second spelling anyone could fill those caches.
+        if any(mark in asked.request.rel_url.raw_path_qs for mark in "%?"):
+            raise Refused(Code.NOT_FOUND, _NO_TILE)
         reply = await self._calls.ask(self._bound(asked, {"path": path}))
         return msgspec.json.decode(reply, type=canon.LogBytes).body
 
@@ -121,8 +124,8 @@ class Pages:
             raise Refused(Code.NOT_FOUND, "no such route")
         return answers.of_bytes(self._bus.metrics.render(), TEXT)
 
-    async def _description(self, _: Asked) -> web.Response:
-        return answers.compressed(answers.of_bytes(self._openapi, JSON))
+    async def _description(self, asked: Asked) -> web.Response:
+        return answers.of_packed(self._openapi, asked.request.headers.get(hdrs.ACCEPT_ENCODING, ""))
 
-    async def _description_for_people(self, _: Asked) -> web.Response:
-        return answers.compressed(answers.of_bytes(self._docs, HTML, csp=docs_page.CSP))
+    async def _description_for_people(self, asked: Asked) -> web.Response:
+        return answers.of_packed(self._docs, asked.request.headers.get(hdrs.ACCEPT_ENCODING, ""))

@@ -58,7 +58,15 @@ def address(request: web.BaseRequest, proxies: Sequence[limits.Network]) -> str:
 
 
 def is_neighbour(request: web.BaseRequest, proxies: Sequence[limits.Network]) -> bool:
-    """True if it comes from this machine, and nobody in between says that it speaks for another."""
-    if not limits.is_loopback(address(request, proxies)):
+    """True if it comes from this machine, asks this machine by its own address, and nobody in between says that it speaks for another.
+
+    A browser that was led here by another's host name (DNS rebinding) comes from this machine too; it names that host.
+    """
+    if not limits.is_loopback(address(request, proxies)) or not _is_own_name(request.headers.get(hdrs.HOST, "")):
         return False
     return not any(name in request.headers for name in (FORWARDED_FOR, "Forwarded", "X-Real-IP"))
+
+
+def _is_own_name(host: str) -> bool:
+    name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
+    return name.lower() == "localhost" or limits.is_loopback(name)

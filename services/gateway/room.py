@@ -2,8 +2,8 @@
 
 Invariants:
 
-- one caller (a session, or an address without a good one) has at most half of the places, and all strangers together have at most half:
-  slow strangers keep no session out, and no caller keeps all others out;
+- one caller (a licence, by any of its sessions, or an address without a good one) has at most half of the places, and all strangers
+  together have at most half: slow strangers keep no session out, and no caller keeps all others out;
 - `reserve` places beyond them are for braking and quorum commands alone, a quarter of them for any one caller. Those that need no
   permit, and so any stranger may send, have half of them;
 - nobody waits for a place: without one the answer is BUSY at once.
@@ -21,7 +21,7 @@ from sigilcore.refusals import Code, Refused
 class Asking(msgspec.Struct, frozen=True, kw_only=True):
     """Who wants a place, and for what."""
 
-    caller: str  # the session's name, or the address
+    caller: str  # the licence's name, or the address
     good: bool  # a session that the gate took
     reserved: bool  # a command with room of its own
     permit: bool  # the gate admits it

@@ -3,13 +3,13 @@
 aiohttp would answer broken requests with text that repeats them, and log them whole; both would show tokens.
 
 A connection is bounded too: a head that was begun is whole within `head_s`, however slowly its bytes drip; one that says nothing ends with
-`KEEPALIVE_S`; and of all connections one address has at most a quarter, unless it is a trusted proxy's.
+`KEEPALIVE_S`; one that doesn't take its answer ends with `TAKEN_S`; of all connections one address has at most a quarter, unless it is a
+trusted proxy's; and when there are no more, the address with the most gives way to one with fewer.
 """
 
 import asyncio
-import collections
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 
@@ -27,6 +27,18 @@ MAX_LINE_BYTES = 8_190
 MAX_HEADERS = 64
 KEEPALIVE_S = 75
 LINGER_S = 2
+TAKEN_S = 60  # our largest answer at a slow modem's rate
+
+
+class Connection(Protocol):
+    """What is asked of one."""
+
+    @property
+    def idle(self) -> bool:
+        """True while nobody waits for an answer on it."""
+
+    def end(self) -> None:
+        """Close it now."""
 
 
 class Connections:
@@ -37,22 +49,35 @@ class Connections:
         self._most = most
         self._proxies = proxies
         self._total = 0
-        self._of: collections.Counter[str] = collections.Counter()
+        self._of: dict[str, dict[Connection, None]] = {}  # oldest first
 
-    def come(self, peer: str) -> bool:
+    def come(self, peer: str, one: Connection) -> bool:
         """Count one; False if it is one too many. Either way it goes by `gone`."""
         self._total += 1
-        self._of[peer] += 1
-        if self._total > self._most:
+        own = self._of.setdefault(peer, {})
+        own[one] = None
+        if len(own) > max(1, self._most // 4) and not limits.is_within(peer, self._proxies):
             return False
-        return self._of[peer] <= max(1, self._most // 4) or limits.is_within(peer, self._proxies)
+        return self._total <= self._most or self._made_room(len(own))
 
-    def gone(self, peer: str) -> None:
+    def gone(self, peer: str, one: Connection) -> None:
         """It ended."""
         self._total -= 1
-        self._of[peer] -= 1
-        if not self._of[peer]:
+        own = self._of[peer]
+        del own[one]
+        if not own:
             del self._of[peer]
+
+    def _made_room(self, count: int) -> bool:
+        """End the oldest idle connection of the address that has the most, if that has more than who comes; so a few addresses that say
+        nothing shut nobody out."""
+        of_people = (held for peer, held in self._of.items() if not limits.is_within(peer, self._proxies))
+        most: dict[Connection, None] = max(of_people, key=len, default={})
+        idle = next((one for one in most if one.idle), None) if len(most) > count else None
+        if idle is None:
+            return False
+        idle.end()
+        return True
 
 
 class Server(web.Server):
@@ -71,7 +96,7 @@ class Server(web.Server):
 
 
 class _Protocol(web.RequestHandler):
-    __slots__ = ("_broken", "_counted", "_head_s", "_head_timer", "_peer")
+    __slots__ = ("_broken", "_counted", "_head_s", "_head_timer", "_peer", "_taken_timer", "_wire")
 
     def __init__(self, server: Server, broken: Broken, connections: Connections, head_s: float) -> None:
         super().__init__(
@@ -89,21 +114,28 @@ class _Protocol(web.RequestHandler):
         self._counted = connections
         self._head_s = head_s
         self._head_timer: asyncio.TimerHandle | None = None
+        self._taken_timer: asyncio.TimerHandle | None = None
+        self._wire: asyncio.Transport | None = None
         self._peer: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let it in, or close it at once."""
         super().connection_made(transport)
+        self._wire = self.transport
+        if self._wire is not None:
+            self._wire.set_write_buffer_limits(high=0)  # so that whatever isn't taken at once has its time
         named = transport.get_extra_info("peername")
         self._peer = limits.counted(str(named[0])) if named else "unknown"
-        if not self._counted.come(self._peer):
+        if not self._counted.come(self._peer, self):
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """It ended, however."""
         self._head_done()
+        self._taken()
+        self._wire = None
         if self._peer is not None:
-            self._counted.gone(self._peer)
+            self._counted.gone(self._peer, self)
             self._peer = None
         super().connection_lost(exc)
 
@@ -114,6 +146,35 @@ class _Protocol(web.RequestHandler):
             self._head_done()
         elif self._head_timer is None:
             self._head_timer = asyncio.get_running_loop().call_later(self._head_s, self._head_too_slow)
+
+    def pause_writing(self) -> None:
+        """The other side doesn't take at once what is sent: it has its time."""
+        super().pause_writing()
+        self._taken_timer = asyncio.get_running_loop().call_later(TAKEN_S, self._not_taken)
+
+    def resume_writing(self) -> None:
+        """It was taken."""
+        super().resume_writing()
+        self._taken()
+
+    def _taken(self) -> None:
+        if self._taken_timer is not None:
+            self._taken_timer.cancel()
+            self._taken_timer = None
+
+    def _not_taken(self) -> None:
+        self._taken_timer = None
+        if self._wire is not None:
+            self._wire.abort()  # to close it would wait for what isn't taken
+
+    @property
+    def idle(self) -> bool:
+        """True while no request of it is answered."""
+        return self._waits_for_head
+
+    def end(self) -> None:
+        """Close it now."""
+        self.force_close()
 
     @property
     def _waits_for_head(self) -> bool:

@@ -3,7 +3,8 @@
 Invariants:
 
 - an id is 256 random bits, made anew at every session/open, so an id planted before a login is worth nothing after it;
-- the map holds at most `limit` sessions and none beyond its own end; what it doesn't hold carries no authority at all;
+- the map holds at most `limit` sessions, of one licence `OF_ONE`, and none beyond its own end; what it doesn't hold carries no authority
+  at all. So whoever logs in again and again pushes out nobody but themselves;
 - ids are looked up by keyed hashes, so the time of a look-up tells nothing of an id;
 - over TLS the cookie is `__Host-sigil_session`, which no other host of the domain, and nobody without TLS, can plant; the plain name is
   read only where there is no TLS;
@@ -24,6 +25,7 @@ from sigilcore import envelope, session
 COOKIE = "sigil_session"
 SECURE_COOKIE = f"__Host-{COOKIE}"
 CSRF_HEADER = "x-csrf-token"
+OF_ONE = 64
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -46,14 +48,19 @@ class Cookies:
         self._secret = secrets.token_bytes(32)
         self._entries: collections.OrderedDict[bytes, Entry] = collections.OrderedDict()
         self._name_of: dict[str, bytes] = {}  # each token was made by one session/open, so it has one id
+        self._of_licence: dict[str, dict[bytes, None]] = {}  # oldest first
 
     def open(self, token: str, not_after_ms: int) -> str:
-        """A new id for a session of the gatekeeper's; the oldest gives way when there are too many."""
+        """A new id for a session of the gatekeeper's; the oldest gives way when there are too many, of the licence or of all."""
         cookie = secrets.token_urlsafe(32)
         said = envelope.peek_unverified(token, session.SessionToken)
         name = self._name(cookie)
         self._entries[name] = Entry(token, not_after_ms, said.session_id, said.licence_id)
         self._name_of[token] = name
+        own = self._of_licence.setdefault(said.licence_id, {})
+        own[name] = None
+        if len(own) > OF_ONE:
+            self._forget(next(iter(own)))
         if len(self._entries) > self._limit:
             self._forget(next(iter(self._entries)))
         return cookie
@@ -88,7 +95,7 @@ class Cookies:
 
     def end_licence(self, licence_id: str) -> None:
         """A licence was revoked: all its sessions end."""
-        for name in [name for name, entry in self._entries.items() if entry.licence_id == licence_id]:
+        for name in list(self._of_licence.get(licence_id, ())):
             self._forget(name)
 
     def __len__(self) -> int:
@@ -96,8 +103,13 @@ class Cookies:
 
     def _forget(self, name: bytes) -> None:
         entry = self._entries.pop(name, None)
-        if entry is not None:
-            self._name_of.pop(entry.token, None)
+        if entry is None:
+            return
+        self._name_of.pop(entry.token, None)
+        own = self._of_licence[entry.licence_id]
+        del own[name]
+        if not own:
+            del self._of_licence[entry.licence_id]
 
     def _name(self, cookie: str) -> bytes:
         return hashlib.blake2s(cookie.encode("utf-8", "surrogateescape"), key=self._secret).digest()

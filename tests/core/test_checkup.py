@@ -76,6 +76,7 @@ def test_a_clean_house_has_no_finding() -> None:
         ({"settings": ("environment SIGIL_X: no such setting",)}, "SETTINGS", "SIGIL_X"),
         ({"disk_free_bytes": checkup.DISK_LOW_BYTES - 1}, "DISK_LOW", "1023 MiB"),
         ({"disk_free_bytes": 2 << 30, "disk_reserve_bytes": (2 << 30) + 1}, "DISK_LOW", "2048 MiB"),
+        ({"lost": 7}, "RUN_FILE", "sigil down"),
         ({"wrong": ("notary: silent; its commands: a",)}, "UNHEALTHY", "logs/notary.log"),
         ({"ready": False}, "UNHEALTHY", "not ready"),
         ({"bootstrapped": False, "sealed": False}, "NO_ROOT", "sigil init"),

@@ -134,6 +134,7 @@ def test_the_doctor_says_what_it_could_not_look_at(tmp_path):
     told = Person(tmp_path).ask("doctor", code=2)
     assert told["findings"] == []
     assert "nothing runs" in told["unseen"][0]
+    assert "no such folder" in told["unseen"][1]
 
 
 # On the house

@@ -21,7 +21,7 @@ from services.gatekeeper.service import HANDLERS as GATE
 from services.gateway.app import Gateway
 from services.knowledge import __main__ as knowledge_process
 from services.knowledge.service import HANDLERS as KNOWLEDGE
-from sigilcore import clock, permit, tiles
+from sigilcore import clock, envelope, ids, permit, session, signing, tiles
 from sigilcore.access import Loa
 from sigilcore.contracts import canon as wire
 from sigilcore.contracts import projections
@@ -186,6 +186,23 @@ class Face:
     async def csrf(self, cookie: str) -> str:
         """The cookie's CSRF token."""
         return str((await self.send("POST", "/api/csrf/token", cookie=cookie)).json["token"])
+
+
+def token_of(session_id: str, licence_id: str) -> str:
+    """What a gatekeeper would seal."""
+    said = session.SessionToken(
+        session_id=session_id,
+        runtime_id=ids.new(),
+        tenant="default",
+        licence_id=licence_id,
+        owner_id="bob",
+        loa=Loa.OPERATOR,
+        session_key=None,
+        mutations=(),
+        mutations_not_after_ms=0,
+        not_after_ms=0,
+    )
+    return envelope.seal(signing.Ed25519Signer.generate(), signing.SESSION, said)
 
 
 def bearer(token: str) -> str:

@@ -14,23 +14,25 @@ import types
 import urllib.parse
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
 import tomli_w
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway import docs_page, health, kept, limits, parameters, router, sessions
-from sigilcore import canonical, envelope, ids, session, signing, tiles
+from sigilcore import canonical, ids, session, tiles
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, catalogue, house, knowledge
 from sigilcore.contracts.command import Admission
 from sigilcore.refusals import Code, Refused
 from sigilrun import http
-from sigilrun.faces import examples, generate, routes
-from tests.services.gateway_world import CANARY, Answer, Face, World, bearer, raw, world
+from sigilrun.faces import examples, generate, openapi, routes
+from tests.services.gateway_world import CANARY, Answer, Face, World, bearer, raw, token_of, world
 
 WRITE = {"key": "greeting", "text": "Good morning."}
 ROOT = Path(__file__).parents[2]
@@ -230,23 +232,6 @@ def test_the_cookie_map_is_bounded_and_forgets_in_time() -> None:
     assert cookies.find(third, 2999) == tokens[2]
     cookies.forget_session(tokens[2])
     assert cookies.find(third, 0) is None
-
-
-def token_of(session_id: str, licence_id: str) -> str:
-    """What a gatekeeper would seal."""
-    said = session.SessionToken(
-        session_id=session_id,
-        runtime_id=ids.new(),
-        tenant="default",
-        licence_id=licence_id,
-        owner_id="bob",
-        loa=Loa.OPERATOR,
-        session_key=None,
-        mutations=(),
-        mutations_not_after_ms=0,
-        not_after_ms=0,
-    )
-    return envelope.seal(signing.Ed25519Signer.generate(), signing.SESSION, said)
 
 
 # CSRF
@@ -747,7 +732,8 @@ async def test_the_log_is_served_as_files(home: World, face: Face) -> None:
 
 @pytest.mark.parametrize(
     "path", ["other/checkpoint", "default/tile/0/0", "default/tile/00/000", "default/tile/0/..%2f..", "default/tile/0/000.p/0",
-             "default/tile/0/x999/999", "default/tile/64/000"],
+             "default/tile/0/x999/999", "default/tile/64/000", "default/tile/0/%30%30%30.p/3", "default/tile/0/000.p/3?x",
+             "d%65fault/tile/0/000.p/3"],
 )  # fmt: skip
 async def test_what_is_no_file_of_the_log_is_not_found(face: Face, path: str) -> None:
     """Another tenant, another spelling, a tile that isn't there."""
@@ -801,6 +787,16 @@ def test_before_genesis_the_house_is_ready_for_it() -> None:
     assert not health.judge(waiting, _head(), coming_up=False).ready
 
 
+def test_every_state_of_readiness_is_described() -> None:
+    """What `judge` can say is what the description lists."""
+    seen = {
+        health.judge(parts, head, coming_up=False).state
+        for parts in (_parts(), _parts(notary=health.SILENT), _parts(canon_writer="read-only: set back"))
+        for head in (_head(), _head(bootstrapped=False), None)
+    }
+    assert seen == set(openapi.schemas()["Readiness"]["properties"]["state"]["enum"])
+
+
 async def test_readiness_asks_the_house(home: World, face: Face) -> None:
     """Those who don't live in this test are told as silent, with what hangs on them."""
     here = {"gateway", "gatekeeper", "knowledge", "projections", "canon_writer", "canon_reader"}
@@ -828,6 +824,14 @@ async def test_metrics_are_for_neighbours(home: World, face: Face) -> None:
         assert (await public.send("GET", "/metrics", x_forwarded_for="203.0.113.5")).status == 200
 
 
+async def test_a_page_of_another_host_reads_no_metrics(face: Face) -> None:
+    """A browser on this machine, led here by another's name (DNS rebinding), comes from loopback and names that host."""
+    for host in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", "[::1", "", "127.0.0.1@evil.example"):
+        assert (await face.send("GET", "/metrics", host=host)).code == "NOT_FOUND", host
+    for host in ("127.0.0.1", "localhost:8080", "[::1]:8080", "127.0.0.2:1"):
+        assert (await face.send("GET", "/metrics", host=host)).status == 200, host
+
+
 async def test_metrics_know_only_declared_routes(face: Face) -> None:
     """A stranger can't make labels."""
     await face.send("GET", "/made/up")
@@ -842,6 +846,36 @@ async def test_the_description_is_the_committed_one(face: Face) -> None:
     answer = await face.send("GET", "/openapi.json")
     assert answer.body == generate.pages()["docs/openapi.json"]
     assert answer.headers["Content-Type"].startswith("application/json")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [{"authorization": "Basic Ym9iOmJvYg=="}, {"sigil_grant": "x"}, {"sigil_grant": "\xe9"}, {"body": b"{}"}, {}],
+    ids=["no-bearer", "grant", "no-grant", "body", "nothing"],
+)
+async def test_what_a_stranger_hears_anywhere_is_described(face: Face, sent: dict[str, Any]) -> None:
+    """Whatever a route answers to a strange head or body, its description names the status and the code."""
+    document = openapi.document()
+    for route in routes.ROUTES:
+        path = "/".join("none" if part.startswith("{") else part for part in route.path.split("/"))
+        answer = await face.send(route.method, path, **sent)
+        operation = document["paths"][route.path.replace("*}", "}")][route.method.lower()]
+        told = operation["responses"][str(answer.status)]
+        if answer.status >= 400 and route.path not in openapi.HEALTH:
+            codes = document["components"]["responses"][told["$ref"].rpartition("/")[2]]["x-sigil-codes"]
+            assert answer.code in codes, (route.method, route.path)
+
+
+async def test_descriptions_are_compressed_once(face: Face, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking often costs the house no compressing: a stranger's minute of it would fill a core."""
+    monkeypatch.setattr(web.StreamResponse, "enable_compression", None)
+    for path in ("/openapi.json", "/docs"):
+        whole = await face.send("GET", path, accept_encoding="identity")
+        async with aiohttp.ClientSession(auto_decompress=False) as http, http.get(face.address + path) as small:
+            assert small.headers["Content-Encoding"] == "gzip"
+            assert gzip.decompress(await small.read()) == whole.body
+        assert "Content-Encoding" not in whole.headers
+        assert small.headers["Vary"] == whole.headers["Vary"] == "Accept-Encoding"
 
 
 async def test_the_docs_work_offline_without_script(face: Face) -> None:

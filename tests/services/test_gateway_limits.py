@@ -4,23 +4,28 @@ import ast
 import asyncio
 import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from services.gateway import ends, kept, limits, logins, room, sessions
+from services.gateway import ends, kept, limits, logins, room, server, sessions
 from services.gateway.server import Connections
-from sigilcore import peers, signing
+from sigilcore import ids, peers, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import gatekeeper, license, quorum
 from sigilcore.refusals import Code, Refused
 from sigilrun import wire
-from tests.services.gateway_world import Face, World, bearer, raw, world
+from tests.services.gateway_world import Face, World, bearer, raw, token_of, world
 from tests.simulator import Person
 
 ROOT = Path(__file__).parents[2]
+SLOW_PING = (
+    b"POST /api/commands/ping HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 9\r\n\r\n{"
+)
 NOBODY_S_ATTEST = {
     "proposal_id": "01890a5d-ac96-774b-bcce-b302099a8057",
     "witness_id": "w",
@@ -196,6 +201,58 @@ def test_secrets_are_compared_in_constant_time() -> None:
         for line in secret_comparisons(path.read_text())
     ]
     assert places == []
+
+
+# One caller, however many sessions
+
+
+async def test_many_sessions_of_one_licence_are_one_caller(home: World) -> None:
+    """Who opens a second session has neither a second minute nor a second half of the places."""
+    async with home.gateway(session_rate_per_minute=2, now_s=lambda: 600.0) as face:
+        tokens = [(await face.login(home.eve))[0] for _ in range(3)]
+        codes = [(await face.call("ping", authorization=bearer(token))).code for token in tokens]
+        assert codes == ["OK", "OK", "RATE_LIMITED"]
+    async with home.gateway(max_in_flight=4, body_timeout_s=5) as face:
+        tokens = [(await face.login(home.eve))[0] for _ in range(2)]
+        bob, _ = await face.login(home.bob)
+        for token in (*tokens, bob):
+            assert (await face.call("ping", authorization=bearer(token))).status == 200
+        held = []
+        for token in tokens * 2:
+            _, writer = await asyncio.open_connection("127.0.0.1", face.gateway.port)
+            writer.write(SLOW_PING % token.encode())
+            await writer.drain()
+            held.append(writer)
+        async with asyncio.timeout(2):
+            while (await face.call("ping", authorization=bearer(tokens[0]))).code != "BUSY":
+                await asyncio.sleep(0.005)
+        assert (await face.call("ping", authorization=bearer(bob))).status == 200
+        for writer in held:
+            writer.close()
+
+
+async def test_a_stranger_s_megabyte_counts_as_what_it_costs(home: World) -> None:
+    """Reading JSON is the dearest thing that a stranger can ask for: bodies count by their length, unless a session stands behind them."""
+    heavy = b"[" + b"[]," * 340_000 + b"[]]"
+    async with home.gateway(rate_limit_per_minute=400, now_s=lambda: 600.0) as face:
+        token, _ = await face.login(home.bob)
+        for sent, codes in (
+            ({"authorization": bearer(token)}, ["BAD_INPUT"] * 3),
+            ({}, [*["BAD_INPUT"] * 2, "RATE_LIMITED"]),
+        ):
+            assert [(await face.send("POST", "/api/commands/ping", heavy, **sent)).code for _ in range(3)] == codes
+
+
+def test_who_logs_in_again_and_again_pushes_out_only_themselves() -> None:
+    """A licence's cookies are bounded: Bob's stays, however often Eve logs in, and of hers the newest."""
+    cookies = sessions.Cookies(limit=2 * sessions.OF_ONE, secure=True)
+    licences = ids.new(), ids.new()
+    bob = cookies.open(token_of(ids.new(), licences[0]), not_after_ms=1000)
+    eve = [cookies.open(token_of(ids.new(), licences[1]), not_after_ms=1000) for _ in range(3 * sessions.OF_ONE)]
+    assert cookies.find(bob, 0) is not None
+    assert [one for one in eve if cookies.find(one, 0) is not None] == eve[-sessions.OF_ONE :]
+    cookies.end_licence(licences[1])
+    assert (len(cookies), cookies.find(bob, 0) is not None) == (1, True)
 
 
 # Counts that outlive the process
@@ -430,6 +487,22 @@ async def test_a_connection_that_is_used_is_kept(home: World) -> None:
         writer.close()
 
 
+async def test_an_answer_that_nobody_takes_ends_by_time(home: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for much and reads nothing holds a connection for its time, and no longer."""
+    monkeypatch.setattr(server, "TAKEN_S", 0.5)
+    async with home.gateway(max_connections=4) as face:
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(("127.0.0.1", face.gateway.port))
+            deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 32)
+            ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            async with asyncio.timeout(5):
+                while True:
+                    with contextlib.suppress(OSError):
+                        if b" 200 " in await raw(face, ask):
+                            break
+
+
 async def test_one_address_cannot_take_all_connections(home: World) -> None:
     """Of eight, two; a third is closed at once, and when one goes there is room again."""
     async with home.gateway(max_connections=8) as face:
@@ -447,13 +520,49 @@ async def test_one_address_cannot_take_all_connections(home: World) -> None:
         held[1][1].close()
 
 
+class Held:
+    """A connection that says nothing."""
+
+    idle = True
+
+    def end(self) -> None:
+        self.idle = False
+
+
 def test_connections_of_a_proxy_are_many_callers() -> None:
     """A trusted proxy has as many as there are; together they are bounded all the same."""
     table = Connections(8, limits.networks(["10.0.0.0/8"]))
-    assert [table.come("192.0.2.1") for _ in range(3)] == [True, True, False]
-    for _ in range(3):
-        table.gone("192.0.2.1")
-    assert [table.come("10.0.0.1") for _ in range(9)] == [True] * 8 + [False]
+    held = [Held() for _ in range(3)]
+    assert [table.come("192.0.2.1", one) for one in held] == [True, True, False]
+    for one in held:
+        table.gone("192.0.2.1", one)
+    assert [table.come("10.0.0.1", Held()) for _ in range(9)] == [True] * 8 + [False]
+    assert not table.come("192.0.2.1", Held())
+
+
+def test_a_few_silent_addresses_shut_nobody_out() -> None:
+    """All places are taken: who has the most loses the oldest that waits for nothing; who has no more than others takes from nobody."""
+    table = Connections(8, ())
+    held = [Held() for _ in range(8)]
+    assert all(table.come(f"192.0.2.{n // 2}", one) for n, one in enumerate(held))
+    held[0].idle = False  # a request is being answered on it
+    assert table.come("198.51.100.1", Held())
+    assert [one.idle for one in held] == [False, False, *[True] * 6]
+    for one in held[1:]:
+        one.idle = False
+    assert not table.come("198.51.100.2", Held())
+
+
+async def test_four_addresses_that_say_nothing_keep_no_caller_out(home: World) -> None:
+    """As many connections as there may be, held in silence from four addresses of this machine; a fifth is answered."""
+    async with home.gateway(max_connections=8) as face:
+        held = [
+            await asyncio.open_connection("127.0.0.1", face.gateway.port, local_addr=(f"127.0.0.{2 + n // 2}", 0))
+            for n in range(8)
+        ]
+        assert (await face.send("GET", "/openapi.json")).status == 200
+        for _, writer in held:
+            writer.close()
 
 
 # Places

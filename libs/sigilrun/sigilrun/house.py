@@ -248,6 +248,7 @@ async def migrate(folder: DataFolder, addresses: stack.Addresses) -> None:
     layout = Layout(folder.path)
     write_config(layout, addresses)
     log = folder.logs / "migrate.log"
+    supervisor.rotate(log)  # what it said of an earlier try is no reason of this one
     writer = house.RESIDENTS[canon.WRITER]
     env = {
         **spawn.base_env(),

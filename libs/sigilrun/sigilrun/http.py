@@ -287,7 +287,8 @@ class Client:
             headers[GRANT] = grant
         status, data = await self.fetch("POST", f"{COMMANDS}/{name}", body=body, headers=headers)
         if not 200 <= status < 300:
-            raise problem(status, data)
+            told = problem(status, data)
+            raise Unreachable(f"{self.address} is no gateway: {told}") if isinstance(told, Unreachable) else told
         return data
 
     async def fetch(

@@ -5,7 +5,7 @@ Invariants:
 1. Nothing is read from a file that its group or others can read or write, that another user owns, that is a
    symbolic link, or that is no regular file. All of it is asked of the descriptor that is then read.
 2. A new file has mode 0600 from its first moment and appears whole or not at all.
-3. Nothing is ever overwritten.
+3. Nothing is ever overwritten; `replace` is for files that hold no secret.
 
 Root can read everything and is not guarded against.
 """
@@ -33,6 +33,8 @@ def read(path: Path, max_bytes: int) -> bytes | None:
         descriptor = os.open(path, flags)
     except FileNotFoundError:
         raise
+    except NotADirectoryError as error:
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
     except OSError as error:
         # A symbolic link is ELOOP, a socket ENXIO; all else is a matter of rights.
         kind = key_faults.NotRegularFile if error.errno in {errno.ELOOP, errno.ENXIO} else key_faults.WrongPermissions
@@ -74,6 +76,20 @@ def write_new(path: Path, data: bytes) -> None:
         os.link(scratch, path, follow_symlinks=False)
     finally:
         scratch.unlink()
+    sync_folder(path.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Give a file that isn't secret other contents, whole or not at all: what it held is lost by no full disk."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with scratch.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

@@ -148,7 +148,7 @@ class Gateway(Section, frozen=True, kw_only=True):
     session_rate_per_minute: Annotated[
         int,
         _says(
-            "requests a minute of one session that the gate took; twice the aimed writes, for the gate's own limit judges",
+            "requests a minute of one licence, by sessions that the gate took; twice the aimed writes, for the gate's own limit judges",
             ge=1,
             le=10_000_000,
         ),

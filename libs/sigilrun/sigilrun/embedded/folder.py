@@ -14,7 +14,10 @@ Invariants:
 - folders are 0700, files 0600, and no permission above the data folder is touched;
 - a file is replaced whole or not at all;
 - the lock is one open file shared by the supervisor and its children, so it is free only when the last of
-  them has gone: two servers never share a store, not even after `kill -9`.
+  them has gone: two servers never share a store, not even after `kill -9`;
+- who holds a folder is told by its lock: a run.json that a dead run left behind names process ids that may
+  be anybody's by now;
+- a folder that holds other things becomes no data folder.
 """
 
 import contextlib
@@ -34,6 +37,20 @@ from sigilrun.embedded.errors import DataInUse, EmbeddedError
 # How long a new run waits for the children of a killed one to leave.
 LEAVING_TIMEOUT_S = 15.0
 _FOLDERS = ("keys", "logs", "nats", "postgres", "services")
+# What stands in a data folder before its first run has taken the lock, or in one that was brought back from a backup.
+_OURS = frozenset(
+    {
+        *_FOLDERS,
+        "bootstrap.token",
+        "config.toml",
+        "consumers",
+        "deployment.json",
+        "keystore",
+        "lock",
+        "ports.json",
+        "run.json",
+    }
+)
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,16 +132,18 @@ class DataFolder:
 
         Raises:
             DataInUse: another run holds it. Children of a killed run are waited for, a living one isn't.
+            EmbeddedError: it holds other things, which would be shut away from everyone else.
 
         """
+        refuse_foreign(self.path)
         _private_folder(self.path, parents=True)
         fd = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._lock(fd, time.monotonic() + leaving_timeout_s)
-            for name in _FOLDERS:
-                _private_folder(self.path / name)
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            for name in _FOLDERS:
+                _private_folder(self.path / name)
         except BaseException:
             os.close(fd)
             raise
@@ -180,9 +199,34 @@ def running(path: Path) -> RunInfo | None:
     """What run.json says, if a stack holds the folder now; None for a folder at rest or a stale file."""
     try:
         info = msgspec.json.decode((path / "run.json").read_bytes(), type=RunInfo)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return info if _alive(info.supervisor) else None
+    return info if info.supervisor == holder(path) else None
+
+
+def holder(path: Path) -> int | None:
+    """The process that runs a stack on the folder, by its lock, whether or not run.json is there; None for a folder at rest."""
+    try:
+        fd = os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = _holder(fd)
+        return pid if pid is not None and _alive(pid) else None
+    finally:
+        os.close(fd)
+    return None
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raises `EmbeddedError` for a folder that isn't empty and was never a data folder."""
+    if not path.is_dir() or (path / "lock").exists():
+        return
+    others = sorted({entry.name for entry in path.iterdir()} - _OURS)
+    if others:
+        raise EmbeddedError(f"{path} holds other things ({others[0]}): name a new or an empty folder")
 
 
 def write_private(path: Path, content: bytes) -> None:

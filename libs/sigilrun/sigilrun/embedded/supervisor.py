@@ -137,7 +137,7 @@ class Supervisor:
         added = [_Kept(spec) for spec in specs]
         self._kept.update((kept.spec.name, kept) for kept in added)
         for kept in added:
-            _rotate(kept.spec.log)
+            rotate(kept.spec.log)
             kept.task = asyncio.create_task(self._keep(kept), name=f"keep {kept.spec.name}")
         waits = [asyncio.create_task(_first_ready(kept)) for kept in added if kept.spec.critical]
         try:
@@ -179,7 +179,7 @@ class Supervisor:
             kept.started.set()
             try:
                 if _size(spec.log) > LOG_MOST_BYTES:
-                    _rotate(spec.log)
+                    rotate(spec.log)
                 # Nothing may await inside this: a process without an owner couldn't be stopped.
                 process = kept.process = self._spawn(spec)
             except OSError as error:
@@ -325,7 +325,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _rotate(path: Path) -> None:
+def rotate(path: Path) -> None:
     """Set a log of an earlier run aside; one previous file is kept."""
     if _size(path) > 0:
         path.replace(path.with_name(path.name + ".1"))

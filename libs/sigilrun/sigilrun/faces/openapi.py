@@ -25,8 +25,17 @@ VERSION = "0.1.0"
 PROBLEM_JSON = "application/problem+json"
 _REF = "#/components/schemas/{name}"
 
-EVERY_ROUTE = (Code.RATE_LIMITED, Code.BUSY, Code.UNAVAILABLE)
-EVERY_COMMAND = (Code.BAD_INPUT, Code.CSRF_INVALID, Code.NOT_BOOTSTRAPPED)
+# Too many, no room, stopping; a body where none belongs, an Authorization that is no bearer token, a grant that nobody would look at.
+EVERY_ROUTE = (
+    Code.RATE_LIMITED,
+    Code.BUSY,
+    Code.UNAVAILABLE,
+    Code.BAD_INPUT,
+    Code.SESSION_INVALID,
+    Code.GRANT_INVALID,
+)
+EVERY_COMMAND = (Code.CSRF_INVALID, Code.NOT_BOOTSTRAPPED)
+HEALTH = frozenset({"/healthz", "/readyz"})
 EVERY_BODY = (Code.UNSUPPORTED_MEDIA_TYPE, Code.BODY_TOO_LARGE)
 EVERY_PERMIT = (
     *gatekeeper.GATE_REFUSALS,
@@ -110,12 +119,14 @@ def codes_of(route: Route) -> tuple[Code, ...]:
         found |= {*command.refusals, *EVERY_COMMAND}
         if command.admission is Admission.PERMIT:
             found |= set(EVERY_PERMIT)
+        if command is gatekeeper.CLOSE:
+            found.add(Code.SESSION_MISSING)  # without a body it closes the caller's own
         if route.method == "GET":
             found.discard(Code.CSRF_INVALID)
     if route.method == "POST":
-        found |= {*EVERY_BODY, Code.BAD_INPUT}
-    if route.path in {"/healthz", "/readyz"}:
-        found -= set(EVERY_ROUTE)
+        found |= set(EVERY_BODY)
+    if route.path in HEALTH:
+        found = {Code.UNAVAILABLE}  # it is stopping
     return tuple(code for code in Code if code in found)
 
 
@@ -147,6 +158,8 @@ def _operation(route: Route) -> dict[str, Any]:
     parameters = query_of(route)
     if command is not None and command.admission is Admission.PERMIT:
         parameters.extend((_PROOF_HEADER, _APPROVAL_HEADER))
+        if not route.page:
+            parameters.append(_GRANT_HEADER)
     if command is not None and takes_idempotency_key(command) and route.method == "POST":
         parameters.append(_KEY_HEADER)
     if route.method == "POST" and command is not None:
@@ -159,7 +172,7 @@ def _operation(route: Route) -> dict[str, Any]:
         {"200": _answer(route)} | _refused(codes_of(route)) | {"500": {"$ref": "#/components/responses/Fault"}}
     )
     if route.path == "/readyz":
-        operation["responses"]["503"] = _answer(route) | {"description": "Calls can't be served; `wrong` says why."}
+        operation["responses"]["503"] = _unready(route)
     operation["security"] = _security(command)
     return operation
 
@@ -199,10 +212,17 @@ def _answer(route: Route) -> dict[str, Any]:
     elif media == JSON:
         schema = {"type": "object"}
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS if name.startswith("RateLimit")}
-    if route.path in {"/healthz", "/readyz"}:
+    if route.path in HEALTH:
         headers = {}
     answer: dict[str, Any] = {"description": route.summary, "content": {media: {"schema": schema}}}
     return answer | ({"headers": headers} if headers else {})
+
+
+def _unready(route: Route) -> dict[str, Any]:
+    """What isn't ready says so in its own shape; what is stopping refuses as any route does."""
+    stopping = _refusal_answer(503, [Code.UNAVAILABLE])
+    content = _answer(route)["content"] | stopping["content"]
+    return stopping | {"description": "Calls can't be served; `wrong` says why.", "content": content}
 
 
 def refusal_responses() -> dict[str, Any]:
@@ -361,7 +381,7 @@ _READINESS: dict[str, Any] = {
     "type": "object",
     "properties": {
         "ready": {"type": "boolean"},
-        "state": {"type": "string", "enum": ["serving", "waiting for genesis", "degraded", "unready", "stopping"]},
+        "state": {"type": "string", "enum": ["serving", "waiting for genesis", "degraded", "read-only", "unready"]},
         "bootstrapped": {"type": "boolean"},
         "sealed": {"type": "boolean"},
         "parts": {"type": "object", "additionalProperties": {"type": "string"}},
@@ -402,6 +422,13 @@ _APPROVAL_HEADER = {
     "required": False,
     "description": "Of a call that a mentor approved: `<review>.<salt>`, as the refusal of the first call told them.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+_GRANT_HEADER = {
+    "name": "Sigil-Grant",
+    "in": "header",
+    "required": False,
+    "description": "Of a peer's session: what the owner of this node lent it.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 16_384},
 }
 _KEY_HEADER = {
     "name": "Idempotency-Key",
