@@ -24,10 +24,9 @@ COMMANDS = {
 }
 CHILDREN = {name: gatekeeper.CHILD.subject_of(name) for name in house.RESIDENTS}  # each service's own door at the gate
 EVENTS = {
-    f"canon.v1.{tenant}.{space}.{kind.tag}"
+    f"canon.v1.{tenant}.{kind.space}.{kind.tag}"
     for tenant in ("default", "other")
     for kind in records.REGISTRY.values()
-    for space in kind.spaces
 }
 FOLLOWERS_VERBS = {
     f"STREAM.INFO.{STREAM}",

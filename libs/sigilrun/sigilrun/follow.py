@@ -195,11 +195,7 @@ class Follower:
 
     async def _listen(self) -> None:
         """Apply what the stream brings until it is time to look at the canon again."""
-        subjects = [
-            house.event_subject(self._deployment.tenant, space, tag)
-            for tag in GOVERNING
-            for space in records.REGISTRY[tag].spaces
-        ]
+        subjects = [house.event_subject(self._deployment.tenant, records.REGISTRY[tag].space, tag) for tag in GOVERNING]
         self._repage.clear()
         feed = self._bus.read_stream(self._deployment.tenant, self.position + 1, subjects=subjects)
         loop = asyncio.get_running_loop()
