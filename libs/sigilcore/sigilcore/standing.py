@@ -52,9 +52,8 @@ class _Caller:
 
     def __init__(self) -> None:
         self.sums: dict[_Part, tuple[int, int]] = {}  # (allowed, denied), in the order of turns
-        self.recent: collections.deque[tuple[int, _Part, bool]] = collections.deque(
-            maxlen=RECENT
-        )  # (seq, part, allowed)
+        # (seq, part, allowed)
+        self.recent: collections.deque[tuple[int, _Part, bool]] = collections.deque(maxlen=RECENT)
 
 
 class Standings:
@@ -88,9 +87,8 @@ class Standings:
             caller = self._callers[owner] = _Caller()
         _add(caller.sums, part, allowed, 1)
         caller.recent.append((seq, part, allowed))
-        while (oldest := next(iter(caller.sums)))[
-            0
-        ] <= self._turn - 2 * TURNS:  # as many more for who asks about earlier
+        before = self._turn - 2 * TURNS  # as many more for who asks about earlier
+        while (oldest := next(iter(caller.sums)))[0] <= before:
             del caller.sums[oldest]
 
     def fold_chain(self, seq: int, chain: ReasoningChain) -> None:

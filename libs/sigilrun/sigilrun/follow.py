@@ -57,9 +57,8 @@ class Follower:
         """`pinned`: the genesis hash of an earlier start. Nothing is read yet."""
         self.state = Governance()
         self.position = 0
-        self._seen: dict[
-            bytes, checkpoint.Checkpoint
-        ] = {}  # opened under this very state; calls of one commit share theirs
+        # Opened under this very state; calls of one commit share theirs.
+        self._seen: dict[bytes, checkpoint.Checkpoint] = {}
         self.wrong: WrongCanon | None = None
         self.stopped = asyncio.Event()  # set when `wrong` ended it
         self._bus = bus
