@@ -30,7 +30,7 @@ from sigilcore.contracts.command import Admission
 from sigilcore.refusals import Code, Refused
 from sigilrun import http
 from sigilrun.faces import examples, generate, routes
-from tests.services.gateway_world import CANARY, Answer, Face, World, bearer, raw, world
+from tests.services.gateway_world import CANARY, Face, World, bearer, raw, world
 
 WRITE = {"key": "greeting", "text": "Good morning."}
 ROOT = Path(__file__).parents[2]
@@ -55,10 +55,6 @@ def refused(code: Code, field: str | None = None) -> Iterator[None]:
     with pytest.raises(Refused) as caught:
         yield
     assert (caught.value.code, caught.value.field) == (code, field)
-
-
-def cookie_of(answer: Answer) -> str:
-    return f"sigil_session={answer.cookies['sigil_session'].value}"
 
 
 # An ordinary day

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway import ends, kept, limits, logins, room, sessions
+from services.gateway import kept, limits, logins, room
 from services.gateway.server import Connections
 from sigilcore import peers, signing
 from sigilcore.access import Loa
@@ -106,11 +106,11 @@ async def test_a_session_closed_at_another_gateway_has_no_cookie_here(home: Worl
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"{}", b'{"seq":1,"header":{},"payload":{}}'])
-async def test_an_event_that_says_nothing_ends_nobody(data: bytes) -> None:
-    """What can't be read is ignored, and the next one is heard."""
-    cookies = sessions.Cookies(limit=1, secure=True)
-    hearing = ends.Ends(cookies, limits.Known(str))
-    hearing._heard(wire.Message(subject="x", reply="", data=data, headers={}))
+async def test_an_event_that_says_nothing_ends_nobody(home: World, face: Face, data: bytes) -> None:
+    """What can't be read is ignored, and who is logged in stays so."""
+    _, cookie = await face.login(home.bob)
+    face.gateway._ends._heard(wire.Message(subject="x", reply="", data=data, headers={}))
+    assert (await face.send("GET", "/api/memory/list", cookie=cookie)).status == 200
 
 
 # Cookies and identity
@@ -434,8 +434,10 @@ async def test_one_address_cannot_take_all_connections(home: World) -> None:
     """Of eight, two; a third is closed at once, and when one goes there is room again."""
     async with home.gateway(max_connections=8) as face:
         held = [await asyncio.open_connection("127.0.0.1", face.gateway.port) for _ in range(2)]
+        for reader, writer in held:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in await reader.readuntil(b"\r\n")
         ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        await asyncio.sleep(0.05)
         with contextlib.suppress(OSError):
             assert await raw(face, ask) == b""
         held[0][1].close()
