@@ -27,17 +27,11 @@ TRIES = 3  # of one call whose thing another instance is writing too
 class Pen(Protocol):
     """What knowledge needs of `sigilrun.author.Author`."""
 
-    async def user(
-        self, drafts: Sequence[UserDraft], decision: decision.DecisionRef, *, timeout_s: float | None = None
-    ) -> Receipt:
+    async def user(self, drafts: Sequence[UserDraft], decision: decision.DecisionRef) -> Receipt:
         """Append user records of one call under its decision."""
 
     async def append_signed(
-        self,
-        signed: Sequence[record.SignedRecord],
-        *,
-        decision: decision.DecisionRef | None = None,
-        timeout_s: float | None = None,
+        self, signed: Sequence[record.SignedRecord], *, decision: decision.DecisionRef | None = None
     ) -> Receipt:
         """Append finished records."""
 

@@ -15,7 +15,7 @@ import hmac
 from typing import Final
 
 from services.license import rules
-from sigilcore import canonical, clock, difference, digest, drafts, ids, licence, policy, record, trust
+from sigilcore import canonical, clock, difference, digest, drafts, ids, licence, policy, record, signing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
@@ -60,7 +60,7 @@ def check_token(token: str, expected_hash: str) -> None:
 
 def genesis(request: wire.Bootstrap, deployment: DeploymentFile, expected_hash: str) -> system.Genesis:
     """The payload of record 0 for this owner on this deployment."""
-    rules.strong_key(request.root_key, "$.root_key")
+    signing.strong_key(request.root_key, "$.root_key")
     if request.root_key in deployment.services.values():
         raise Refused(Code.BOOTSTRAP_REFUSED, "a service's key is not a person's", field="$.root_key")
     return system.Genesis(

@@ -19,7 +19,6 @@ from sigilcore.access import Loa
 from sigilcore.record_types import Hex32, Hex64, Name, PublicKey, RecordId, Signature, Timestamp
 
 MAX_TOML_BYTES = 16 * 1024
-VERSION: Literal[1] = 1
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -286,7 +286,6 @@ async def run(data: Path, *, port: int | None, tell: Tell, overrides: Mapping[st
         scrubs="canon_writer",
         prepare=lambda addresses: migrate(held[0], addresses),
         make_processes=lambda addresses: processes(held[0], addresses, overrides or {}),
-        extensions=(),
         port=port,
     )
     try:
