@@ -19,6 +19,7 @@ from sigilcore.refusals import Code, Refused
 from sigilrun import wire
 from tests.services.gateway_world import Face, World, bearer, raw, world
 from tests.simulator import Person
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 NOBODY_S_ATTEST = {
@@ -49,13 +50,6 @@ def refused(code: Code) -> Iterator[pytest.ExceptionInfo[Refused]]:
     assert caught.value.code is code
 
 
-async def until(true, within_s: float = 1.0) -> None:
-    """Return once it holds; fail after so long."""
-    async with asyncio.timeout(within_s):
-        while not true():
-            await asyncio.sleep(0.005)
-
-
 # Logout everywhere
 
 
@@ -74,7 +68,7 @@ async def test_a_revoked_licence_has_no_cookie_left_within_a_second(home: World,
         home.ledger.revoke(eve)
         began = time.monotonic()
         await home.canon.publish()
-        await until(lambda: len(face.gateway._cookies) == 1 and len(other.gateway._cookies) == 0)
+        await until(lambda: len(face.gateway._cookies) == 1 and len(other.gateway._cookies) == 0, 1)
         assert time.monotonic() - began < 1
         for at, cookie in zip((face, face, other), cookies, strict=True):
             assert (await at.send("GET", "/api/memory/list", cookie=cookie)).code == "SESSION_MISSING"
@@ -101,7 +95,7 @@ async def test_a_session_closed_at_another_gateway_has_no_cookie_here(home: Worl
     token, cookie = await face.login(home.bob)
     async with home.gateway() as other:
         assert (await other.call("session/close", {"session": token})).status == 200
-    await until(lambda: len(face.gateway._cookies) == 0)
+    await until(lambda: len(face.gateway._cookies) == 0, 1)
     assert (await face.send("GET", "/api/memory/list", cookie=cookie)).code == "SESSION_MISSING"
 
 

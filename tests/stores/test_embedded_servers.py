@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from nats.aio.msg import Msg
 from sigilrun.embedded import binaries, folder, nats, ports, postgres, stack
 from sigilrun.embedded.errors import BinaryMissing, DataInUse, EmbeddedError, PortTaken, StartFailed
 from tests import machine as machines
+from tests.waiting import until
 
 USERS: dict[str, Any] = {
     "admin": {"publish": (">",), "subscribe": (">",)},
@@ -86,13 +87,6 @@ def superuser(running: stack.Stack) -> postgres.Settings:
         superuser_password=running.folder.secret("postgres_superuser"),
         as_root=os.geteuid() == 0,
     )
-
-
-async def until(what: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Wait for something observable; fails by time-out when it doesn't come."""
-    async with asyncio.timeout(timeout_s):
-        while not what():
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
