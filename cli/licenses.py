@@ -100,11 +100,7 @@ def reissue(
         raise Refusal(f"{out} is there already", "Choose another file.")
     asked = licensing.ReissueLicense(license=seam.text(file))
 
-    async def work() -> licensing.LicenseReissued:
-        async with caller.calling(state) as client:
-            return await client.call(licensing.REISSUE, asked)
-
-    sealed = seam.wait(work())
+    sealed = caller.ask(state, licensing.REISSUE, asked)
     private_files.write_new(out, sealed.toml.encode())
     seam.show(
         state, sealed, f"{sealed.license_id} sealed by {sealed.seal_key_id}, written to {out}{_bearer(sealed.bearer)}"
@@ -156,12 +152,7 @@ def show_list(
     ] = None,
 ) -> None:
     """Licences in order of issue (mentor)."""
-
-    async def work() -> licensing.LicensePage:
-        async with caller.calling(state) as client:
-            return await client.call(licensing.LIST, licensing.ListLicenses(limit=limit, cursor=cursor, state=only))
-
-    page = seam.wait(work())
+    page = caller.ask(state, licensing.LIST, licensing.ListLicenses(limit=limit, cursor=cursor, state=only))
     columns = ("license_id", "owner_id", "loa", "state", "expires_at", "bearer", "issued_seq", "revoked_seq")
     seam.show(state, page, seam.page(page.items, page.cursor, *columns))
 
