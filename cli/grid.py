@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from cli import adapt, caller, lending, licenses, seam
+from cli.blueprint import moment
 from cli.refusal import Refusal
 from cli.seam import PROMPT, Key, MaybeKey, Passphrase, State
 from sigilcore import clock, ids, peers
@@ -239,7 +240,7 @@ def _typed(given: dict[str, Any], kind: type[Any]) -> Any:
 
 def _moment_ms(text: str) -> int:
     try:
-        return clock.parse_ms(licenses.moment(text))
+        return clock.parse_ms(moment(text))
     except ValueError as error:
         raise Refusal(f"--expires-at: {error}", "Write 2030-01-01T00:00:00.000Z, or a day.") from error
 

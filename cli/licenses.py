@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli import caller, owner, seam
+from cli.blueprint import moment
 from cli.refusal import Refusal
 from cli.seam import PROMPT, MaybeKey, Passphrase, State
 from sigilcore import ids
@@ -155,11 +156,6 @@ def show_list(
     page = caller.ask(state, licensing.LIST, licensing.ListLicenses(limit=limit, cursor=cursor, state=only))
     columns = ("license_id", "owner_id", "loa", "state", "expires_at", "bearer", "issued_seq", "revoked_seq")
     seam.show(state, page, seam.page(page.items, page.cursor, *columns))
-
-
-def moment(text: str) -> str:
-    """A day as its first moment; anything else as it was given, for the server to read."""
-    return f"{text}T00:00:00.000Z" if len(text) == len("2030-01-01") else text
 
 
 def public_hex(given: str | None) -> str | None:
