@@ -54,12 +54,8 @@ class Log(Protocol):
         """Return when everything that stands in the log now has been followed."""
 
 
-class Call(Protocol):
-    """What the seam knows of a call that a permit admitted."""
-
-    @property
-    def bound(self) -> permit.Bound:
-        """The checked permit."""
+class Call(permit.Call, Protocol):
+    """What the seam knows of a call."""
 
     @property
     def scope(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from sigilcore import canonical, decision, permit, record
 from sigilcore.contracts import canon
 from sigilcore.contracts import knowledge as contract
 from sigilcore.contracts.command import Command
+from sigilcore.permit import Call
 from sigilcore.refusals import raised
 from sigilrun.author import Receipt, UserDraft
 from sigilrun.live import LiveView
@@ -41,14 +42,6 @@ class Behalf(Protocol):
 
     async def call(self, bound: permit.Bound, command: Command[Req, Rep], request: Req) -> Rep:
         """Ask a command for the caller of the call that `bound` admitted."""
-
-
-class Call(Protocol):
-    """What the seam knows of a call that a permit admitted."""
-
-    @property
-    def bound(self) -> permit.Bound:
-        """The checked permit."""
 
 
 class Knowledge:

@@ -65,9 +65,8 @@ class Standings:
         self.size = 0  # last decision's seq + 1: the `standing_as_of` of who judges by it
         self._turn = 0
         self._hours = (-1, -1)  # the two newest, the older first
-        self._turned: collections.deque[int] = collections.deque(
-            maxlen=TURNS
-        )  # the seqs at which the newest turns began
+        # The seqs at which the newest turns began.
+        self._turned: collections.deque[int] = collections.deque(maxlen=TURNS)
 
     @property
     def whole(self) -> bool:
