@@ -179,7 +179,7 @@ def check(found: Blueprint) -> None:
 
 
 def moment(text: str) -> str:
-    """A day as its first moment."""
+    """A day as its first moment; anything else as it was given."""
     return f"{text}T00:00:00.000Z" if len(text) == len("2030-01-01") else text
 
 

@@ -4,14 +4,22 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
+
+from cli import seam
 from cli.refusal import NoHouse, Refusal
 from cli.seam import State
 from sigilcore import licence, signing
+from sigilcore.contracts.command import Command
 from sigilrun import http, keys
 from sigilrun.embedded import folder
 
 DATA = Path("data")
+
+Req = TypeVar("Req", bound=msgspec.Struct)
+Rep = TypeVar("Rep", bound=msgspec.Struct)
 
 
 def signer(path: Path, passphrase: str) -> keys.SealedSigner:
@@ -66,3 +74,13 @@ async def calling(
         _check_owner(state, owner)
     async with http.Client(address_of(state), opened=opened, owner=owner) as client:
         yield client
+
+
+def ask(state: State, command: Command[Req, Rep], request: Req, *, owner: signing.Signer | None = None) -> Rep:
+    """One call in the profile's session, if one is open: all that most verbs do."""
+
+    async def work() -> Rep:
+        async with calling(state, owner=owner) as client:
+            return await client.call(command, request)
+
+    return seam.wait(work())

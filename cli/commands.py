@@ -16,12 +16,7 @@ _HELP = {"--help", "-h"}
 
 def show_list(state: State) -> None:
     """The commands that you may call."""
-
-    async def work() -> gatekeeper.CommandList:
-        async with caller.calling(state) as client:
-            return await client.call(gatekeeper.COMMAND_LIST, Empty())
-
-    listed = seam.wait(work())
+    listed = caller.ask(state, gatekeeper.COMMAND_LIST, Empty())
     seam.show(state, listed, seam.table(listed.items, "name", "rung", "needs_owner", "summary"))
 
 

@@ -12,6 +12,7 @@ import msgspec
 import typer
 
 from cli import adapt, caller, lending, licenses, seam
+from cli.blueprint import moment
 from cli.refusal import Refusal
 from cli.seam import PROMPT, Key, MaybeKey, Passphrase, State
 from sigilcore import clock, ids, peers
@@ -28,12 +29,7 @@ Reason = Annotated[str, typer.Option("--reason")]
 
 def card(state: State) -> None:
     """This node's card, for its peers' owners: public, but hand it over where nobody can change it."""
-
-    async def work() -> contract.NodeCard:
-        async with caller.calling(state) as client:
-            return await client.call(contract.NODE, common.Empty())
-
-    told = seam.wait(work())
+    told = caller.ask(state, contract.NODE, common.Empty())
     seam.show(state, told, json.dumps(msgspec.to_builtins(told), indent=2))
 
 
@@ -71,11 +67,7 @@ def enrol(
     )
     root = caller.maybe_signer(key, passphrase)
 
-    async def work() -> contract.PeerChanged:
-        async with caller.calling(state, owner=root) as client:
-            return await client.call(contract.PEER_ENROL, asked)
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, contract.PEER_ENROL, asked, owner=root))
 
 
 def block(
@@ -85,11 +77,7 @@ def block(
     asked = _typed({"peer": peer, "reason": reason, "id": ids.new()}, contract.BlockPeer)
     root = caller.maybe_signer(key, passphrase)
 
-    async def work() -> contract.PeerChanged:
-        async with caller.calling(state, owner=root) as client:
-            return await client.call(contract.PEER_BLOCK, asked)
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, contract.PEER_BLOCK, asked, owner=root))
 
 
 def tier(
@@ -101,21 +89,12 @@ def tier(
     """Bring the mesh's word on a peer's tier (operator)."""
     asked = _typed({"peer": peer, "membership": seam.text(membership).strip(), "id": ids.new()}, contract.TierPeer)
 
-    async def work() -> contract.PeerChanged:
-        async with caller.calling(state) as client:
-            return await client.call(contract.PEER_TIER, asked)
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, contract.PEER_TIER, asked))
 
 
 def show_peers(state: State, limit: seam.Limit = 50, cursor: seam.Cursor = None) -> None:
     """Peers, their tiers and marks (mentor)."""
-
-    async def work() -> contract.PeerPage:
-        async with caller.calling(state) as client:
-            return await client.call(contract.PEER_LIST, contract.ListPeers(limit=limit, cursor=cursor))
-
-    page = seam.wait(work())
+    page = caller.ask(state, contract.PEER_LIST, contract.ListPeers(limit=limit, cursor=cursor))
     columns = ("peer", "tier", "mesh", "key_id", "mark", "next_epoch", "address")
     seam.show(state, page, seam.page(page.items, page.cursor, *columns))
 
@@ -161,11 +140,7 @@ def revoke(
     asked = _typed({"peer": peer, "reason": reason, "id": ids.new()}, contract.RevokeGrants)
     root = caller.maybe_signer(key, passphrase)
 
-    async def work() -> contract.GrantsRevoked:
-        async with caller.calling(state, owner=root) as client:
-            return await client.call(contract.GRANT_REVOKE, asked)
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, contract.GRANT_REVOKE, asked, owner=root))
 
 
 def show_grants(
@@ -177,11 +152,7 @@ def show_grants(
     """What was lent, in order of issue (mentor)."""
     asked = _typed({"peer": peer, "limit": limit, "cursor": cursor}, contract.ListGrants)
 
-    async def work() -> contract.GrantPage:
-        async with caller.calling(state) as client:
-            return await client.call(contract.GRANT_LIST, asked)
-
-    page = seam.wait(work())
+    page = caller.ask(state, contract.GRANT_LIST, asked)
     columns = ("peer", "epoch", "capabilities", "expires_at_ms", "counts", "issued_seq")
     seam.show(state, page, seam.page(page.items, page.cursor, *columns))
 
@@ -192,11 +163,7 @@ def hold(
     """Keep a grant that a peer's owner gave to this node (operator)."""
     asked = _typed({"peer": peer, "grant": seam.text(file).strip()}, contract.HoldGrant)
 
-    async def work() -> contract.GrantHeld:
-        async with caller.calling(state) as client:
-            return await client.call(contract.HOLD, asked)
-
-    seam.show(state, seam.wait(work()).held)
+    seam.show(state, caller.ask(state, contract.HOLD, asked).held)
 
 
 def call(
@@ -217,11 +184,7 @@ def call(
         raise Refusal(f"{name}: {error}", f"See sigil call {name} --help.") from error
     asked = _typed({"peer": peer, "command": name, "parameters": parameters}, contract.CallPeer)
 
-    async def work() -> contract.PeerAnswer:
-        async with caller.calling(state) as client:
-            return await client.call(contract.CALL, asked)
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, contract.CALL, asked))
 
 
 def vouch(
@@ -276,7 +239,7 @@ def _typed(given: dict[str, Any], kind: type[Any]) -> Any:
 
 def _moment_ms(text: str) -> int:
     try:
-        return clock.parse_ms(licenses.moment(text))
+        return clock.parse_ms(moment(text))
     except ValueError as error:
         raise Refusal(f"--expires-at: {error}", "Write 2030-01-01T00:00:00.000Z, or a day.") from error
 

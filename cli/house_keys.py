@@ -34,12 +34,7 @@ def log(
     ] = None,
 ) -> None:
     """Every key that the log ever knew: its role, and from where to where it speaks (mentor)."""
-
-    async def work() -> contract.KeyPage:
-        async with caller.calling(state) as client:
-            return await client.call(contract.LIST, contract.ListKeys(limit=limit, cursor=cursor, active=active))
-
-    page = seam.wait(work())
+    page = caller.ask(state, contract.LIST, contract.ListKeys(limit=limit, cursor=cursor, active=active))
     columns = ("key_id", "role", "name", "instance", "since_seq", "until_seq")
     seam.show(state, page, seam.page(page.items, page.cursor, *columns))
 
@@ -54,11 +49,10 @@ def revoke(
     """End a service's or an instance's key, from here on (Root). A service is mute until a rotation gives it another key."""
     root = caller.maybe_signer(key, passphrase)
 
-    async def work() -> contract.KeyEnded:
-        async with caller.calling(state, owner=root) as client:
-            return await client.call(contract.REVOKE, contract.RevokeKey(key_id=key_id, reason=reason, id=ids.new()))
-
-    seam.show(state, seam.wait(work()))
+    seam.show(
+        state,
+        caller.ask(state, contract.REVOKE, contract.RevokeKey(key_id=key_id, reason=reason, id=ids.new()), owner=root),
+    )
 
 
 def rotate_service(

@@ -35,9 +35,8 @@ async def lend(
     capabilities: tuple[str, ...],
     *,
     expires_at_ms: int | None,
-    epoch: int | None = None,
 ) -> Lent:
-    """Sign a grant with Root's key and issue it; the next epoch unless one is named."""
+    """Sign a grant with Root's key, of the next epoch, and issue it."""
     said = grant.CapabilityGrant(
         grantee=to.peer,
         grantee_key=to.key,
@@ -45,7 +44,7 @@ async def lend(
         granted_in=to.mesh,
         issued_at_ms=clock.SystemClock().now_ms(),
         expires_at_ms=expires_at_ms,
-        epoch=to.next_epoch if epoch is None else epoch,
+        epoch=to.next_epoch,
         issuer=root.public_key.hex(),
     )
     token = grant.sign(root, said)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cli import caller, owner, seam
+from cli.blueprint import moment
 from cli.refusal import Refusal
 from cli.seam import PROMPT, MaybeKey, Passphrase, State
 from sigilcore import ids
@@ -97,11 +98,7 @@ def reissue(
     seam.free(out)
     asked = licensing.ReissueLicense(license=seam.text(file))
 
-    async def work() -> licensing.LicenseReissued:
-        async with caller.calling(state) as client:
-            return await client.call(licensing.REISSUE, asked)
-
-    sealed = seam.wait(work())
+    sealed = caller.ask(state, licensing.REISSUE, asked)
     private_files.write_new(out, sealed.toml.encode())
     seam.show(
         state, sealed, f"{sealed.license_id} sealed by {sealed.seal_key_id}, written to {out}{_bearer(sealed.bearer)}"
@@ -164,19 +161,9 @@ def show_list(
     ] = None,
 ) -> None:
     """Licences in order of issue (mentor)."""
-
-    async def work() -> licensing.LicensePage:
-        async with caller.calling(state) as client:
-            return await client.call(licensing.LIST, licensing.ListLicenses(limit=limit, cursor=cursor, state=only))
-
-    page = seam.wait(work())
+    page = caller.ask(state, licensing.LIST, licensing.ListLicenses(limit=limit, cursor=cursor, state=only))
     columns = ("license_id", "owner_id", "loa", "state", "expires_at", "bearer", "issued_seq", "revoked_seq")
     seam.show(state, page, seam.page(page.items, page.cursor, *columns))
-
-
-def moment(text: str) -> str:
-    """A day as its first moment; anything else as it was given, for the server to read."""
-    return f"{text}T00:00:00.000Z" if len(text) == len("2030-01-01") else text
 
 
 def public_hex(given: str | None) -> str | None:

@@ -50,11 +50,7 @@ def show_list(
     """One's own memory."""
     asked = knowledge.MemoryList(prefix=prefix, tag=tag, user_id=user, limit=limit, cursor=cursor)
 
-    async def work() -> knowledge.MemoryPage:
-        async with caller.calling(state) as client:
-            return await client.call(knowledge.MEMORY_LIST, asked)
-
-    page = seam.wait(work())
+    page = caller.ask(state, knowledge.MEMORY_LIST, asked)
     seam.show(state, page, seam.page(page.items, page.cursor, "key", "version", "seq", "ts", "tags"))
 
 

@@ -18,12 +18,7 @@ from sigilrun import http
 
 def current(state: State) -> None:
     """The model in force, by the log."""
-
-    async def work() -> quorum.CurrentModel:
-        async with caller.calling(state) as client:
-            return await client.call(quorum.MODEL_CURRENT, Empty())
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, quorum.MODEL_CURRENT, Empty()))
 
 
 def upload(state: State, *, file: Path, key: Key, passphrase: Passphrase = PROMPT) -> None:
@@ -128,11 +123,7 @@ def refresh(state: State, key: MaybeKey = None, passphrase: Passphrase = PROMPT)
     """Have the gate read the model again from the log's head (Root)."""
     root = caller.maybe_signer(key, passphrase)
 
-    async def work() -> gatekeeper.Reload:
-        async with caller.calling(state, owner=root) as client:
-            return await client.call(gatekeeper.MODEL_REFRESH, Empty())
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, gatekeeper.MODEL_REFRESH, Empty(), owner=root))
 
 
 def check(
@@ -141,12 +132,7 @@ def check(
     target: Annotated[str, typer.Argument(help="module, profile, memory, config, audit, canon or system")],
 ) -> None:
     """Where you stand for an action on a target."""
-
-    async def work() -> gatekeeper.TrustAnswer:
-        async with caller.calling(state) as client:
-            return await client.call(gatekeeper.TRUST_CHECK, gatekeeper.TrustCheck(action=action, target=target))
-
-    found = seam.wait(work())
+    found = caller.ask(state, gatekeeper.TRUST_CHECK, gatekeeper.TrustCheck(action=action, target=target))
     seam.show(state, found)
 
 
@@ -178,12 +164,7 @@ def explain(
 
 def status(state: State) -> None:
     """The model and policy in force, by the gate."""
-
-    async def work() -> gatekeeper.TrustStatus:
-        async with caller.calling(state) as client:
-            return await client.call(gatekeeper.TRUST_STATUS, Empty())
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, gatekeeper.TRUST_STATUS, Empty()))
 
 
 def register(app: typer.Typer) -> None:

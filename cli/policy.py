@@ -14,12 +14,7 @@ from sigilcore.contracts.common import Empty
 
 def current(state: State) -> None:
     """The access policy in force, by the log."""
-
-    async def work() -> quorum.CurrentPolicy:
-        async with caller.calling(state) as client:
-            return await client.call(quorum.POLICY_CURRENT, Empty())
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, quorum.POLICY_CURRENT, Empty()))
 
 
 def upload(state: State, *, file: Path, key: Key, passphrase: Passphrase = PROMPT) -> None:

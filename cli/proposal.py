@@ -43,11 +43,9 @@ def draft(
     """Have a change drafted on the current head, to be signed with proposal propose."""
     asked = _json(payload)
 
-    async def work() -> Draft:
-        async with caller.calling(state) as client:
-            return await client.call(quorum.DRAFT, quorum.MakeDraft(kind=kind, payload=asked))
-
-    drafted = Drafted(kind=kind, asked=asked, draft=seam.wait(work()))
+    drafted = Drafted(
+        kind=kind, asked=asked, draft=caller.ask(state, quorum.DRAFT, quorum.MakeDraft(kind=kind, payload=asked))
+    )
     out.write_bytes(msgspec.json.format(msgspec.json.encode(drafted)) + b"\n")
     seam.show(state, drafted, f"drafted {kind} to {out}; sign it with: sigil proposal propose {out} --key FILE")
 
@@ -141,12 +139,7 @@ def together(state: State, *, file: Path, key: Key, passphrase: Passphrase = PRO
 
 def show_list(state: State, limit: seam.Limit = 50, cursor: seam.Cursor = None) -> None:
     """Proposals, newest first."""
-
-    async def work() -> quorum.ProposalPage:
-        async with caller.calling(state) as client:
-            return await client.call(quorum.PROPOSALS, quorum.ListProposals(limit=limit, cursor=cursor))
-
-    page = seam.wait(work())
+    page = caller.ask(state, quorum.PROPOSALS, quorum.ListProposals(limit=limit, cursor=cursor))
     seam.show(
         state,
         page,
@@ -257,11 +250,7 @@ def commit(state: State, *, proposal_id: str, key: MaybeKey = None, passphrase: 
     """Commit a proposal that has its quorum (Root)."""
     root = caller.maybe_signer(key, passphrase)
 
-    async def work() -> quorum.Committed:
-        async with caller.calling(state, owner=root) as client:
-            return await client.call(quorum.COMMIT, quorum.ProposalId(proposal_id=proposal_id, id=ids.new()))
-
-    done = seam.wait(work())
+    done = caller.ask(state, quorum.COMMIT, quorum.ProposalId(proposal_id=proposal_id, id=ids.new()), owner=root)
     seam.show(state, done, f"committed{_witnessed(done.witnessed)} at seq {done.seq}: {done.hash}")
 
 
@@ -269,11 +258,9 @@ def withdraw(state: State, *, proposal_id: str, key: MaybeKey = None, passphrase
     """Withdraw a proposal (Root)."""
     root = caller.maybe_signer(key, passphrase)
 
-    async def work() -> quorum.Tally:
-        async with caller.calling(state, owner=root) as client:
-            return await client.call(quorum.WITHDRAW, quorum.ProposalId(proposal_id=proposal_id, id=ids.new()))
-
-    seam.show(state, seam.wait(work()))
+    seam.show(
+        state, caller.ask(state, quorum.WITHDRAW, quorum.ProposalId(proposal_id=proposal_id, id=ids.new()), owner=root)
+    )
 
 
 def _proposed(state: State, done: quorum.Proposed) -> None:

@@ -35,11 +35,7 @@ def get(
     else:
         asked = canon.Get(id=name)
 
-    async def work() -> canon.RecordView:
-        async with caller.calling(state) as client:
-            return await client.call(canon.GET, asked)
-
-    _show_record(state, seam.wait(work()))
+    _show_record(state, caller.ask(state, canon.GET, asked))
 
 
 def canon_list(
@@ -54,11 +50,7 @@ def canon_list(
     """Records in order."""
     asked = _list(space, kind, subject, limit, cursor)
 
-    async def work() -> canon.RecordPage:
-        async with caller.calling(state) as client:
-            return await client.call(canon.LIST, asked)
-
-    _show_page(state, seam.wait(work()))
+    _show_page(state, caller.ask(state, canon.LIST, asked))
 
 
 def history(
@@ -76,11 +68,7 @@ def history(
     """Every version of one thing, newest first."""
     asked = canon.History(id=record_id, kind=kind, key=key, owner=owner, limit=limit, cursor=cursor)
 
-    async def work() -> canon.RecordPage:
-        async with caller.calling(state) as client:
-            return await client.call(canon.HISTORY, asked)
-
-    _show_page(state, seam.wait(work()))
+    _show_page(state, caller.ask(state, canon.HISTORY, asked))
 
 
 def diff(
@@ -170,12 +158,7 @@ def write(
 
 def read(state: State, record_id: str) -> None:
     """A value of one's own, by its record's id."""
-
-    async def work() -> knowledge.UserView:
-        async with caller.calling(state) as client:
-            return await client.call(knowledge.USER_READ, knowledge.UserRead(id=record_id))
-
-    seam.show(state, seam.wait(work()))
+    seam.show(state, caller.ask(state, knowledge.USER_READ, knowledge.UserRead(id=record_id)))
 
 
 def erase(
@@ -206,22 +189,14 @@ def audit_get(
 ) -> None:
     """An audit record, or one decision."""
 
-    async def work() -> canon.RecordView:
-        async with caller.calling(state) as client:
-            return await client.call(canon.AUDIT_GET, canon.AuditGet(id=name))
-
-    _show_record(state, seam.wait(work()))
+    _show_record(state, caller.ask(state, canon.AUDIT_GET, canon.AuditGet(id=name)))
 
 
 def audit_list(state: State, kind: Kind = None, limit: seam.Limit = 50, cursor: seam.Cursor = None) -> None:
     """Audit records in order (mentor)."""
     asked = _list(None, kind, None, limit, cursor)
 
-    async def work() -> canon.RecordPage:
-        async with caller.calling(state) as client:
-            return await client.call(canon.AUDIT_LIST, asked)
-
-    _show_page(state, seam.wait(work()))
+    _show_page(state, caller.ask(state, canon.AUDIT_LIST, asked))
 
 
 def export(state: State, *, data: seam.Data = Path("data"), out: Annotated[Path, typer.Option("--out")]) -> None:

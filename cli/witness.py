@@ -108,12 +108,7 @@ async def complete(
 
 def show_list(state: State) -> None:
     """The registry with its history."""
-
-    async def work() -> quorum.WitnessList:
-        async with caller.calling(state) as client:
-            return await client.call(quorum.WITNESS_LIST, Empty())
-
-    listed = seam.wait(work())
+    listed = caller.ask(state, quorum.WITNESS_LIST, Empty())
     seal = "not sealed" if listed.quorum is None else f"sealed: {listed.quorum} of {listed.active}"
     rows = seam.table(listed.items, "witness_id", "name", "key", "persona", "since_seq", "until_seq")
     seam.show(state, listed, f"{rows}\n{listed.active} active, {seal}")

@@ -15,8 +15,12 @@ hypothesis.settings.load_profile("sigil")
 
 @pytest.fixture(autouse=True)
 def logging_as_at_the_start():
-    """A process sets its logging up once; a test that plays several processes must not leave it to the next."""
+    """A process sets its logging up once; a test that plays several processes must not leave it to the next. A fault is told without the
+    values of all frames, which on a busy machine take longer to print than a caller waits."""
     structlog.reset_defaults()
+    *others, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*others, plain])
 
 
 @pytest.fixture(autouse=True)

@@ -38,7 +38,7 @@ class Server:
 
     def kill(self) -> None:
         """`kill -9` the server; it comes back by itself on the same port with the same data."""
-        os.kill(self._running.pids()["postgres"], signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
 
     async def restarted(self, starts: int, timeout_s: float = 20.0) -> None:
         """Return once it was started so often in all, and answers."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from sigilrun import http
+from sigilrun.faces.routes import PREFIX
 
 STRANGERS = ("/api/memory/list", "/api/license/list", "/log/default/checkpoint", "/nothing", "/api/canon/proof/x")
 BROKEN = (
@@ -109,14 +109,14 @@ class Flood:
         self._turn += 1
         command, body = ("license/list", {}) if self._turn % 2 else ("memory/write", {"key": "flood", "text": "x"})
         headers = {"Authorization": f"Bearer {self._token}"}
-        return await self._answer(browser.post(f"{self._address}{http.COMMANDS}/{command}", json=body, headers=headers))
+        return await self._answer(browser.post(f"{self._address}{PREFIX}{command}", json=body, headers=headers))
 
     async def _forge(self, browser: aiohttp.ClientSession, command: str) -> str:
         """A nonce, and what is made with it; where the one isn't to be had, the other is sent with an old one."""
-        async with browser.post(f"{self._address}{http.COMMANDS}/session/challenge", json={}) as asked:
+        async with browser.post(f"{self._address}{PREFIX}session/challenge", json={}) as asked:
             told = await asked.json(content_type=None)
         body = self._well_formed[command](told.get("nonce", "n.n"))
-        answer = await self._answer(browser.post(f"{self._address}{http.COMMANDS}/{command}", json=body))
+        answer = await self._answer(browser.post(f"{self._address}{PREFIX}{command}", json=body))
         self.answers[command][answer] += 1
         return answer
 

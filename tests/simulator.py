@@ -32,7 +32,6 @@ from sigilcore import (
     standing,
     tlog_proof,
     trust,
-    verify,
 )
 from sigilcore.access import Loa
 from sigilcore.contracts import canon, catalogue, house
@@ -638,7 +637,7 @@ class House:
             evidence=tuple(
                 plain(signed)
                 for signed in self.log[1:index]
-                if verify.introduces(record.check(signed), wanted.header.key_id)
+                if _introduces(record.check(signed), wanted.header.key_id)
                 or (wanted.core.space == "system" and record.check(signed).core.space == "system")
             ),
             log=tuple(
@@ -647,6 +646,13 @@ class House:
                 if record.check(signed).core.space == "system"
             ),
         )
+
+
+def _introduces(placed: record.Checked, key_id: str) -> bool:
+    """True if this record is the introduction of that instance key."""
+    return isinstance(placed.payload, audit.InstanceOpened) and (
+        signing.key_id(bytes.fromhex(placed.payload.key)) == key_id
+    )
 
 
 def plain(signed: record.SignedRecord) -> dict[str, Any]:

@@ -403,6 +403,7 @@ class Committer:
         self._put_back(keep)
 
     def stop_for_good(self, reason: str, batch: Sequence[_Waiting] = ()) -> None:
+        """Another writer has taken over: refuse what waits, and write no more."""
         telemetry.log.critical("fenced", reason=reason)
         self.fenced.set()
         self._put_back(batch)

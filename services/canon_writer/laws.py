@@ -279,7 +279,7 @@ def thing_of(checked: record.Checked) -> bytes | None:
 
 def thing_named(tenant: str, owner: str, kind: str, key: str) -> bytes:
     """The name of an owner's thing of this kind and key."""
-    return bytes.fromhex(digest.sha256_hex(f"{tenant}\x00{owner}\x00{kind}\x00{key}".encode()))[:16]
+    return digest.sha256(f"{tenant}\x00{owner}\x00{kind}\x00{key}".encode())[:16]
 
 
 def decisions_of(row: Row) -> list[DecisionRow]:

@@ -158,4 +158,4 @@ HANDLERS: service.Handlers[Any] = {
 }
 
 if __name__ == "__main__":
-    service.run("canon_reader", build, HANDLERS, needs=("canon", "keystore"))
+    service.run("canon_reader", build, HANDLERS)

@@ -36,7 +36,6 @@ LOOK_AT = 200_000  # rows that one page without an index looks at; a third of a 
 PROVEN_TILES = 1_024  # of 8 KiB: the leaves of a quarter million records
 MOST_HOLES = 500
 SEVERAL = "changes"
-_SPACES = ("user", "system", "audit")
 _NOWHERE = Refused(Code.NOT_FOUND, "no such record")
 _NO_CURSOR = Refused(Code.BAD_INPUT, "not a cursor of ours", field="$.cursor")
 
@@ -183,6 +182,7 @@ class Reading:
         anchors = 1 if request.cursor is not None and rows and rows[0].seq == below - 1 else 0
         shown = rows[anchors:][: request.limit]
         ends = _ends(rows, anchors + request.limit)
+        cosigned = await self._cosigned.newest()
         items, corrupt = [], []
         for at, row in enumerate(rows[: anchors + len(shown)]):
             older = rows[at + 1] if at + 1 < anchors + len(shown) else None
@@ -193,7 +193,7 @@ class Reading:
                     corrupt.append(canon.CorruptAt(seq=row.seq, reason=refused.message))
                 continue
             if at >= anchors:
-                items.append(_view(row, checked, self._cosigned.standing(await self._cosigned.newest(), row.seq)))
+                items.append(_view(row, checked, self._cosigned.standing(cosigned, row.seq)))
             if (older is not None or ends) and not _follows(checked, older):
                 corrupt.append(canon.CorruptAt(seq=row.seq, reason="the version before it isn't there"))
         cursor = None if not shown or ends else str(shown[-1].seq)
@@ -296,7 +296,7 @@ class Reading:
             except Refused as refused:
                 corrupt.append(canon.CorruptAt(seq=row.seq, reason=refused.message))
         after = _after(query, rows) if wanted else head.size
-        if query == Query(first=first, end=query.end, limit=query.limit, max_bytes=ANSWER_BYTES, spaces=_SPACES):
+        if query == Query(first=first, end=query.end, limit=query.limit, max_bytes=ANSWER_BYTES, spaces=record.SPACES):
             corrupt += [
                 canon.CorruptAt(seq=seq, reason="there is no record here") for seq in _holes(first, after, rows)
             ]

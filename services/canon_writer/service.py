@@ -132,13 +132,16 @@ async def build(parts: service.Parts) -> AsyncIterator[Writer]:
         await keeper.close()
 
 
-@contextlib.asynccontextmanager
-async def _writing(parts: service.Parts, keeper: Bus) -> AsyncIterator[Writer]:
-    options, deployed = parts.settings.canon, parts.deployment
-    assert options is not None
+def _composed(
+    parts: service.Parts,
+    options: settings.Canon,
+    keeper: Bus,
+    keeping: store.PostgresStore,
+    scrubber: scrubbing.Scrubber,
+) -> Writer:
+    """The writer's parts, tied together; nothing is read or done yet."""
     assert parts.keystore is not None
-    keeping = await _connect(options, deployed.tenant, parts.keystore.aead_key(house.PAYLOAD_KEY))
-    scrubber = scrubbing.Scrubber(options, deployed.tenant)
+    deployed = parts.deployment
     high = None if options.high_water_file is None else high_water.HighWater(options.high_water_file)
 
     def committed(commit: committer.Committed) -> None:
@@ -184,7 +187,18 @@ async def _writing(parts: service.Parts, keeper: Bus) -> AsyncIterator[Writer]:
             keeping, restore.StreamSurvivors(keeper, deployed.tenant), _deployment(deployed, options)
         )
 
-    writer = Writer(committing, publishing, keeping, high, memory, restoring=restoring, failing=parts.failing)
+    return Writer(committing, publishing, keeping, high, memory, restoring=restoring, failing=parts.failing)
+
+
+@contextlib.asynccontextmanager
+async def _writing(parts: service.Parts, keeper: Bus) -> AsyncIterator[Writer]:
+    options = parts.settings.canon
+    assert options is not None
+    assert parts.keystore is not None
+    keeping = await _connect(options, parts.deployment.tenant, parts.keystore.aead_key(house.PAYLOAD_KEY))
+    scrubber = scrubbing.Scrubber(options, parts.deployment.tenant)
+    writer = _composed(parts, options, keeper, keeping, scrubber)
+    high = writer.high_water
     try:
         await writer.load()
     except BaseException:
@@ -194,10 +208,10 @@ async def _writing(parts: service.Parts, keeper: Bus) -> AsyncIterator[Writer]:
     # A writer that was paused still hears its calls; it must not take them from the one that followed it.
     parts.presence.queue = f"{parts.resident}.{keeping.epoch}"
     if high is not None:
-        high.reached(committing.head.size)
+        high.reached(writer.committer.head.size)
     runs: list[Coroutine[Any, Any, None]] = [
-        committing.run(),
-        publishing.run(),
+        writer.committer.run(),
+        writer.publisher.run(),
         scrubber.run(),
         writer.watch(end_process),
         _outlive(keeper, parts.failing),

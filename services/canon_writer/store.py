@@ -42,7 +42,6 @@ STANDBY_S = 0.25  # between two looks at the lock
 SEEN_S = 1.0  # how often a writer says that it lives
 CLOSE_S = 2.0
 GOVERNING_PAGE = 500
-READ_CONNECTIONS = 3
 _NO_BOUND = 2**62
 _REFUSED = {"SG001": Fenced, "SG002": Moved, "SG003": Moved, "SG004": Moved}
 # Out of disk, memory or connections; an I/O error: the statement failed, and later it may not.

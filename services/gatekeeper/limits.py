@@ -19,9 +19,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     recorded_denials: int = 10  # of one licence a minute; further ones are counted only, so denials can't fill the log
     batch: int = 256  # decisions of one record; the kind's own bound
     waiting: int = 2_048  # calls that wait for their decision; beyond it the gate says no at once
-    waiting_reserve: int = (
-        64  # further calls, before those: they brake or carry a quorum, by callers whose level admits that
-    )
+    waiting_reserve: int = 64  # further calls, before those: they brake or carry a quorum, by callers of the level
     callers: int = 65_536  # licences whose calls of the last minute are held; 8 bytes a call
     proofs: int = 400_000  # nonces of proofs, held for two windows: over 6 000 calls a second; full means no
     nonces: int = 65_536  # nonces of opened sessions, held likewise

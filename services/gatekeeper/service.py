@@ -1,7 +1,8 @@
 """The gatekeeper as a service: thin handlers over the desk, the logins and the state of the log, then the table."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -53,12 +54,8 @@ class Log(Protocol):
         """Return when everything that stands in the log now has been followed."""
 
 
-class Call(Protocol):
-    """What the seam knows of a call that a permit admitted."""
-
-    @property
-    def bound(self) -> permit.Bound:
-        """The checked permit."""
+class Call(permit.Call, Protocol):
+    """What the seam knows of a call."""
 
     @property
     def scope(self) -> tuple[str, ...]:
@@ -141,10 +138,15 @@ class Gatekeeper:
             self.refusals.put_back(summary)
             _log_fault(error)
 
-    def count(self, refusal: Refused) -> None:
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
         """Count a refusal that has no record of its own."""
-        if "decision" not in (refusal.detail or {}):
-            self.refusals.add(refusal.code)
+        try:
+            yield
+        except Refused as refusal:
+            if "decision" not in (refusal.detail or {}):
+                self.refusals.add(refusal.code)
+            raise
 
     def _begin(self, calls: Shown, denials: Shown) -> None:
         self.desk.begin(calls, denials)
@@ -202,50 +204,35 @@ async def challenge(service: Gatekeeper, request: Empty, call: Call) -> contract
 async def open_session(service: Gatekeeper, request: contract.OpenSession, call: Call) -> contract.SessionView:
     """Open a session."""
     del call
-    try:
+    with service.counting():
         return await service.logins.open(request)
-    except Refused as refusal:
-        service.count(refusal)
-        raise
 
 
 async def open_peer(service: Gatekeeper, request: contract.OpenPeerSession, call: Call) -> contract.SessionView:
     """Open a session as another node."""
     del call
-    try:
+    with service.counting():
         return await service.logins.open_peer(request)
-    except Refused as refusal:
-        service.count(refusal)
-        raise
 
 
 async def close_session(service: Gatekeeper, request: contract.SessionCall, call: Call) -> Empty:
     """Close a session."""
     del call
-    try:
+    with service.counting():
         return await service.logins.close(request)
-    except Refused as refusal:
-        service.count(refusal)
-        raise
 
 
 async def authorize(service: Gatekeeper, request: contract.Authorize, call: Call) -> contract.Authorized:
     """Ask the gate."""
     del call
-    try:
+    with service.counting():
         return await service.desk.authorize(request)
-    except Refused as refusal:
-        service.count(refusal)
-        raise
 
 
 async def authorize_child(service: Gatekeeper, request: contract.AuthorizeChild, call: Call) -> contract.Authorized:
     """Ask the gate on a caller's behalf; which service asks is what the bus let it say."""
-    try:
+    with service.counting():
         return await service.desk.authorize_child(call.scope[0], request)
-    except Refused as refusal:
-        service.count(refusal)
-        raise
 
 
 async def approval_list(service: Gatekeeper, request: contract.ListReviews, call: Call) -> contract.ReviewList:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from sigilcore import clock, digest, envelope, licence, peers, session, signing
+from sigilcore import canonical, clock, digest, envelope, licence, peers, session, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.decision import ProofKind
@@ -27,7 +27,7 @@ from sigilcore.governance import Governance, PeerEntry
 from sigilcore.refusals import Code, Refused
 
 SKEW_MS = session.PROOF_WINDOW_MS
-NO_PARAMETERS = session.parameter_bytes({})
+NO_PARAMETERS = canonical.encode({})
 
 
 def challenge(state: Governance, signer: signing.Signer, nonce: str, now_ms: int) -> gatekeeper.Challenge:
@@ -77,7 +77,7 @@ def admit(
             detail={"reasons": ["KEY_MISSING"]},
         )
     if request.session_key is not None:
-        _strong(request.session_key)
+        signing.strong_key(request.session_key, "$.session_key")
     end_ms = min(_end(request.not_after_ms, now_ms), clock.parse_ms(table.expires_at))
     token = session.SessionToken(
         session_id=session_id,
@@ -113,7 +113,7 @@ def admit_peer(
     rung = peer.tier_at(now_ms).rung
     if rung is None:
         raise Refused(Code.PEER_INVALID, "the peer is blocked", detail={"reasons": ["BLOCKED"]})
-    _strong(said.session_key)
+    signing.strong_key(said.session_key, "$.session_key")
     token = session.SessionToken(
         session_id=session_id,
         runtime_id=state.runtime_id,
@@ -143,13 +143,6 @@ def _opening(state: Governance, opening: str) -> tuple[peers.PeerSession, PeerEn
     except envelope.BadToken as error:
         raise Refused(Code.SIGNATURE_INVALID, f"opening: {error.reason}", field="$.opening") from error
     return said, peer
-
-
-def _strong(key: str) -> None:
-    try:
-        signing.check_public_key(bytes.fromhex(key))
-    except signing.WeakKey as error:
-        raise Refused(Code.WEAK_KEY, str(error), field="$.session_key") from error
 
 
 def _end(wanted_ms: int | None, now_ms: int) -> int:

@@ -43,7 +43,7 @@ from sigilcore.faults import Fault
 from sigilcore.refusals import Code, Refused
 from sigilrun import settings, telemetry
 from sigilrun.bus import Bus
-from sigilrun.faces.routes import ROUTES
+from sigilrun.faces.routes import APPROVAL_HEADER, GRANT_HEADER, PROOF_HEADER, ROUTES
 
 SPARE_BODY_S = 2  # a reserved place isn't held by who sends slowly; what takes one is small
 _HEALTH = frozenset({"/healthz", "/readyz"})
@@ -176,7 +176,7 @@ class Gateway:
             self._rates.weigh(address=address, size=len(body), now_s=self._now_s())
         if found.route.page:
             if _grant_of(request) is not None:
-                raise Refused(Code.GRANT_INVALID, f"{found.route.path} takes no grant", field=calls.GRANT_HEADER)
+                raise Refused(Code.GRANT_INVALID, f"{found.route.path} takes no grant", field=GRANT_HEADER)
             return await self._pages.answer(pages.Asked(request=request, found=found, caller=caller, body=body))
         asked = calls.Asked(
             route=found.route,
@@ -214,9 +214,9 @@ class Gateway:
         read = calls.read_caller(
             request.headers.get(hdrs.AUTHORIZATION),
             request.cookies.get(self._cookies.called) if hdrs.COOKIE in request.headers else None,
-            request.headers.get(calls.PROOF_HEADER),
+            request.headers.get(PROOF_HEADER),
             self._cookies,
-            request.headers.get(calls.APPROVAL_HEADER),
+            request.headers.get(APPROVAL_HEADER),
         )
         token = None if isinstance(read, Refused) else read.token
         if token is not None:
@@ -278,5 +278,5 @@ class Gateway:
 
 def _grant_of(request: web.BaseRequest) -> str | None:
     """The grant that a peer shows; several make one text that is none."""
-    shown = request.headers.getall(calls.GRANT_HEADER, ())
+    shown = request.headers.getall(GRANT_HEADER, ())
     return ",".join(shown) if shown else None

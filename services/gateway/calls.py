@@ -20,11 +20,8 @@ from sigilcore.contracts import gatekeeper
 from sigilcore.contracts.command import Admission, Command
 from sigilcore.refusals import Code, Refused
 from sigilrun.bus import Bus
-from sigilrun.faces.routes import JSON, Route
+from sigilrun.faces.routes import APPROVAL_HEADER, GRANT_HEADER, JSON, PROOF_HEADER, Route
 
-PROOF_HEADER = "Sigil-Proof"
-APPROVAL_HEADER = "Sigil-Approval"
-GRANT_HEADER = "Sigil-Grant"
 MAX_TOKEN = 16_384  # as the contract's `Token`
 _APPROVAL = re.compile(r"[0-9a-f-]{36}\.[0-9]{1,3}\.[0-9a-f]{32}")
 _BEARER = "bearer "

@@ -28,8 +28,7 @@ class Ends:
     async def hear(self, bus: Bus, tenant: str) -> None:
         """Listen for as long as the connection lives; a reconnection listens again by itself."""
         for kind in KINDS:
-            for space in records.REGISTRY[kind].spaces:
-                await bus.subscribe(house.event_subject(tenant, space, kind), self._heard)
+            await bus.subscribe(house.event_subject(tenant, records.REGISTRY[kind].space, kind), self._heard)
         await bus.flush()
 
     def _heard(self, message: wire.Message) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from services.gateway import answers
+
 MAX_BYTES = 64 * 1024 * 1024
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; "
@@ -46,7 +48,7 @@ def load(folder: Path | None) -> Mapping[str, File]:
             raise ValueError(f"{folder} holds more than {MAX_BYTES} bytes")
         name = path.relative_to(folder).as_posix()
         media = _TYPES.get(path.suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
-        cache = "public, max-age=31536000, immutable" if name.startswith("assets/") else "no-cache"
+        cache = answers.IMMUTABLE if name.startswith("assets/") else "no-cache"
         found[f"/{name}"] = File(body, media, cache)
     if "/index.html" in found:
         found["/"] = found["/index.html"]

@@ -10,9 +10,9 @@ import msgspec
 from aiohttp import web
 
 from sigilcore.refusals import Code, Refused
+from sigilrun import telemetry
+from sigilrun.faces.routes import PROBLEM_JSON
 
-MEDIA = "application/problem+json"
-FAULT = "FAULT"
 # Refusals that pass by themselves; a rate limit tells its own seconds.
 _PASSING_S = {Code.BUSY: 1, Code.NOT_YET: 1, Code.UNAVAILABLE: 1, Code.RATE_LIMITED: 1}
 
@@ -38,7 +38,9 @@ def of(refused: Refused, trace_id: str) -> web.Response:
 
 def fault(trace_id: str) -> web.Response:
     """The answer for a fault."""
-    return _response(500, {"type": "urn:sigil:fault", "title": FAULT, "status": 500, "trace_id": trace_id}, {})
+    return _response(
+        500, {"type": "urn:sigil:fault", "title": telemetry.FAULT, "status": 500, "trace_id": trace_id}, {}
+    )
 
 
 def _headers(refused: Refused) -> dict[str, str]:
@@ -54,4 +56,4 @@ def _headers(refused: Refused) -> dict[str, str]:
 
 
 def _response(status: int, document: dict[str, Any], headers: dict[str, str]) -> web.Response:
-    return web.Response(status=status, body=msgspec.json.encode(document), content_type=MEDIA, headers=headers)
+    return web.Response(status=status, body=msgspec.json.encode(document), content_type=PROBLEM_JSON, headers=headers)

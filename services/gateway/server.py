@@ -214,6 +214,3 @@ class _Protocol(web.RequestHandler):
         """Say what kind of thing broke, never its words."""
         del args
         telemetry.log.warning("http_connection_broken", error=type(kw.get("exc_info")).__name__)
-
-
-__all__ = ["Broken", "Handler", "Server"]

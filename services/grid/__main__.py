@@ -24,4 +24,4 @@ async def build(parts: service.Parts) -> AsyncIterator[Grid]:
 
 
 if __name__ == "__main__":
-    service.run(contract.SERVICE, build, HANDLERS, needs=("keystore",))
+    service.run(contract.SERVICE, build, HANDLERS)

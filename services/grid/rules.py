@@ -17,7 +17,7 @@ from sigilcore import decision, enrolling, envelope, grant, peers, signing
 from sigilcore.contracts import catalogue
 from sigilcore.contracts import grid as wire
 from sigilcore.contracts.command import Admission, Command
-from sigilcore.contracts.common import Placed
+from sigilcore.contracts.common import Placed, cursor_number
 from sigilcore.governance import Governance, IssuedGrant, PeerEntry
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
@@ -260,10 +260,10 @@ def _counts(state: Governance, issued: IssuedGrant, now_ms: int) -> bool:
         return False
     if (said.granted_in, said.issuer) != (peer.mesh, state.root.key):
         return False
+    if _over(said, now_ms):
+        return False
     held = state.grant_marks.get(peer.key_id)
-    if held is None or said.epoch > held.mark.epoch:
-        return not _over(said, now_ms)
-    return issued.grant_hash == held.mark.grant_hash and not _over(said, now_ms)
+    return held is None or said.epoch > held.mark.epoch or issued.grant_hash == held.mark.grant_hash
 
 
 def _over(said: grant.CapabilityGrant, now_ms: int) -> bool:
@@ -271,7 +271,7 @@ def _over(said: grant.CapabilityGrant, now_ms: int) -> bool:
 
 
 def _page(found: Iterator[Any], cursor: str | None, limit: int) -> tuple[list[Any], str | None]:
-    first = 0 if cursor is None else _place(cursor)
+    first = 0 if cursor is None else cursor_number(cursor)
     items: list[Any] = []
     for place, one in enumerate(found):
         if place < first:
@@ -280,9 +280,3 @@ def _page(found: Iterator[Any], cursor: str | None, limit: int) -> tuple[list[An
             return items, str(place)
         items.append(one)
     return items, None
-
-
-def _place(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
-        raise Refused(Code.BAD_INPUT, "a cursor as the last answer gave it", field="$.cursor")
-    return int(cursor)

@@ -15,10 +15,11 @@ import msgspec
 from services.grid import rules
 from services.grid.caller import Caller, Silent
 from services.grid.store import Held
-from sigilcore import clock, decision, enrolling, ids, permit, signing
+from sigilcore import clock, decision, enrolling, ids, signing
 from sigilcore.contracts import grid as wire
 from sigilcore.contracts.common import Empty, Placed
 from sigilcore.governance import Governance
+from sigilcore.permit import Call
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 from sigilrun import telemetry
@@ -39,14 +40,6 @@ class Ledger(Protocol):
 
     async def outcome(self, kind: str, payload: msgspec.Struct, *, asked: Placed) -> Placed:
         """Append what became of an effect that stands already; its place. Raises `Refused`."""
-
-
-class Call(Protocol):
-    """What the seam knows of a call that a permit admitted."""
-
-    @property
-    def bound(self) -> permit.Bound:
-        """The checked permit."""
 
 
 class Grid:

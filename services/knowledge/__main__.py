@@ -34,4 +34,4 @@ async def build(parts: service.Parts) -> AsyncIterator[Knowledge]:
 
 
 if __name__ == "__main__":
-    service.run(contract.SERVICE, build, HANDLERS, needs=("keystore",))
+    service.run(contract.SERVICE, build, HANDLERS)

@@ -56,7 +56,7 @@ returning id, versions;
 insert into version (seq, thing, number, id, hash, ts, payload) values (?, ?, ?, ?, ?, ?, ?);
 
 -- name: clear_tags
--- The newest version has tags of its own.
+-- The newest version has tags of its own, an erased thing none.
 delete from tag where thing = ?;
 
 -- name: add_tag
@@ -80,13 +80,12 @@ where owner = ? and slug = ? and kind = ? order by number;
 -- A thing's number, if it has versions.
 select id from thing where owner = ? and slug = ? and kind = ?;
 
--- name: forget_tags
-delete from tag where thing = ?;
-
 -- name: forget_versions
+-- An erased thing's versions,
 delete from version where thing = ?;
 
 -- name: forget_thing
+-- and the thing itself.
 delete from thing where id = ?;
 
 -- name: add_erasure
@@ -94,6 +93,7 @@ delete from thing where id = ?;
 insert into erasure (seq, id, owner, kind, slug, hash, versions) values (?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_order
+-- An order that nothing has carried out yet.
 insert into ordered (seq, id, owner, kind, slug, until_ms) values (?, ?, ?, ?, ?, ?);
 
 -- name: end_order

@@ -14,6 +14,7 @@ from sigilcore import canonical, decision, permit, record
 from sigilcore.contracts import canon
 from sigilcore.contracts import knowledge as contract
 from sigilcore.contracts.command import Command
+from sigilcore.permit import Call
 from sigilcore.refusals import raised
 from sigilrun.author import Receipt, UserDraft
 from sigilrun.live import LiveView
@@ -27,17 +28,11 @@ TRIES = 3  # of one call whose thing another instance is writing too
 class Pen(Protocol):
     """What knowledge needs of `sigilrun.author.Author`."""
 
-    async def user(
-        self, drafts: Sequence[UserDraft], decision: decision.DecisionRef, *, timeout_s: float | None = None
-    ) -> Receipt:
+    async def user(self, drafts: Sequence[UserDraft], decision: decision.DecisionRef) -> Receipt:
         """Append user records of one call under its decision."""
 
     async def append_signed(
-        self,
-        signed: Sequence[record.SignedRecord],
-        *,
-        decision: decision.DecisionRef | None = None,
-        timeout_s: float | None = None,
+        self, signed: Sequence[record.SignedRecord], *, decision: decision.DecisionRef | None = None
     ) -> Receipt:
         """Append finished records."""
 
@@ -47,14 +42,6 @@ class Behalf(Protocol):
 
     async def call(self, bound: permit.Bound, command: Command[Req, Rep], request: Req) -> Rep:
         """Ask a command for the caller of the call that `bound` admitted."""
-
-
-class Call(Protocol):
-    """What the seam knows of a call that a permit admitted."""
-
-    @property
-    def bound(self) -> permit.Bound:
-        """The checked permit."""
 
 
 class Knowledge:

@@ -62,7 +62,7 @@ class Store(sqlite.ViewFile):
         name = (payload.owner, slug_of(payload.kind, payload.owner, payload.key), payload.kind)
         row = self.db.execute(_SQL["find"], name).fetchone()
         if row is not None:
-            for query in ("forget_tags", "forget_versions", "forget_thing"):
+            for query in ("clear_tags", "forget_versions", "forget_thing"):
                 self.db.execute(_SQL[query], row)
             self.scrub = True
         owner, slug, kind = name

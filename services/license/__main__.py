@@ -32,4 +32,4 @@ def _token_hash(path: Path | None) -> str | None:
 
 
 if __name__ == "__main__":
-    service.run(wire.SERVICE, build, HANDLERS, needs=("keystore",))
+    service.run(wire.SERVICE, build, HANDLERS)

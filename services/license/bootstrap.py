@@ -15,7 +15,7 @@ import hmac
 from typing import Final
 
 from services.license import rules
-from sigilcore import canonical, clock, difference, digest, drafts, ids, licence, peers, policy, record, trust
+from sigilcore import canonical, clock, difference, digest, drafts, ids, licence, peers, policy, record, signing, trust
 from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
@@ -62,7 +62,7 @@ def genesis(request: wire.Bootstrap, deployment: DeploymentFile, expected_hash: 
     """The payload of record 0 for this owner on this deployment."""
     if peers.is_peer(request.owner_id):
         raise Refused(Code.BAD_INPUT, f"names with {peers.OWNER_PREFIX} are peers'", field="$.owner_id")
-    rules.strong_key(request.root_key, "$.root_key")
+    signing.strong_key(request.root_key, "$.root_key")
     if request.root_key in deployment.services.values():
         raise Refused(Code.BOOTSTRAP_REFUSED, "a service's key is not a person's", field="$.root_key")
     return system.Genesis(

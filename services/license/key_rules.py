@@ -4,10 +4,9 @@ from typing import Literal
 
 from sigilcore import admission, decision, signing
 from sigilcore.contracts import keys as wire
-from sigilcore.contracts.common import Placed
+from sigilcore.contracts.common import Placed, cursor_number
 from sigilcore.governance import Governance, KeyEntry
 from sigilcore.records import audit
-from sigilcore.refusals import Code, Refused
 
 
 def revocation(state: Governance, request: wire.RevokeKey, asked: decision.Request) -> audit.KeyRevoked:
@@ -41,7 +40,7 @@ def ended(state: Governance, key_id: str, placed: Placed) -> wire.KeyEnded:
 
 def page(state: Governance, request: wire.ListKeys) -> wire.KeyPage:
     """Keys in the order in which the log came to know them: a key keeps its place for ever, so a cursor is a place."""
-    first = 0 if request.cursor is None else _place(request.cursor)
+    first = 0 if request.cursor is None else cursor_number(request.cursor)
     items: list[wire.KeyView] = []
     for place, entry in enumerate(state.keys.values()):
         if place < first or request.active not in {None, entry.active}:
@@ -63,9 +62,3 @@ def view(entry: KeyEntry) -> wire.KeyView:
         since_seq=entry.since_seq,
         until_seq=entry.until_seq,
     )
-
-
-def _place(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
-        raise Refused(Code.BAD_INPUT, "a cursor as the last answer gave it", field="$.cursor")
-    return int(cursor)

@@ -18,6 +18,7 @@ from sigilcore import admission, clock, decision, ids, licence, peers, signing
 from sigilcore.access import Loa
 from sigilcore.contracts import house
 from sigilcore.contracts import license as wire
+from sigilcore.contracts.common import cursor_number
 from sigilcore.governance import Governance, IssuedLicence
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
@@ -89,7 +90,7 @@ def _check_owner(state: Governance, request: wire.CreateLicense) -> None:
     if peers.is_peer(request.owner_id):
         raise Refused(Code.BAD_INPUT, f"names with {peers.OWNER_PREFIX} are peers'", field="$.owner_id")
     if request.owner_key is not None:
-        strong_key(request.owner_key, "$.owner_key")
+        signing.strong_key(request.owner_key, "$.owner_key")
     if request.loa is Loa.MENTOR:
         _check_mentor(state, request)
     if request.owner_key is not None:
@@ -164,14 +165,6 @@ def checked_id(given: str) -> str:
     return given
 
 
-def strong_key(key: str, field: str) -> bytes:
-    """The raw key, if it is a safe curve point."""
-    try:
-        return signing.check_public_key(bytes.fromhex(key))
-    except signing.WeakKey as error:
-        raise Refused(Code.WEAK_KEY, str(error), field=field) from error
-
-
 def check_revocable(state: Governance, asked: str) -> IssuedLicence:
     """The licence, if it may be revoked or renewed now."""
     entry = state.issued(asked)
@@ -231,7 +224,7 @@ def page(
     state: Governance, *, cursor: str | None, limit: int, now_ms: int, only: wire.State | None = None
 ) -> wire.LicensePage:
     """Licences in order of issue, from the one after `cursor` (an issuing seq)."""
-    after = -1 if cursor is None else _seq(cursor)
+    after = -1 if cursor is None else cursor_number(cursor)
     entries = sorted(
         (entry for entry in state.licences.values() if entry.issued_seq > after), key=lambda entry: entry.issued_seq
     )
@@ -270,12 +263,6 @@ def view(entry: IssuedLicence, now_ms: int) -> wire.LicenseView:
         revoked_seq=entry.revoked_seq,
         renews=entry.renews,
     )
-
-
-def _seq(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
-        raise Refused(Code.BAD_INPUT, "a cursor as the last answer gave it", field="$.cursor")
-    return int(cursor)
 
 
 def _time(text: str, field: str) -> int:

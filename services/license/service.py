@@ -12,12 +12,13 @@ from typing import Any, Protocol
 import msgspec
 
 from services.license import bootstrap, key_rules, rules
-from sigilcore import admission, clock, ids, licence, permit, record, signing
+from sigilcore import admission, clock, ids, licence, record, signing
 from sigilcore.contracts import canon, keys
 from sigilcore.contracts import license as wire
 from sigilcore.contracts.common import Placed
 from sigilcore.faults import Corrupt
 from sigilcore.governance import Governance
+from sigilcore.permit import Call
 from sigilcore.refusals import Code, Refused
 from sigilrun.settings_sections import DeploymentFile
 
@@ -53,14 +54,6 @@ class Ledger(Protocol):
         links: Sequence[record.Link],
     ) -> Placed:
         """Append one audit record; its place once it is durable and its receipt verified. Raises `Refused`."""
-
-
-class Call(Protocol):
-    """What the seam knows of a call that a permit admitted."""
-
-    @property
-    def bound(self) -> permit.Bound:
-        """The checked permit."""
 
 
 class License:

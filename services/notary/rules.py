@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from sigilcore import checkpoint, digest, merkle, note
+from sigilcore import checkpoint, digest, merkle, note, witness
 from sigilcore.checkpoint import AddCheckpoint, Checkpoint
 from sigilcore.contracts import canon
 from sigilcore.records import audit
@@ -17,7 +17,6 @@ from sigilcore.records import audit
 LogKeyAt = Callable[[int], note.VerifierKey]
 
 MAX_TEXT = 500  # of what a cosigner says, in the log
-SIZE_TYPE = "text/x.tlog.size"
 
 
 class Liar(Exception):  # noqa: N818 - names what is found
@@ -98,12 +97,12 @@ def meaning(one: Target, key: note.VerifierKey, status: int, content_type: str, 
     """What a cosigner's answer to `request` means."""
     if status == 200:
         return _signed(one, key, body)
-    if status == 409 and content_type == SIZE_TYPE:
+    if status == 409 and content_type == witness.SIZE_TYPE:
         try:
             return Stands(size=note.parse_decimal(body.decode("ascii").removesuffix("\n")))
         except (note.NoteError, UnicodeDecodeError):
             return Useless(reason="409 without a size")
-    if status == 422:
+    if status == witness.UNPROVEN:
         return Unproven()
     return Useless(reason=f"{status}: {body[:MAX_TEXT].decode('ascii', 'replace').strip()}")
 

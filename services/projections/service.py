@@ -1,21 +1,13 @@
 """Projections as a service: thin handlers over the served view, then the table."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from services.projections import rules
 from services.projections.shelf import Shelf
-from sigilcore import permit
 from sigilcore.contracts import projections as contract
 from sigilcore.contracts.common import Empty
+from sigilcore.permit import Call
 from sigilrun.live import LiveView
-
-
-class Call(Protocol):
-    """What the seam knows of a call that a permit admitted."""
-
-    @property
-    def bound(self) -> permit.Bound:
-        """The checked permit."""
 
 
 class Projections:

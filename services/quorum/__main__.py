@@ -21,4 +21,4 @@ async def build(parts: service.Parts) -> AsyncIterator[Quorum]:
 
 
 if __name__ == "__main__":
-    service.run(wire.SERVICE, build, HANDLERS, needs=("keystore",))
+    service.run(wire.SERVICE, build, HANDLERS)

@@ -10,7 +10,7 @@ A proposal is opened, attested and closed by audit records; whether it was commi
 Example: `book = Book()`, then `book.apply(seq, checked)` for each record of kinds `KINDS`, in order; then `book.proposals[id]`.
 """
 
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -44,10 +44,13 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
         return record.WitnessSignature(witness_id=self.witness_id, key_id=self.key_id, sig=self.sig)
 
 
+Outcome = Literal["committed", "expired", "withdrawn", "stale", "refused"]
+
+
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
     """How a proposal was closed."""
 
-    outcome: str
+    outcome: Outcome
     reason: str
 
 
@@ -67,7 +70,6 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True):
     request: decision.Request
     opened_seq: int
     opened_ms: int
-    opening_hash: str
     voices: tuple[Voice, ...] = ()
     ending: Ending | None = None
     need: int | None = None  # voices, by the policy in force when it was committed or closed; None until then
@@ -105,7 +107,6 @@ def opened(seq: int, opening: record.Checked) -> Proposal | None:
         request=payload.request,
         opened_seq=seq,
         opened_ms=clock.parse_ms(opening.core.ts),
-        opening_hash=opening.header.hash,
     )
 
 

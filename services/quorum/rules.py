@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from services.quorum.proposals import MAX_VOICES, Book, Proposal
+from services.quorum.proposals import MAX_VOICES, Book, Outcome, Proposal
 from sigilcore import (
     admission,
     canonical,
@@ -47,7 +47,6 @@ PASSING: Final = frozenset(
 
 T = TypeVar("T")
 Asked = system.TrustedWitness | system.ModelConfig | system.AccessPolicyChange
-Outcome = Literal["committed", "expired", "withdrawn", "stale", "refused"]
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
@@ -233,7 +232,7 @@ def expires_ms(state: Governance, proposal: Proposal) -> int:
 def standing(state: Governance, book: Book, proposal: Proposal, now_ms: int) -> Standing:
     """Its state now, the first true reason down the page."""
     if proposal.ending is not None:
-        return Standing(state=_STATES[proposal.ending.outcome], reason=proposal.ending.reason)
+        return Standing(state=proposal.ending.outcome, reason=proposal.ending.reason)
     if book.place(proposal) is not None:
         return Standing(state="committed")
     if now_ms >= expires_ms(state, proposal):
@@ -247,13 +246,6 @@ def standing(state: Governance, book: Book, proposal: Proposal, now_ms: int) -> 
     return Standing(state="ready" if voices.complete else "open")
 
 
-_STATES: Final[Mapping[str, wire.State]] = {
-    "committed": "committed",
-    "expired": "expired",
-    "withdrawn": "withdrawn",
-    "stale": "stale",
-    "refused": "refused",
-}
 _ENDED: Final[Mapping[str, Code]] = {
     "committed": Code.PROPOSAL_CLOSED,
     "withdrawn": Code.PROPOSAL_CLOSED,
@@ -373,8 +365,8 @@ def overdue(state: Governance, book: Book, now_ms: int) -> list[audit.ProposalCl
     for name in sorted(book.open):
         proposal = book.proposals[name]
         now = standing(state, book, proposal, now_ms)
-        if now.state in _STATES:
-            endings.append(ending(proposal, _OUTCOMES[now.state], now.reason))
+        if (outcome := _OUTCOMES.get(now.state)) is not None:
+            endings.append(ending(proposal, outcome, now.reason))
     return endings
 
 

@@ -18,11 +18,12 @@ import msgspec
 
 from services.quorum import rules, views
 from services.quorum.proposals import Book, Place, Proposal, carried
-from sigilcore import clock, drafts, faults, ids, permit, record, witnessed
+from sigilcore import clock, drafts, faults, ids, record, witnessed
 from sigilcore.contracts import quorum as wire
 from sigilcore.contracts.common import Empty, Placed
 from sigilcore.contracts.license import Draft
 from sigilcore.governance import Governance
+from sigilcore.permit import Call
 from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 from sigilrun import telemetry
@@ -69,14 +70,6 @@ class Ledger(Protocol):
 
     async def system(self, signed: record.SignedRecord) -> Placed:
         """Append a system record, whole, with its witnesses. Raises `Refused`."""
-
-
-class Call(Protocol):
-    """What the seam knows of a call that a permit admitted."""
-
-    @property
-    def bound(self) -> permit.Bound:
-        """The checked permit."""
 
 
 class Quorum:

@@ -8,8 +8,8 @@ from services.quorum import rules
 from services.quorum.proposals import Book, Proposal
 from sigilcore import clock, difference, drafts, witnessed
 from sigilcore.contracts import quorum as wire
+from sigilcore.contracts.common import cursor_number
 from sigilcore.governance import Governance
-from sigilcore.refusals import Code, Refused
 
 RUNNING = frozenset({"open", "ready"})
 
@@ -62,7 +62,7 @@ def page(
     state: Governance, book: Book, request: wire.ListProposals, now_ms: int, witnessed_size: int
 ) -> wire.ProposalPage:
     """Proposals, newest first, from the one before `cursor` (an opening seq)."""
-    before = None if request.cursor is None else _seq(request.cursor)
+    before = None if request.cursor is None else cursor_number(request.cursor)
     shown: list[wire.ProposalView] = []
     for proposal in reversed(book.proposals.values()):
         if before is not None and proposal.opened_seq >= before:
@@ -114,9 +114,3 @@ def _changes(state: Governance, proposal: Proposal) -> tuple[wire.Change, ...]:
 
 def _spoken(proposal: Proposal) -> tuple[str, ...]:
     return tuple(sorted({voice.witness_id for voice in proposal.voices if voice.counted}))
-
-
-def _seq(cursor: str) -> int:
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
-        raise Refused(Code.BAD_INPUT, "a cursor as the last answer gave it", field="$.cursor")
-    return int(cursor)

@@ -20,7 +20,7 @@ from sigilcore.contracts import canon, catalogue, common, gatekeeper, knowledge,
 from sigilcore.contracts.command import Admission, Command
 from sigilcore.refusals import Code, Refused
 from sigilrun.faces import openapi
-from sigilrun.faces.routes import JSON, PREFIX, ROUTES, Route
+from sigilrun.faces.routes import JSON, PREFIX, PROBLEM_JSON, ROUTES, Route
 from tests.faults import bad_input
 from tests.faults.bad_input import Case
 
@@ -55,7 +55,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     def problem(self) -> Problem:
         """The refusal, complete and told the same in every place."""
         told = msgspec.json.decode(self.body, type=Problem)
-        assert self.headers["Content-Type"] == openapi.PROBLEM_JSON
+        assert self.headers["Content-Type"] == PROBLEM_JSON
         assert (told.status, told.type) == (self.status, f"urn:sigil:refusal:{told.code}")
         assert (told.code.status, told.next_step) == (self.status, told.code.next_step)
         assert told.detail

@@ -169,8 +169,10 @@ async def test_without_what_governs_nothing_is_believed(place):
     """An account that can't read the governing records can't tell one signature from another: it takes nothing."""
     folder = await place.buses.outside("bare", (MEMORIES,), place.world.state.genesis_hash)
     view = Kept("bare")
-    async with from_outside(folder, view):
-        await asyncio.sleep(1)
+    with structlog.testing.capture_logs() as logged:
+        async with from_outside(folder, view), asyncio.timeout(PATIENCE_S):
+            while not any(line["event"] == "view_failed" for line in logged):
+                await asyncio.sleep(0.01)
     assert view.events == ()
 
 

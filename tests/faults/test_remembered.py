@@ -18,6 +18,7 @@ from sigilrun import service as process
 from sigilrun import testing, witness, witness_store
 from sigilrun.embedded import ports
 from tests.faults.test_writer_crash import PATIENCE_S, Place
+from tests.waiting import until
 
 SIGNER = signing.Ed25519Signer(bytes([7]) * 32)
 KEY = note.VerifierKey.of("ann.example/witness", note.COSIGNATURE, SIGNER.public_key)
@@ -67,11 +68,6 @@ class Stage(Place):
         finally:
             await runner.cleanup()
 
-    async def until(self, question):
-        async with asyncio.timeout(PATIENCE_S):
-            while not question():
-                await asyncio.sleep(0.02)
-
     async def cosigned(self):
         """Write the log and have its head cosigned; how large it was."""
         async with self.cosigner(), self.writing(), self.reading():
@@ -79,7 +75,7 @@ class Stage(Place):
             async with self.notary():
                 # The notary's own introduction is a record of the log, and the world's list doesn't have it.
                 with contextlib.closing(witness_store.Store(self.state)) as seen:
-                    await self.until(lambda: seen.sizes().get(self.world.origin, 0) > len(self.world.log))
+                    await until(lambda: seen.sizes().get(self.world.origin, 0) > len(self.world.log))
                     size = seen.sizes()[self.world.origin]
         return size
 
@@ -121,7 +117,7 @@ async def test_cosigners_that_do_not_answer_hold_nobody_up_and_are_heard_later(s
     async with stage.reading(), stage.notary(), stage.writing() as one:
         assert one.service.committer.read_only is None
         async with stage.cosigner():
-            await stage.until(lambda: one.service.committer.read_only is not None)
+            await until(lambda: one.service.committer.read_only is not None)
             assert f"signed {size}" in one.service.committer.read_only
             await stage.refused_as_read_only()
     async with stage.writing() as one:

@@ -19,7 +19,7 @@ from sigilcore.contracts.command import Admission
 from sigilcore.refusals import Refused
 from sigilrun import http
 from sigilrun.faces import openapi
-from sigilrun.faces.routes import ROUTES
+from sigilrun.faces.routes import PROOF_HEADER, ROUTES
 
 EXAMPLES = 6
 CHECKS = [
@@ -62,8 +62,8 @@ class Voice(requests.auth.AuthBase):
         client = self._spare if closing else self._client
         assert client.session is not None
         sent.headers["Authorization"] = f"Bearer {client.session.token}"
-        if 0 < len(sent.headers.get(http.PROOF, "-")) <= calls.MAX_TOKEN:
-            sent.headers.pop(http.PROOF, None)
+        if 0 < len(sent.headers.get(PROOF_HEADER, "-")) <= calls.MAX_TOKEN:
+            sent.headers.pop(PROOF_HEADER, None)
             if client.session.key is not None and not closing:
                 self._prove(client, sent)
         return sent
@@ -87,7 +87,7 @@ class Voice(requests.auth.AuthBase):
             return
         proof = client._proof(command, signed)
         assert proof is not None
-        sent.headers[http.PROOF] = proof
+        sent.headers[PROOF_HEADER] = proof
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -20,6 +20,7 @@ import pytest
 
 from sigilrun.embedded import binaries, child, folder, postgres, spawn, stack, supervisor
 from sigilrun.embedded.errors import EmbeddedError, StartFailed
+from tests.waiting import until
 
 # A program as a user would write one: a stack, and one process that outlives everything it is asked.
 PROGRAM = textwrap.dedent("""
@@ -77,13 +78,6 @@ def holders(data: Path) -> set[int]:
             if any(fd.readlink() == data / "lock" for fd in fds.iterdir()):
                 found.add(int(fds.parent.name))
     return found
-
-
-async def until(what: Callable[[], bool], timeout_s: float = 15.0) -> None:
-    """Wait for something observable; fails by time-out when it doesn't come."""
-    async with asyncio.timeout(timeout_s):
-        while not what():
-            await asyncio.sleep(0.02)
 
 
 async def killed(kept: supervisor.Supervisor, name: str) -> None:

@@ -104,7 +104,7 @@ def test_a_process_is_told_only_what_it_needs(data):
     with_keystore = {name for name, env in told.items() if "SIGIL_KEYSTORE_PATH" in env}
     with_hash = {name for name, env in told.items() if any("TOKEN_HASH" in key for key in env)}
     assert with_database == {"canon_writer", "canon_reader"}
-    assert with_keystore == {name for name, resident in contract.RESIDENTS.items() if resident.key}
+    assert with_keystore == {name for name, resident in contract.RESIDENTS.items() if resident.keystore}
     assert with_hash == {"canon_writer", "license"}
     secret = {path.read_text().strip() for path in (data / "keys").iterdir() if path.name != "bootstrap_token_hash"}
     for name, env in told.items():

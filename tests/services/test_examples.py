@@ -26,6 +26,7 @@ from sigilrun.embedded import ports
 from sigilrun.embedded import postgres as server
 from tests import machine as machines
 from tests.faults.consuming import Kept, from_outside
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "examples" / "consumers" / "README.md"
@@ -148,13 +149,6 @@ async def following(house, lines, how=signal.SIGTERM, **environment):
             process.send_signal(how)
         _, told = await process.communicate()
     assert process.returncode == (0 if how is signal.SIGTERM else -how), told.decode()
-
-
-async def until(reached):
-    """Return once it is so."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await reached():
-            await asyncio.sleep(0.05)
 
 
 def headers(placed):

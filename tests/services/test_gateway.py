@@ -32,7 +32,7 @@ from sigilcore.contracts.command import Admission
 from sigilcore.refusals import Code, Refused
 from sigilrun import http
 from sigilrun.faces import examples, generate, openapi, routes
-from tests.services.gateway_world import CANARY, Answer, Face, World, bearer, raw, token_of, world
+from tests.services.gateway_world import CANARY, Face, World, bearer, raw, token_of, world
 
 WRITE = {"key": "greeting", "text": "Good morning."}
 ROOT = Path(__file__).parents[2]
@@ -57,10 +57,6 @@ def refused(code: Code, field: str | None = None) -> Iterator[None]:
     with pytest.raises(Refused) as caught:
         yield
     assert (caught.value.code, caught.value.field) == (code, field)
-
-
-def cookie_of(answer: Answer) -> str:
-    return f"sigil_session={answer.cookies['sigil_session'].value}"
 
 
 # An ordinary day

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway import ends, kept, limits, logins, room, server, sessions
+from services.gateway import kept, limits, logins, room, server, sessions
 from services.gateway.server import Connections
 from sigilcore import ids, peers, signing
 from sigilcore.access import Loa
@@ -20,6 +20,7 @@ from sigilcore.refusals import Code, Refused
 from sigilrun import wire
 from tests.services.gateway_world import Face, World, bearer, raw, token_of, world
 from tests.simulator import Person
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SLOW_PING = (
@@ -54,13 +55,6 @@ def refused(code: Code) -> Iterator[pytest.ExceptionInfo[Refused]]:
     assert caught.value.code is code
 
 
-async def until(true, within_s: float = 1.0) -> None:
-    """Return once it holds; fail after so long."""
-    async with asyncio.timeout(within_s):
-        while not true():
-            await asyncio.sleep(0.005)
-
-
 # Logout everywhere
 
 
@@ -79,7 +73,7 @@ async def test_a_revoked_licence_has_no_cookie_left_within_a_second(home: World,
         home.ledger.revoke(eve)
         began = time.monotonic()
         await home.canon.publish()
-        await until(lambda: len(face.gateway._cookies) == 1 and len(other.gateway._cookies) == 0)
+        await until(lambda: len(face.gateway._cookies) == 1 and len(other.gateway._cookies) == 0, 1)
         assert time.monotonic() - began < 1
         for at, cookie in zip((face, face, other), cookies, strict=True):
             assert (await at.send("GET", "/api/memory/list", cookie=cookie)).code == "SESSION_MISSING"
@@ -106,16 +100,16 @@ async def test_a_session_closed_at_another_gateway_has_no_cookie_here(home: Worl
     token, cookie = await face.login(home.bob)
     async with home.gateway() as other:
         assert (await other.call("session/close", {"session": token})).status == 200
-    await until(lambda: len(face.gateway._cookies) == 0)
+    await until(lambda: len(face.gateway._cookies) == 0, 1)
     assert (await face.send("GET", "/api/memory/list", cookie=cookie)).code == "SESSION_MISSING"
 
 
 @pytest.mark.parametrize("data", [b"", b"junk", b"{}", b'{"seq":1,"header":{},"payload":{}}'])
-async def test_an_event_that_says_nothing_ends_nobody(data: bytes) -> None:
-    """What can't be read is ignored, and the next one is heard."""
-    cookies = sessions.Cookies(limit=1, secure=True)
-    hearing = ends.Ends(cookies, limits.Known(str))
-    hearing._heard(wire.Message(subject="x", reply="", data=data, headers={}))
+async def test_an_event_that_says_nothing_ends_nobody(home: World, face: Face, data: bytes) -> None:
+    """What can't be read is ignored, and who is logged in stays so."""
+    _, cookie = await face.login(home.bob)
+    face.gateway._ends._heard(wire.Message(subject="x", reply="", data=data, headers={}))
+    assert (await face.send("GET", "/api/memory/list", cookie=cookie)).status == 200
 
 
 # Cookies and identity
@@ -507,8 +501,10 @@ async def test_one_address_cannot_take_all_connections(home: World) -> None:
     """Of eight, two; a third is closed at once, and when one goes there is room again."""
     async with home.gateway(max_connections=8) as face:
         held = [await asyncio.open_connection("127.0.0.1", face.gateway.port) for _ in range(2)]
+        for reader, writer in held:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in await reader.readuntil(b"\r\n")
         ask = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        await asyncio.sleep(0.05)
         with contextlib.suppress(OSError):
             assert await raw(face, ask) == b""
         held[0][1].close()

@@ -23,6 +23,7 @@ from sigilcore.refusals import Code, Refused
 from sigilrun import telemetry, witness, witness_client
 from tests import oracle
 from tests.canonworld import World
+from tests.waiting import until
 
 ROOT = Viewer(owner="root", loa=Loa.ROOT)
 SIGNERS = [signing.Ed25519Signer(bytes([n + 1]) * 32) for n in range(3)]
@@ -280,12 +281,6 @@ async def notary(study):
 def _hurry(monkeypatch):
     monkeypatch.setattr(service, "TICK_S", 0.01)
     monkeypatch.setattr(service, "RETRY_MOST_S", 0.05)
-
-
-async def until(question):
-    async with asyncio.timeout(SOON_S):
-        while not await question():
-            await asyncio.sleep(0.01)
 
 
 def outcomes(study):

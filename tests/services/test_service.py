@@ -343,7 +343,7 @@ async def build(parts):
 async def listed(parts, request, call):
     raise Refused(Code.NOT_FOUND, "here")
 
-service.run("license", build, {license.LIST: listed}, needs=("keystore",))
+service.run("license", build, {license.LIST: listed})
 """
 
 

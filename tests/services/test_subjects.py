@@ -24,10 +24,9 @@ COMMANDS = {
 }
 CHILDREN = {name: gatekeeper.CHILD.subject_of(name) for name in house.RESIDENTS}  # each service's own door at the gate
 EVENTS = {
-    f"canon.v1.{tenant}.{space}.{kind.tag}"
+    f"canon.v1.{tenant}.{kind.space}.{kind.tag}"
     for tenant in ("default", "other")
     for kind in records.REGISTRY.values()
-    for space in kind.spaces
 }
 FOLLOWERS_VERBS = {
     f"STREAM.INFO.{STREAM}",
@@ -166,9 +165,10 @@ def test_what_only_one_may_say_is_said_by_one():
     """Change events by the writer, appends by authors, and no face asks what takes no permit but what is open to all."""
     assert [name for name in NAMES if may_send(name) & EVENTS] == [house.KEEPER]
     authors = {name for name in NAMES if canon.APPEND.subject in may_send(name)}
-    assert authors == {name for name, one in house.RESIDENTS.items() if one.key} - {"canon_writer", "canon_reader"} | {
-        "operator"
-    }
+    assert authors == {name for name, one in house.RESIDENTS.items() if one.keystore} - {
+        "canon_writer",
+        "canon_reader",
+    } | {"operator"}
     gateways = {COMMANDS[subject] for subject in may_send("gateway") if subject in COMMANDS}
     inner = {command for command in gateways if command.admission in {Admission.AUTHOR, Admission.BUS}}
     assert inner == {gatekeeper.REPORT}

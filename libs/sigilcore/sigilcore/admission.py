@@ -193,7 +193,7 @@ def check_genesis(checked: Checked) -> None:
     if len(set(keys)) != len(keys):
         raise Refused(Code.RECORD_INVALID, "one key in two roles", field="$.payload.services")
     for key in keys:
-        _strong(key, "$.payload")
+        signing.strong_key(key, "$.payload")
     verify_author(checked.header, checked.core_bytes, bytes.fromhex(payload.root.key))
 
 
@@ -454,7 +454,7 @@ def _check_cosigners(state: Governance, wanted: system.CheckpointWitnesses) -> N
             raise Refused(Code.RECORD_INVALID, str(error), field=field) from error
         if key.type != note.COSIGNATURE:
             raise Refused(Code.RECORD_INVALID, "not a cosigner's key (type 0x04)", field=field)
-        _strong(key.public_key.hex(), field)
+        signing.strong_key(key.public_key.hex(), field)
         if key.public_key in taken or signing.key_id(key.public_key) in state.keys:
             raise Refused(Code.THRESHOLD_INVALID, "this key has a role already", field=field)
         taken.add(key.public_key)
@@ -702,15 +702,11 @@ def _check_allow(state: Governance, chain: decision.ReasoningChain, ts_ms: int, 
     entry = state.issued(chain.audit.licence)
     if not all(step.passed for step in chain.steps):
         raise Refused(Code.RECORD_INVALID, "an Allow whose own steps don't allow", field=field)
-    if entry is None and state.peer_of(chain.audit.licence) is not None:
-        moved = gate.overtaken(state, chain) or state.session_closed(chain.audit.session)
-    elif entry is None or entry.table.owner.id != chain.audit.owner:
+    known = state.peer_of(chain.audit.licence) if entry is None else entry.table.owner.id == chain.audit.owner
+    if not known:
         raise Refused(Code.RECORD_INVALID, "an Allow for a licence that the log doesn't know so", field=field)
-    else:
-        moved = (
-            gate.overtaken(state, chain) or entry.revoked_seq is not None or state.session_closed(chain.audit.session)
-        )
-    if moved:
+    revoked = entry is not None and entry.revoked_seq is not None
+    if revoked or gate.overtaken(state, chain) or state.session_closed(chain.audit.session):
         raise Refused(Code.STALE_DECISION, "licence, peer, session, policy or model moved since as_of", field=field)
     if now_ms is not None and abs(now_ms - ts_ms) > DECISION_SKEW_MS:
         raise Refused(Code.STALE_DECISION, "judged too long ago, or by another clock", field=field)
@@ -731,7 +727,7 @@ def _check_issued(state: Governance, checked: Checked, payload: audit.LicenceIss
     for moment in (table.issued_at, table.expires_at):
         _time(moment)
     if table.owner.key is not None:
-        _strong(table.owner.key, "$.payload.license.owner.key")
+        signing.strong_key(table.owner.key, "$.payload.license.owner.key")
     _check_renewal(state, checked, payload)
     if table.loa is Loa.ROOT:
         _check_root_licence(state, checked, table)
@@ -875,9 +871,8 @@ def _check_decision(state: Governance, checked: Checked, row: DecisionRow | None
     return row
 
 
-def _check_order(state: Governance, checked: Checked, row: DecisionRow | None, now_ms: int) -> DecisionRow:
+def _check_order(state: Governance, checked: Checked, row: DecisionRow, now_ms: int) -> DecisionRow:
     """One order, one erasure: of the thing that it names, by nobody's request, unused, and before its end."""
-    assert row is not None, "an order's row was found"
     payload, order = checked.payload, state.orders.get(row.record)
     if order is None:
         raise Refused(Code.DECISION_UNKNOWN, "the log knows no such order")
@@ -905,17 +900,10 @@ def _active_key(state: Governance, checked: Checked) -> KeyEntry:
 
 def _fresh_key(state: Governance, key: str, *, name: str = "", field: str = "$.payload.key") -> None:
     """A key that is safe, has no role yet, and that no licence names as somebody else's than `name`'s."""
-    public = _strong(key, field)
+    public = signing.strong_key(key, field)
     if signing.key_id(public) in state.keys:
         raise Refused(Code.WITNESS_TAKEN, "this key has a role already", field=field)
     check_one_name(state, key, name, field)
-
-
-def _strong(key: str, field: str) -> bytes:
-    try:
-        return signing.check_public_key(bytes.fromhex(key))
-    except signing.WeakKey as error:
-        raise Refused(Code.WEAK_KEY, str(error), field=field) from error
 
 
 def _time(text: str) -> int:

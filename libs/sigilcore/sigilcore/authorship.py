@@ -32,7 +32,7 @@ def check(state: Governance, seq: int, header: Header, core_bytes: bytes, subjec
     kind = records.REGISTRY.get(core.kind)
     if kind is None:
         raise Refused(Code.KIND_UNKNOWN, f"no kind {core.kind!r}", field="$.header.core.kind")
-    if core.space not in kind.spaces:
+    if core.space != kind.space:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{core.kind} doesn't stand in {core.space}", field="$.header.core.space")
     entry = state.key(header.key_id)
     if entry is None or (kind.space == "user" and entry.role != "instance"):

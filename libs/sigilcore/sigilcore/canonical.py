@@ -101,10 +101,10 @@ def decode(data: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
     return value
 
 
-def convert(data: bytes, kind: type[T], *, max_bytes: int = MAX_BYTES) -> T:
+def convert(data: bytes, kind: type[T]) -> T:
     """Read canonical bytes into a type; a value that doesn't fit is `NotCanonical` and names its path."""
-    known = _shape_of(kind).read(data, max_bytes=max_bytes)  # type: ignore[arg-type]  # a type is hashable
-    return typed(decode(data, max_bytes=max_bytes), kind) if known is None else known
+    known = _shape_of(kind).read(data)  # type: ignore[arg-type]  # a type is hashable
+    return typed(decode(data), kind) if known is None else known
 
 
 class Shape(Generic[T]):

@@ -25,11 +25,6 @@ def parameter_digest(salt: bytes, parameters: bytes) -> str:
     return _salted(salt, parameters)
 
 
-def short_hash(text: str) -> str:
-    """Sixteen hex digits that stand for a caller in a log line."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def _salted(salt: bytes, data: bytes) -> str:
     if len(salt) != SALT_BYTES:
         raise ValueError(f"a salt has {SALT_BYTES} bytes")

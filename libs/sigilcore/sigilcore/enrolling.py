@@ -39,16 +39,16 @@ def peer_named(state: Governance, name: str, field: str = "$.payload.peer") -> P
 def _enrolled(state: Governance, payload: audit.PeerEnrolled, checked: Checked) -> None:
     fresh_peer(state, payload.peer, payload.key)
     if payload.mesh_key is not None:
-        _strong(payload.mesh_key, "$.payload.mesh_key")
+        signing.strong_key(payload.mesh_key, "$.payload.mesh_key")
     if payload.reach is not None:
-        _strong(payload.reach.owner_key, "$.payload.reach.owner_key")
+        signing.strong_key(payload.reach.owner_key, "$.payload.reach.owner_key")
     if checked.core.id in state.licences:
         raise Refused(Code.ID_TAKEN, "a licence has this id", field="$.header.core.id")
 
 
 def fresh_peer(state: Governance, name: str, key: str, where: str = "$.payload") -> None:
     """A safe key that this peer has already, or that has no role here; and room for it."""
-    public = _strong(key, f"{where}.key")
+    public = signing.strong_key(key, f"{where}.key")
     old = state.peers.get(name)
     if old is not None and old.key == key:
         return
@@ -152,13 +152,6 @@ def _marked(state: Governance, payload: audit.GrantMark, checked: Checked) -> No
 
 def _ts(checked: Checked) -> int:
     return clock.parse_ms(checked.core.ts)
-
-
-def _strong(key: str, field: str) -> bytes:
-    try:
-        return signing.check_public_key(bytes.fromhex(key))
-    except signing.WeakKey as error:
-        raise Refused(Code.WEAK_KEY, str(error), field=field) from error
 
 
 _RULES: Final[dict[type, Callable[..., None]]] = {

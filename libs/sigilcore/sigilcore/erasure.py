@@ -41,8 +41,13 @@ def version_of(checked: Checked) -> Version | None:
     if name is None and not checked.erased:
         return None
     erases = tuple(_id(one) for one in payload.records) if isinstance(payload, user.Erasure) else None
-    thing = b"" if name is None else digest.sha256("\x00".join(name).encode())[:16]
+    thing = b"" if name is None else thing_named(name)
     return Version(_id(core.id), checked.header.hash, core.prev, core.kind if name is None else name[0], thing, erases)
+
+
+def thing_named(name: tuple[str, str, str]) -> bytes:
+    """A thing by its kind, owner and key, in sixteen bytes."""
+    return digest.sha256("\x00".join(name).encode())[:16]
 
 
 class _Chain(msgspec.Struct):

@@ -55,7 +55,7 @@ class CapabilityGrant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class SignedCapabilityGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant that was read from its token. `verified` by whom `read` was told to believe, and by nobody else."""
+    """A grant that was read from its token; who signed it isn't known yet."""
 
     grant: CapabilityGrant
     grant_hash: Hex64
@@ -89,11 +89,6 @@ class Outcome(enum.StrEnum):
     SUPERSEDED = "Superseded"
     NOT_GRANTED = "NotGranted"
     WATERMARK_UNAVAILABLE = "WatermarkUnavailable"
-
-    @property
-    def invalid(self) -> bool:
-        """True if the grant itself is no good here, whatever is asked."""
-        return self.value.startswith("Invalid(")
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):

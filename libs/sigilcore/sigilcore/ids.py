@@ -29,8 +29,7 @@ def derive(parent: str, label: str) -> str:
     """An id made from another and a label: the parent's time, the other 74 bits from SHA-256; raises ValueError for a bad parent."""
     if not is_id(parent):
         raise ValueError("the parent is not a UUIDv7")
-    rest = hashlib.sha256(
-        f"{parent}/{label}".encode()
-    ).hexdigest()  # the parent has a fixed length, so the join is unambiguous
+    # The parent has a fixed length, so the join is unambiguous.
+    rest = hashlib.sha256(f"{parent}/{label}".encode()).hexdigest()
     variant = "89ab"[int(rest[3], 16) & 3]
     return f"{parent[:13]}-7{rest[:3]}-{variant}{rest[4:7]}-{rest[7:19]}"

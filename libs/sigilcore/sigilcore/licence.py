@@ -26,7 +26,6 @@ _TEXTS = re.compile(
     r'''"""(?:[^\\]|\\.?)*?(?:"{3,5}|\Z)|\'{3}.*?(?:\'{3,5}|\Z)|"(?:[^"\\\n]|\\.)*"?|'[^'\n]*'?|\#[^\n]*''',
     re.DOTALL,
 )
-VERSION: Literal[1] = 1
 
 
 class Owner(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -4,7 +4,7 @@ Whoever answers a call checks it down the page: signature, deployment, time, ser
 not used before. The effect is then bound to the decision by the writer; a permit alone writes nothing.
 """
 
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 
@@ -56,6 +56,14 @@ class Bound(msgspec.Struct, frozen=True, kw_only=True):
             digest=self.permit.digest,
             parameters=digest.sha256_hex(self.parameters if share is None else share),
         )
+
+
+class Call(Protocol):
+    """What a handler is told of a call that a permit admitted."""
+
+    @property
+    def bound(self) -> Bound:
+        """The checked permit."""
 
 
 def seal(signer: signing.Signer, permit: Permit) -> str:

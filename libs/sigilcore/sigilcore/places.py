@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from sigilcore import admission, antecedents, clock, decision, digest, erasure, gate, ids, minute, standing, trust
+from sigilcore import admission, antecedents, clock, decision, erasure, gate, ids, minute, standing, trust
 from sigilcore.admission import DecisionRow
 from sigilcore.decision import Verdict
 from sigilcore.governance import Governance
@@ -65,7 +65,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What one record says of its place. `key` and `chain` are set in `audit`, `thing` in `user`: empty when it was erased."""
+    """What one record says of its place. `key` is set in `audit`, `thing` in `user`: empty when it was erased."""
 
     id: bytes
     hash: str
@@ -107,7 +107,7 @@ def thing_of(checked: Checked) -> bytes:
     if checked.erased:
         return b""
     name = checked.kind.thing_name(checked.payload) or (checked.kind.tag, checked.kind.subject(checked.payload), "")
-    return digest.sha256("\x00".join(name).encode())[:16]
+    return erasure.thing_named(name)
 
 
 def unpacked(packed: bytes) -> DecisionRow:
@@ -159,9 +159,8 @@ class Places:
         self._effects: dict[bytes, list[str]] = {}  # id of a record to come → the decisions that name it
         # The decision that the newest call used, its last record's seq, and what the decision says.
         self._call: tuple[str, int, bytes] = ("", -1, b"")
-        self._shown: collections.defaultdict[str, minute.Shown] = collections.defaultdict(
-            minute.Shown
-        )  # by a gate's key
+        # By a gate's key.
+        self._shown: collections.defaultdict[str, minute.Shown] = collections.defaultdict(minute.Shown)
         self._standings = standing.Standings()
         self._gates: dict[str, int] = {}  # a gate's key → the seq after its newest decisions
         self._chains = erasure.Chains()
@@ -228,7 +227,6 @@ class Places:
                 f"decision {index}: the rate {said.calls[index].rate} is below {need}, which committed decisions show",
                 field=f"$.payload.decisions[{index}].chain.trust.features.rate",
             )
-
         wrong = self._wrong_standing(seq, said)
         if wrong is not None:
             index, should = wrong

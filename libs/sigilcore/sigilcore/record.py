@@ -216,7 +216,7 @@ def _check_header(leaf: bytes) -> tuple[Header, bytes, records.Kind]:
     kind = records.REGISTRY.get(core.kind)
     if kind is None:
         raise Refused(Code.KIND_UNKNOWN, f"no kind {core.kind!r}", field="$.header.core.kind")
-    if core.space not in kind.spaces:
+    if core.space != kind.space:
         raise Refused(Code.KIND_NOT_ALLOWED, f"{core.kind} doesn't stand in {core.space}", field="$.header.core.space")
     if core.schema_version != kind.version:
         raise Refused(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from sigilcore import canonical, digest, envelope, signing
+from sigilcore import digest, envelope, signing
 from sigilcore.access import Loa
 from sigilcore.record_types import Hex32, Hex64, PublicKey, RecordId
 
@@ -91,8 +91,3 @@ def prove(
 def certify(signer: signing.Signer, certificate: Certificate) -> str:
     """Sign a session certificate with the owner's key."""
     return envelope.seal(signer, signing.CERTIFICATE, certificate)
-
-
-def parameter_bytes(parameters: object) -> bytes:
-    """The bytes that a client sends for plain parameters: JCS, so that every face makes the same."""
-    return canonical.encode(parameters)

@@ -15,6 +15,7 @@ import nacl.signing
 import nacl.utils
 
 from sigilcore import digest
+from sigilcore.refusals import Code, Refused
 
 RECORD = "application/vnd.sigil.record.v1+json"
 LICENSE = "application/vnd.sigil.license.v1+json"
@@ -27,7 +28,6 @@ NONCE = "application/vnd.sigil.nonce.v1+json"
 GRANT = "application/vnd.sigil.grant.v1+json"
 PEER_SESSION = "application/vnd.sigil.peer-session.v1+json"
 MEMBERSHIP = "application/vnd.sigil.mesh-membership.v1+json"
-SEED = "application/vnd.sigil.seed.v1+json"
 # For people among themselves: no door of the house takes these.
 FILE = "application/vnd.sigil.file.v1+json"
 SUCCESSION = "application/vnd.sigil.key-succession.v1+json"
@@ -102,6 +102,14 @@ def check_public_key(public: bytes) -> bytes:
     if not nacl.bindings.crypto_core_ed25519_is_valid_point(public):
         raise WeakKey("not a canonical point of the prime-order group")
     return public
+
+
+def strong_key(key: str, field: str) -> bytes:
+    """The raw key that these hex digits spell, if it is a safe curve point; raises `Refused`: WEAK_KEY with the field."""
+    try:
+        return check_public_key(bytes.fromhex(key))
+    except WeakKey as error:
+        raise Refused(Code.WEAK_KEY, str(error), field=field) from error
 
 
 def verify(public: bytes, message: bytes, signature: bytes) -> bool:

@@ -52,9 +52,8 @@ class _Caller:
 
     def __init__(self) -> None:
         self.sums: dict[_Part, tuple[int, int]] = {}  # (allowed, denied), in the order of turns
-        self.recent: collections.deque[tuple[int, _Part, bool]] = collections.deque(
-            maxlen=RECENT
-        )  # (seq, part, allowed)
+        # (seq, part, allowed)
+        self.recent: collections.deque[tuple[int, _Part, bool]] = collections.deque(maxlen=RECENT)
 
 
 class Standings:
@@ -66,9 +65,8 @@ class Standings:
         self.size = 0  # last decision's seq + 1: the `standing_as_of` of who judges by it
         self._turn = 0
         self._hours = (-1, -1)  # the two newest, the older first
-        self._turned: collections.deque[int] = collections.deque(
-            maxlen=TURNS
-        )  # the seqs at which the newest turns began
+        # The seqs at which the newest turns began.
+        self._turned: collections.deque[int] = collections.deque(maxlen=TURNS)
 
     @property
     def whole(self) -> bool:
@@ -88,9 +86,8 @@ class Standings:
             caller = self._callers[owner] = _Caller()
         _add(caller.sums, part, allowed, 1)
         caller.recent.append((seq, part, allowed))
-        while (oldest := next(iter(caller.sums)))[
-            0
-        ] <= self._turn - 2 * TURNS:  # as many more for who asks about earlier
+        before = self._turn - 2 * TURNS  # as many more for who asks about earlier
+        while (oldest := next(iter(caller.sums)))[0] <= before:
             del caller.sums[oldest]
 
     def fold_chain(self, seq: int, chain: ReasoningChain) -> None:

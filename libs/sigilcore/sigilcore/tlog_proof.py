@@ -129,7 +129,19 @@ def verify(
         reason = ""
     except (note.NoteError, TlogProofError) as error:
         reason = str(error)
-    return Verification(steps=_steps(held, reason), checkpoint=opened, cosignatures=tuple(cosigned))
+    return Verification(steps=taken(STEPS, held, reason), checkpoint=opened, cosignatures=tuple(cosigned))
+
+
+def taken(steps: Sequence[str], held: Sequence[str], reason: str) -> tuple[Step, ...]:
+    """The steps that held and why, then the one that failed and why, then those not taken."""
+    results: list[tuple[bool | None, str]] = [(True, detail) for detail in held]
+    if reason:
+        results.append((False, reason))
+    results.extend([(None, "not taken")] * (len(steps) - len(results)))
+    return tuple(
+        Step(number=number, name=name, ok=ok, detail=detail)
+        for number, (name, (ok, detail)) in enumerate(zip(steps, results, strict=True), 1)
+    )
 
 
 def _parse_body(lines: list[str], signed: bytes) -> TlogProof:
@@ -168,15 +180,3 @@ def _check_inclusion(proof: TlogProof, leaf_hash: bytes, opened: Checkpoint) -> 
     if not merkle.verify_inclusion(leaf_hash, proof.index, opened.size, proof.path, opened.root):
         raise TlogProofError("the path from this leaf at this index doesn't lead to the checkpoint's root")
     return f"index {proof.index} of {opened.size}, {len(proof.path)} hashes"
-
-
-def _steps(held: Sequence[str], reason: str) -> tuple[Step, ...]:
-    """The steps that held and why, then the one that failed and why, then those not taken."""
-    results: list[tuple[bool | None, str]] = [(True, detail) for detail in held]
-    if reason:
-        results.append((False, reason))
-    results.extend([(None, "not taken")] * (len(STEPS) - len(results)))
-    return tuple(
-        Step(number=number, name=name, ok=ok, detail=detail)
-        for number, (name, (ok, detail)) in enumerate(zip(STEPS, results, strict=True), 1)
-    )

@@ -36,7 +36,6 @@ from sigilcore import (
     witnessed,
 )
 from sigilcore.contracts.canon import Bundle
-from sigilcore.records import audit
 from sigilcore.refusals import Code, Refused
 
 MAX_BUNDLE_BYTES = 64 * 1024 * 1024
@@ -56,15 +55,6 @@ class Unreadable(ValueError):  # noqa: N818 - names the input
     """These bytes are no bundle."""
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """One step; `ok` is None when an earlier one failed."""
-
-    number: int
-    name: str
-    ok: bool | None
-    detail: str
-
-
 def read(data: bytes) -> Bundle:
     """Read a bundle; raises `Unreadable`."""
     try:
@@ -75,7 +65,7 @@ def read(data: bytes) -> Bundle:
 
 def verify(
     bundle: Bundle, pinned_genesis: str | None = None, policy: tlog_policy.Policy | None = None
-) -> tuple[Result, ...]:
+) -> tuple[tlog_proof.Step, ...]:
     """Take the steps; without a pin, step 2 says which genesis it took on trust; without a policy there is no step 7."""
     held: list[str] = [f"format {bundle.format}"]
     reason = ""
@@ -92,10 +82,10 @@ def verify(
         reason = refusal.message
     except note.NoteError as error:
         reason = str(error)
-    return _results(STEPS if policy is None else (*STEPS, POLICY_STEP), held, reason)
+    return tlog_proof.taken(STEPS if policy is None else (*STEPS, POLICY_STEP), held, reason)
 
 
-def verified(results: Sequence[Result]) -> bool:
+def verified(results: Sequence[tlog_proof.Step]) -> bool:
     """True if every step was taken and held."""
     return all(result.ok for result in results)
 
@@ -234,21 +224,3 @@ def _standing(bundle: Bundle, state: governance.Governance, checked: record.Chec
     proof = tlog_proof.parse(bundle.proof.encode())
     opened = witnessed.opened(proof.checkpoint, state.quorum, note.VerifierKey.parse(state.log_key))
     return "; committed, not yet witnessed" if opened is None else "; witnessed"
-
-
-def _results(steps: Sequence[str], held: Sequence[str], reason: str) -> tuple[Result, ...]:
-    rows: list[tuple[bool | None, str]] = [(True, detail) for detail in held]
-    if reason:
-        rows.append((False, reason))
-    rows += [(None, "not taken")] * (len(steps) - len(rows))
-    return tuple(
-        Result(number=number, name=name, ok=ok, detail=detail)
-        for number, (name, (ok, detail)) in enumerate(zip(steps, rows, strict=True), 1)
-    )
-
-
-def introduces(placed: record.Checked, key_id: str) -> bool:
-    """True if this record is the introduction of that instance key."""
-    return isinstance(placed.payload, audit.InstanceOpened) and (
-        signing.key_id(bytes.fromhex(placed.payload.key)) == key_id
-    )

@@ -217,9 +217,7 @@ class Author:
             raise TypeError(f"{kind} takes {records.REGISTRY[kind].payload.__name__}")
         return await self._queued(_Item(kind, payload, id or ids.new(), _links(links, decision)), timeout_s)
 
-    async def user(
-        self, drafts: Sequence[UserDraft], decision: DecisionRef, *, timeout_s: float | None = None
-    ) -> Receipt:
+    async def user(self, drafts: Sequence[UserDraft], decision: DecisionRef) -> Receipt:
         """Append user records of one call under its decision; each result is a place or its own refusal.
 
         Raises:
@@ -232,21 +230,17 @@ class Author:
         for draft in drafts:
             prev = draft.prev if draft.after is None else _sent(signed[draft.after]).hash
             signed.append(self._build(draft.kind, draft.payload, draft.id, "user", self._key, links=links, prev=prev))
-        answered = await self.append_signed(signed, decision=decision, timeout_s=timeout_s)
+        answered = await self.append_signed(signed, decision=decision)
         if await self._ended_at(answered):
             raise self._ended_here()
         return answered
 
-    async def system(self, signed: record.SignedRecord, *, timeout_s: float | None = None) -> common.Placed:
+    async def system(self, signed: record.SignedRecord) -> common.Placed:
         """Append a finished system record. Raises `Refused`."""
-        return (await self.append_signed([signed], timeout_s=timeout_s)).placed()[0]
+        return (await self.append_signed([signed])).placed()[0]
 
     async def append_signed(
-        self,
-        signed: Sequence[record.SignedRecord],
-        *,
-        decision: DecisionRef | None = None,
-        timeout_s: float | None = None,
+        self, signed: Sequence[record.SignedRecord], *, decision: DecisionRef | None = None
     ) -> Receipt:
         """Append finished records, the same bytes again while there is no answer, and verify the receipt.
 
@@ -254,8 +248,8 @@ class Author:
             Refused: none was answered for; with `detail.outcome` unknown if they may be written nevertheless.
 
         """
-        timeout = self._options.bus.request_timeout_s if timeout_s is None else timeout_s
-        return await self._append_until_answered(list(signed), decision, until=time.monotonic() + timeout)
+        until = time.monotonic() + self._options.bus.request_timeout_s
+        return await self._append_until_answered(list(signed), decision, until=until)
 
     async def settled(self) -> None:
         """Return once every audit record that was handed in before has its place or its refusal, whoever still waits."""

@@ -429,9 +429,8 @@ def open_event(placed: record.PlacedRecord, *, whole_tree: bool = True) -> Event
 def _subjects(tenant: str, kinds: tuple[str, ...]) -> list[str]:
     """Where change events of these kinds are published; a kind that this code doesn't know may stand in any space."""
     return [
-        house.event_subject(tenant, space, kind)
+        house.event_subject(tenant, records.REGISTRY[kind].space if kind in records.REGISTRY else "*", kind)
         for kind in kinds
-        for space in (records.REGISTRY[kind].spaces if kind in records.REGISTRY else ("*",))
     ]
 
 

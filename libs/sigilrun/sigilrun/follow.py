@@ -57,9 +57,8 @@ class Follower:
         """`pinned`: the genesis hash of an earlier start. Nothing is read yet."""
         self.state = Governance()
         self.position = 0
-        self._seen: dict[
-            bytes, checkpoint.Checkpoint
-        ] = {}  # opened under this very state; calls of one commit share theirs
+        # Opened under this very state; calls of one commit share theirs.
+        self._seen: dict[bytes, checkpoint.Checkpoint] = {}
         self.wrong: WrongCanon | None = None
         self.stopped = asyncio.Event()  # set when `wrong` ended it
         self._bus = bus
@@ -195,11 +194,7 @@ class Follower:
 
     async def _listen(self) -> None:
         """Apply what the stream brings until it is time to look at the canon again."""
-        subjects = [
-            house.event_subject(self._deployment.tenant, space, tag)
-            for tag in GOVERNING
-            for space in records.REGISTRY[tag].spaces
-        ]
+        subjects = [house.event_subject(self._deployment.tenant, records.REGISTRY[tag].space, tag) for tag in GOVERNING]
         self._repage.clear()
         feed = self._bus.read_stream(self._deployment.tenant, self.position + 1, subjects=subjects)
         loop = asyncio.get_running_loop()

@@ -184,24 +184,20 @@ def _process(
 
 def _after(resident: house.Resident) -> tuple[str, ...]:
     """Servers, then the pen and its reader, then who writes and reads through them, then the face."""
-    canons = tuple(name for name, other in house.RESIDENTS.items() if _has_database(other))
-    if _has_database(resident):
+    canons = tuple(name for name, other in house.RESIDENTS.items() if other.database)
+    if resident.database:
         return SERVERS
     if resident.name != FACE:
         return (*SERVERS, *canons)
     return (*SERVERS, *(name for name in house.RESIDENTS if name != FACE))
 
 
-def _has_database(resident: house.Resident) -> bool:
-    return resident.store is not None and resident.store.startswith("postgres:")
-
-
 def environment(resident: house.Resident, layout: Layout, addresses: stack.Addresses) -> dict[str, str]:
     """All that one process is told: where its settings are, and the files that it may open."""
     told = {**spawn.base_env(), "SIGIL_CONFIG": str(layout.config), "SIGIL_BUS_URL": addresses.nats_url}
-    if resident.key:
+    if resident.keystore:
         told |= _keystore(layout)
-    if _has_database(resident):
+    if resident.database:
         told |= _database(layout, addresses, resident.name)
     if resident.name == canon.WRITER:
         told["SIGIL_BUS_STREAM_NKEY_SEED_FILE"] = str(identities.seed_file(layout.keys, house.KEEPER))
@@ -292,7 +288,6 @@ async def run(data: Path, *, port: int | None, tell: Tell, overrides: Mapping[st
         scrubs="canon_writer",
         prepare=lambda addresses: migrate(held[0], addresses),
         make_processes=lambda addresses: processes(held[0], addresses, overrides or {}),
-        extensions=(),
         port=port,
     )
     try:

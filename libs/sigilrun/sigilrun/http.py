@@ -35,15 +35,12 @@ from sigilcore.contracts.common import Empty
 from sigilcore.faults import Fault
 from sigilcore.record_types import RecordId
 from sigilcore.refusals import Code, Refused
+from sigilrun.faces.routes import APPROVAL_HEADER, GRANT_HEADER, PREFIX, PROOF_HEADER
 
 Req = TypeVar("Req", bound=msgspec.Struct)
 Rep = TypeVar("Rep", bound=msgspec.Struct)
 T = TypeVar("T")
 
-PROOF: Final = "Sigil-Proof"
-APPROVAL: Final = "Sigil-Approval"
-GRANT: Final = "Sigil-Grant"
-COMMANDS: Final = "/api/commands"
 SESSION_MS: Final = 8 * 60 * 60 * 1000
 TIMEOUT_S: Final = 30.0
 RETRY_FIRST_S: Final = 0.05
@@ -105,9 +102,8 @@ class Client:
         an answer."""
         self.address = address.rstrip("/")
         self.owner = owner
-        self._raised: set[str] = (
-            set()
-        )  # mutations that need the owner's word here, though their declaration doesn't say so
+        # Mutations that need the owner's word here, though their declaration doesn't say so.
+        self._raised: set[str] = set()
         self.session: Session | None = None
         self._signer: signing.Signer | None = None
         self._most_bytes = most_bytes
@@ -168,19 +164,13 @@ class Client:
                 not_after_ms=_now_ms() + session_ms,
             ),
         )
-        opened = Session(
-            token=view.token,
-            session_id=view.session_id,
-            owner_id=view.owner_id,
-            owner_name=view.owner_name,
-            loa=view.loa,
-            not_after_ms=view.not_after_ms,
-            genesis_hash=asked.canon_fingerprint,
-            runtime_id=asked.runtime_id,
-            mutations=() if certificate is None else certificate.mutations,
-            mutations_not_after_ms=0 if certificate is None else certificate.mutations_not_after_ms,
-            key=None if key is None else key.hex(),
-        )
+        opened = _opened(asked, view, key)
+        if certificate is not None:
+            opened = msgspec.structs.replace(
+                opened,
+                mutations=certificate.mutations,
+                mutations_not_after_ms=certificate.mutations_not_after_ms,
+            )
         self.owner = owner
         self.use(opened)
         return opened
@@ -207,25 +197,14 @@ class Client:
             not_after_ms=_now_ms() + session_ms,
         )
         view = await self.call(gatekeeper.PEER, gatekeeper.OpenPeerSession(opening=peers.greet(node, said)))
-        opened = Session(
-            token=view.token,
-            session_id=view.session_id,
-            owner_id=view.owner_id,
-            owner_name=view.owner_name,
-            loa=view.loa,
-            not_after_ms=view.not_after_ms,
-            genesis_hash=canon_fingerprint,
-            runtime_id=runtime_id,
-            key=seed.hex(),
-        )
+        opened = _opened(asked, view, seed)
         self.use(opened)
         return opened
 
     async def logout(self) -> None:
         """Close the session, here and in the log."""
         assert self.session is not None
-        body = session.parameter_bytes({})
-        proof = self._proof(gatekeeper.CLOSE, body)
+        proof = self._proof(gatekeeper.CLOSE, parameter_bytes({}))
         await self.call(gatekeeper.CLOSE, gatekeeper.SessionCall(session=self.session.token, proof=proof))
         self.use(None)
 
@@ -280,12 +259,12 @@ class Client:
             headers["authorization"] = f"Bearer {self.session.token}"
             proof = self._proof(command, body)
             if proof is not None:
-                headers[PROOF] = proof
+                headers[PROOF_HEADER] = proof
         if approval is not None:
-            headers[APPROVAL] = approval
+            headers[APPROVAL_HEADER] = approval
         if grant is not None:
-            headers[GRANT] = grant
-        status, data = await self.fetch("POST", f"{COMMANDS}/{name}", body=body, headers=headers)
+            headers[GRANT_HEADER] = grant
+        status, data = await self.fetch("POST", PREFIX + name, body=body, headers=headers)
         if not 200 <= status < 300:
             told = problem(status, data)
             raise Unreachable(f"{self.address} is no gateway: {told}") if isinstance(told, Unreachable) else told
@@ -347,6 +326,21 @@ class Client:
             nonce=secrets.token_hex(16),
             by="owner" if by_owner else "session",
         )
+
+
+def _opened(asked: gatekeeper.Challenge, view: gatekeeper.SessionView, key: bytes | None) -> Session:
+    """The session as its caller keeps it."""
+    return Session(
+        token=view.token,
+        session_id=view.session_id,
+        owner_id=view.owner_id,
+        owner_name=view.owner_name,
+        loa=view.loa,
+        not_after_ms=view.not_after_ms,
+        genesis_hash=asked.canon_fingerprint,
+        runtime_id=asked.runtime_id,
+        key=None if key is None else key.hex(),
+    )
 
 
 def parameter_bytes(parameters: Any) -> bytes:

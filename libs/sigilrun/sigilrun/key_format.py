@@ -37,6 +37,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from sigilcore import canonical, digest
+from sigilcore.record_types import Hex32, Hex64
 from sigilrun import key_faults
 
 KEY_FORMAT: Final = "sigil-key/1"
@@ -48,10 +49,8 @@ _SALT_BYTES: Final = 16
 _KEK_BYTES: Final = 32
 
 Algorithm = Literal["ed25519", "aes-256-gcm"]
-Hex12 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{24}\Z")]
-Hex16 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
-Hex32 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-Hex48 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{96}\Z")]
+Hex24 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{24}\Z")]
+Hex96 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{96}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Name = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")]
 
@@ -78,7 +77,7 @@ class Kdf(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     memory_kib: Count
     iterations: Count
     lanes: Count
-    salt: Hex16
+    salt: Hex32
 
 
 class KeyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -87,13 +86,13 @@ class KeyDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     format: Literal["sigil-key/1"]
     name: Name
     algorithm: Algorithm
-    public_key: Hex32 | None
+    public_key: Hex64 | None
     kdf: Kdf
-    check: Hex32
+    check: Hex64
     cipher: Literal["aes-256-gcm"]
-    nonce: Hex12
-    ciphertext: Hex48
-    sha256: Hex32
+    nonce: Hex24
+    ciphertext: Hex96
+    sha256: Hex64
 
 
 class KeystoreDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,8 +100,8 @@ class KeystoreDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     format: Literal["sigil-keystore/1"]
     kdf: Kdf
-    check: Hex32
-    sha256: Hex32
+    check: Hex64
+    sha256: Hex64
 
 
 _Document = TypeVar("_Document", KeyDocument, KeystoreDocument)

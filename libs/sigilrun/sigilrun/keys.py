@@ -390,7 +390,7 @@ def open_key_file(path: Path, passphrase: bytes) -> SealedSigner:
     return SealedSigner(document, key_format.unlock(passphrase, document, str(path)), str(path))
 
 
-def rewrite_key_file(path: Path, passphrase: bytes, out: Path, new_passphrase: bytes, *, kdf: Cost = DEFAULT) -> bytes:
+def rewrite_key_file(path: Path, passphrase: bytes, out: Path, new_passphrase: bytes) -> bytes:
     """The same key in a new file under another passphrase and a fresh salt; its public key. The old file stays as it is.
 
     Raises as `open_key_file`, and as `write_key_file`.
@@ -398,7 +398,7 @@ def rewrite_key_file(path: Path, passphrase: bytes, out: Path, new_passphrase: b
     document = key_format.parse_key(_read(path), str(path))
     public = _public_key(document, str(path))
     old = key_format.unlock(passphrase, document, str(path))
-    parameters = key_format.new_kdf(kdf)
+    parameters = key_format.new_kdf(DEFAULT)
     with key_format.unsealed(old, document, str(path)) as seed:
         if _public_of(bytes(seed)) != public:
             raise AlteredKey(f"{path} holds the seed of another public key.")

@@ -1,4 +1,4 @@
-"""Postgres: the only module that imports asyncpg. Thin: connections with the settings we rely on.
+"""Postgres as services reach it; asyncpg is imported here and where the server is made. Thin: connections with the settings we rely on.
 
 Decides what a failure of the database is called: `Unavailable` when it can't be reached, was interrupted, or is shutting down, so that
 the outcome of a commit may be unknown. Everything else is asyncpg's own error, re-exported here by name.
@@ -10,7 +10,6 @@ import asyncpg
 
 from sigilrun import private_files, settings
 
-Connection = asyncpg.Connection
 Pool = asyncpg.Pool
 Record = asyncpg.Record
 PostgresError = asyncpg.PostgresError

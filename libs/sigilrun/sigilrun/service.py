@@ -1,7 +1,7 @@
 """The life of a process, and the seam that every call passes.
 
-`run` composes, in this order: settings → telemetry → keystore → bus → follower → the service itself → genesis → author → ready → serve,
-until SIGTERM; then backwards. Nothing is global; what a service needs it gets in `Parts`.
+`run` composes, in this order: settings → telemetry → keystore → bus → follower → author → the service itself → its subjects → genesis →
+introduction → ready, until SIGTERM; then backwards. Nothing is global; what a service needs it gets in `Parts`.
 
 Invariants:
 
@@ -19,7 +19,7 @@ A service writes::
         yield License(parts)
 
     if __name__ == "__main__":
-        service.run("license", build, HANDLERS, needs=("keystore",))
+        service.run("license", build, HANDLERS)
 
     async def create(self: License, request: Create, call: service.Call) -> Created: ...
     HANDLERS = {license.CREATE: create, ...}
@@ -31,7 +31,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,7 +48,7 @@ from sigilcore.refusals import Code, Refused
 from sigilrun import answer, keys, private_files, settings, telemetry
 from sigilrun.author import Author
 from sigilrun.bus import Bus
-from sigilrun.follow import Follower, WrongCanon
+from sigilrun.follow import Follower
 from sigilrun.replay import OnceOnly, Use
 from sigilrun.settings_sections import DeploymentFile
 
@@ -325,18 +325,11 @@ async def _watch(one: Running) -> None:
             task.cancel()
 
 
-def run(
-    resident: str,
-    build: Build[S],
-    handlers: Handlers[S],
-    *,
-    needs: Collection[str] = (),
-    config: Path | None = None,
-) -> None:
+def run(resident: str, build: Build[S], handlers: Handlers[S]) -> None:
     """Run this process until SIGTERM or SIGINT; exits 0 after an orderly stop, 1 when it could not go on, 2 on bad settings."""
-    path = config or Path(os.environ.get("SIGIL_CONFIG", "config.toml"))
+    path = Path(os.environ.get("SIGIL_CONFIG", "config.toml"))
     try:
-        options = settings.load(path, os.environ, resident=resident, needs=(*needs, *_implied(resident)))
+        options = settings.load(path, os.environ, resident=resident, needs=_needs(resident))
     except settings.SettingsError as error:
         for problem in error.problems:
             print(f"{resident}: {problem}", file=sys.stderr)  # noqa: T201 - there is no log before its settings
@@ -351,8 +344,11 @@ def run(
     sys.exit(code)
 
 
-def _implied(resident: str) -> tuple[str, ...]:
-    return ("keystore",) if house.RESIDENTS[resident].key else ()
+def _needs(resident: str) -> list[str]:
+    """The optional settings that it can't do without, by its declaration."""
+    declared = house.RESIDENTS[resident]
+    wants = {"keystore": declared.keystore, "canon": declared.database}
+    return [name for name, wanted in wants.items() if wanted]
 
 
 async def _main(resident: str, build: Build[S], handlers: Handlers[S], options: settings.Settings) -> int:
@@ -438,6 +434,3 @@ def _pin(state_dir: Path, genesis_hash: str) -> None:
     """Once; the follower has compared it with an earlier pin already."""
     with contextlib.suppress(FileExistsError):
         private_files.write_new(state_dir / "genesis", genesis_hash.encode() + b"\n")
-
-
-__all__ = ["Build", "Call", "Handlers", "Parts", "Running", "WrongCanon", "parse", "run", "running"]

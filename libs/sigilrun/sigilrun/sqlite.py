@@ -20,7 +20,6 @@ from pathlib import Path
 from sigilcore import faults
 from sigilrun import consume, telemetry
 
-Connection = sqlite3.Connection
 Row = sqlite3.Row
 
 BUSY_MS = 2_000  # for a reader of another process, such as a rebuild that compares

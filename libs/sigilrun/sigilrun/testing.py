@@ -35,10 +35,9 @@ _PASSPHRASE = b"for tests only"
 class BusHouse:
     """A running server, and the keys of a whole deployment. Connections are closed at the end of `bus_house`."""
 
-    def __init__(self, folder: Path, tenant: str, server: nats.Settings, supervisor: Supervisor) -> None:
+    def __init__(self, folder: Path, server: nats.Settings, supervisor: Supervisor) -> None:
         """Use `bus_house`."""
         self.folder = folder
-        self.tenant = tenant
         self.url = server.url
         self._server = server
         self._outside: list[nats.BusUser] = []
@@ -98,7 +97,7 @@ class BusHouse:
             name=name, url=self.url, scopes=tuple(scopes), genesis=genesis, deployment=self.deployment
         )
         private_files.write_new(given / outside.ACCOUNT, msgspec.json.encode(account))
-        allowed = contract.outside(name, self.tenant, scopes)
+        allowed = contract.outside(name, TENANT, scopes)
         self._outside.append(
             nats.BusUser(name=name, public_nkey=public, publish=allowed.publish, subscribe=allowed.subscribe)
         )
@@ -111,12 +110,11 @@ class BusHouse:
         await self._change_outside()
 
     async def _change_outside(self) -> None:
-        pid = self._supervisor.pids()["nats"]
-        await nats.change_outside(self._server.folder, self._server.monitor_port, pid, self._outside)
+        await nats.change_outside(self._server.folder, self._server.monitor_port, self.server_pid, self._outside)
 
     def kill(self) -> None:
         """`kill -9` the server; it comes back by itself on the same port with the same data."""
-        os.kill(self._supervisor.pids()["nats"], signal.SIGKILL)
+        os.kill(self.server_pid, signal.SIGKILL)
 
     async def restarted(self, starts: int, timeout_s: float = 10.0) -> None:
         """Return once the server was started so often in all, and answers."""
@@ -150,7 +148,7 @@ class BusHouse:
 
     async def _demolish(self, verb: str, body: bytes) -> None:
         demolisher = await Bus.connect(self.options(_DEMOLISHER), _DEMOLISHER)
-        subject = f"{contract.JETSTREAM}.STREAM.{verb}.{contract.stream(self.tenant)}"
+        subject = f"{contract.JETSTREAM}.STREAM.{verb}.{contract.stream(TENANT)}"
         await demolisher.request(subject, body, timeout_s=5)
         await demolisher.close()
 
@@ -163,9 +161,9 @@ class BusHouse:
         runtime_id = ids.new()
         services = {name: self.keystore.generate(name).hex() for name in contract.SERVICE_KEYS}
         log = note.VerifierKey.of(
-            contract.origin(runtime_id, self.tenant), note.ED25519, self.keystore.generate(contract.LOG_KEY)
+            contract.origin(runtime_id, TENANT), note.ED25519, self.keystore.generate(contract.LOG_KEY)
         )
-        deployed = DeploymentFile(runtime_id=runtime_id, tenant=self.tenant, services=services, log=log.format())
+        deployed = DeploymentFile(runtime_id=runtime_id, tenant=TENANT, services=services, log=log.format())
         self.keystore.generate_aead(contract.PAYLOAD_KEY)
         private_files.write_new(self.folder / "deployment.json", msgspec.json.encode(deployed))
         private_files.write_new(self.folder / "passphrase", _PASSPHRASE)
@@ -173,7 +171,7 @@ class BusHouse:
 
 
 @contextlib.asynccontextmanager
-async def bus_house(folder: Path, *, tenant: str = TENANT, data: Path | None = None) -> AsyncIterator[BusHouse]:
+async def bus_house(folder: Path, *, data: Path | None = None) -> AsyncIterator[BusHouse]:
     """A server of its own in a new folder, on free loopback ports, ended at the end; with its streams in another one, if that is named."""
     streams = data or folder / "nats"
     for part in (folder, folder / "keys", streams, folder / "services"):
@@ -186,14 +184,14 @@ async def bus_house(folder: Path, *, tenant: str = TENANT, data: Path | None = N
         monitor_port=ports.free_port((port,)),
         server_name=nats.new_server_name(),
     )
-    users = identities.bus_users(folder / "keys", tenant)
+    users = identities.bus_users(folder / "keys", TENANT)
     for name, account in ((_DEMOLISHER, nats.STREAMS), (_LISTENER, nats.HOUSE)):
         seed = nats.kept_nkey(identities.seed_file(folder / "keys", name))
         users.append(nats.BusUser(name=name, public_nkey=seed, publish=(">",), subscribe=(">",), account=account))
-    nats.prepare(server, users, crossings=identities.crossings(tenant))
+    nats.prepare(server, users, crossings=identities.crossings(TENANT))
     async with Supervisor() as supervisor:
         await supervisor.start((nats.process(server, folder / "nats.log"),))
-        house = BusHouse(folder, tenant, server, supervisor)
+        house = BusHouse(folder, server, supervisor)
         try:
             yield house
         finally:

@@ -152,14 +152,12 @@ async def serving(one: Witness, *, host: str, port: int) -> AsyncIterator[str]:
 
 
 @contextlib.contextmanager
-def opened(
-    *, name: str, signer: signing.Signer, vkeys: Iterable[str], state: Path, now: clock.Clock | None = None
-) -> Iterator[Witness]:
+def opened(*, name: str, signer: signing.Signer, vkeys: Iterable[str], state: Path) -> Iterator[Witness]:
     """A witness of these logs on its state folder. Raises `note.NoteError`, `witness_store.Unreadable`."""
     logs = witness.logs(vkeys)
     store = witness_store.Store(state)
     try:
-        yield Witness(name=name, signer=signer, logs=logs, store=store, now=now or clock.SystemClock())
+        yield Witness(name=name, signer=signer, logs=logs, store=store, now=clock.SystemClock())
     finally:
         store.close()
 

@@ -5,6 +5,7 @@ from typing import Annotated
 import msgspec
 
 from sigilcore.record_types import Hex64, Name, RecordId
+from sigilcore.refusals import Code, Refused
 
 PositiveSeq = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 Cursor = Annotated[str, msgspec.Meta(max_length=256, description="as the last answer gave it")]
@@ -27,6 +28,7 @@ __all__ = [
     "PositiveSeq",
     "RecordId",
     "WaitFor",
+    "cursor_number",
 ]
 
 
@@ -44,3 +46,10 @@ class Placed(Message, frozen=True, kw_only=True):
     id: RecordId
     hash: Hex64
     seq: int
+
+
+def cursor_number(cursor: str) -> int:
+    """The number that a cursor is, where a page begins at one. Raises `Refused`: BAD_INPUT for any other spelling."""
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 16):
+        raise Refused(Code.BAD_INPUT, "a cursor as the last answer gave it", field="$.cursor")
+    return int(cursor)

@@ -25,13 +25,14 @@ DOOR = "canon.stream"  # how the house calls what it reaches of JetStream; the s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resident:
-    """A process identity. `asks` are command names; `follows` says that it consumes the change stream; `key` that it has a service key."""
+    """A process identity. `asks` are command names; `follows` says that it consumes the change stream, `keystore` that it opens the
+    keystore, `database` that it has a role in canon's database."""
 
     name: str
     asks: tuple[str, ...] = ()
     follows: bool = False
-    key: bool = True
-    store: str | None = None  # "postgres:writer", "postgres:reader", "sqlite"
+    keystore: bool = True
+    database: bool = False
     module: str = ""
     looks: bool = False  # may ask everyone's health: $SRV
     hears: tuple[str, ...] = ()  # kinds whose change events it hears as hints, without following the log
@@ -54,14 +55,13 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
             Resident(
                 name="canon_writer",
                 asks=("log/remembered",),
-                key=True,
-                store="postgres:writer",
+                database=True,
                 module="services.canon_writer",
             ),
             Resident(
                 name="canon_reader",
                 follows=True,
-                store="postgres:reader",
+                database=True,
                 module="services.canon_writer.reader",
             ),
             Resident(name="gatekeeper", asks=_AUTHOR, follows=True, module="services.gatekeeper"),
@@ -73,23 +73,21 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
                 follows=True,
                 module="services.notary",
             ),
-            Resident(name="grid", asks=_AUTHOR, follows=True, store="sqlite", module="services.grid"),
-            Resident(name="knowledge", asks=_AUTHOR, follows=True, store="sqlite", module="services.knowledge"),
+            Resident(name="grid", asks=_AUTHOR, follows=True, module="services.grid"),
+            Resident(name="knowledge", asks=_AUTHOR, follows=True, module="services.knowledge"),
             Resident(
                 name="projections",
                 asks=("canon/events", "log/checkpoint"),
                 follows=True,
-                key=False,
-                store="sqlite",
+                keystore=False,
                 module="services.projections",
             ),
             Resident(
                 name="gateway",
                 asks=(*(command.name for command in catalogue.public()), "gate/refusals"),
-                key=False,
+                keystore=False,
                 module="services.gateway",
                 looks=True,
-                store="sqlite",
                 hears=("license_revoked", "session_closed"),
             ),
         )
@@ -98,19 +96,19 @@ RESIDENTS: Mapping[str, Resident] = MappingProxyType(
 
 # Not processes of ours: a subscriber of the operator's that reads the whole change stream as the house does, and the operator's own tools
 # on this machine.
-SUBSCRIBER = Resident(name="subscriber", asks=("canon/events", "log/checkpoint"), follows=True, key=False)
+SUBSCRIBER = Resident(name="subscriber", asks=("canon/events", "log/checkpoint"), follows=True, keystore=False)
 OPERATOR = Resident(
     name="operator",
     # canon/append: a finished system record, when those who would carry it are mute; the writer admits it by its signatures alone.
     asks=("canon/refill", "canon/restore", "canon/events", "log/checkpoint", "canon/append"),
     follows=True,
-    key=False,
+    keystore=False,
     looks=True,
 )
 
 # The keys in the keystore: one a service that signs, `writer` for checkpoints only.
 SERVICE_KEYS = tuple(
-    name for name, resident in RESIDENTS.items() if resident.key and name not in {"canon_writer", "canon_reader"}
+    name for name, resident in RESIDENTS.items() if resident.keystore and name not in {"canon_writer", "canon_reader"}
 )
 LOG_KEY = "writer"
 PAYLOAD_KEY = "payload"  # wraps the data keys that seal payloads at rest
@@ -176,8 +174,8 @@ RESERVED_KINDS = frozenset(
 
 
 def kinds_in(space: str) -> tuple[str, ...]:
-    """The kinds that may stand in a space."""
-    return tuple(kind.tag for kind in records.REGISTRY.values() if space in kind.spaces)
+    """The kinds that stand in a space."""
+    return tuple(kind.tag for kind in records.REGISTRY.values() if kind.space == space)
 
 
 def kinds_of(scope: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -186,7 +184,7 @@ def kinds_of(scope: tuple[str, ...]) -> tuple[str, ...] | None:
         return ()
     if scope == GOVERNING:
         return tuple(kind.tag for kind in records.REGISTRY.values() if kind.governs)
-    if len(scope) == 2 and scope[1] in records.REGISTRY and scope[0] in records.REGISTRY[scope[1]].spaces:
+    if len(scope) == 2 and scope[1] in records.REGISTRY and scope[0] == records.REGISTRY[scope[1]].space:
         return (scope[1],)
     return None
 
@@ -242,9 +240,7 @@ def allowance(resident: Resident, tenant: str) -> Allowance:
             f"$SRV.*.{resident.name}",
             f"$SRV.*.{resident.name}.>",
         ]
-    subscribe += [
-        event_subject(tenant, space, kind) for kind in resident.hears for space in records.REGISTRY[kind].spaces
-    ]
+    subscribe += [event_subject(tenant, records.REGISTRY[kind].space, kind) for kind in resident.hears]
     if resident.looks:
         publish += [f"$SRV.{verb}{tail}" for verb in ("PING", "INFO", "STATS") for tail in ("", ".*", ".*.*")]
     if resident.follows:

@@ -1,4 +1,4 @@
-"""The registry of kinds: every tag that may stand in the canon, with its payload, spaces, authors and bounds.
+"""The registry of kinds: every tag that may stand in the canon, with its payload, space, authors and bounds.
 
 A tag is permanent: it never names another payload, and reusing one fails at import. Unknown kinds are refused on write and carried
 opaquely on read. One file a family: `system` (what governs), `audit` (what services did), `user` (what people wrote).

@@ -30,11 +30,6 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     erases: bool = False
 
     @property
-    def spaces(self) -> tuple[str, ...]:
-        """The spaces it may stand in."""
-        return (self.space,)
-
-    @property
     def erasable(self) -> bool:
         """True if the payload may be erased: versions of things in `user`, and nothing else."""
         return self.space == "user" and not self.erases

@@ -20,13 +20,13 @@ _FIRST, _LAST = 20_000, 32_000
 _TRIES = 500
 
 
-def is_free(port: int, host: str = LOOPBACK) -> bool:
+def is_free(port: int) -> bool:
     """True if a server could listen there now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As servers do: connections that linger after a restart don't count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((LOOPBACK, port))
             probe.listen(1)
         except OSError:
             return False
@@ -47,7 +47,7 @@ def free_port(avoid: Sequence[int] = ()) -> int:
     raise EmbeddedError(f"no free port between {_FIRST} and {_LAST}")
 
 
-def require(port: int, host: str = LOOPBACK) -> int:
+def require(port: int) -> int:
     """The given port, if it is one and free.
 
     Raises:
@@ -56,8 +56,8 @@ def require(port: int, host: str = LOOPBACK) -> int:
     """
     if not 0 < port < 65_536:
         raise PortTaken(f"port {port} isn't a port number between 1 and 65535")
-    if not is_free(port, host):
-        raise PortTaken(f"port {port} on {host} is taken by another program")
+    if not is_free(port):
+        raise PortTaken(f"port {port} on {LOOPBACK} is taken by another program")
     return port
 
 

@@ -176,11 +176,10 @@ async def create_database(
     *,
     owner: str,
     roles: Sequence[Role],
-    extensions: Sequence[str] = (),
     scrubs: str | None = None,
 ) -> None:
-    """Make the database, its roles and extensions so, whatever was there before; `owner` is one of the roles, `scrubs` the one that may
-    let go of the write-ahead log.
+    """Make the database and its roles so, whatever was there before; `owner` is one of the roles, `scrubs` the one that may let go of
+    the write-ahead log.
 
     Passwords are set each time: the files they come from are the truth. Only the roles may connect.
 
@@ -188,7 +187,7 @@ async def create_database(
         EmbeddedError: a name isn't a plain identifier, or the owner or who scrubs isn't among the roles.
 
     """
-    for identifier in (name, owner, scrubs or owner, *extensions, *(role.name for role in roles)):
+    for identifier in (name, owner, scrubs or owner, *(role.name for role in roles)):
         if not _IDENTIFIER.fullmatch(identifier):
             raise EmbeddedError(f"not a plain lower-case identifier: {identifier!r}")
     for one in (owner, scrubs or owner):
@@ -208,10 +207,14 @@ async def create_database(
             await connection.execute(f"grant connect on database {name} to {role.name}")
     finally:
         await connection.close(timeout=_CONNECT_TIMEOUT_S)
-    commands = [f"create extension if not exists {extension}" for extension in extensions]
-    if scrubs is not None:
-        commands += [f"grant pg_checkpoint to {scrubs}", f"grant execute on function pg_switch_wal() to {scrubs}"]
-    await _ensure(settings, name, commands)
+    if scrubs is None:
+        return
+    connection = await _connect(settings, name)
+    try:
+        await connection.execute(f"grant pg_checkpoint to {scrubs}")
+        await connection.execute(f"grant execute on function pg_switch_wal() to {scrubs}")
+    finally:
+        await connection.close(timeout=_CONNECT_TIMEOUT_S)
 
 
 async def _ensure_role(connection: asyncpg.Connection, role: Role) -> None:
@@ -221,17 +224,6 @@ async def _ensure_role(connection: asyncpg.Connection, role: Role) -> None:
     password = await connection.fetchval("select quote_literal($1)", role.password)
     attributes = "nosuperuser nocreatedb nocreaterole noreplication nobypassrls"
     await connection.execute(f"alter role {role.name} {attributes} {login} password {password}")
-
-
-async def _ensure(settings: Settings, database: str, commands: Sequence[str]) -> None:
-    if not commands:
-        return
-    connection = await _connect(settings, database)
-    try:
-        for command in commands:
-            await connection.execute(command)
-    finally:
-        await connection.close(timeout=_CONNECT_TIMEOUT_S)
 
 
 async def _connect(settings: Settings, database: str) -> asyncpg.Connection:

@@ -54,10 +54,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     # Runs to its end once the database is there, before any of the processes: migrations.
     prepare: Callable[[Addresses], Awaitable[None]] | None = None
     database: str = "sigil"
-    extensions: tuple[str, ...] = ("vector",)
     # Asked for by number, refused if taken; None keeps or chooses one.
     port: int | None = None
-    nats_server: Path | None = None
     postgres_bin: Path | None = None
 
 
@@ -81,7 +79,7 @@ class Stack:
         given = {} if plan.port is None else {"api": plan.port}
         chosen = ports.choose(folder.ports_file, ("api", "nats", "nats_monitor", "postgres"), given)
         bus = nats.Settings(
-            binary=binaries.nats_server(plan.nats_server),
+            binary=binaries.nats_server(),
             folder=folder.nats,
             port=chosen["nats"],
             monitor_port=chosen["nats_monitor"],
@@ -116,9 +114,7 @@ class Stack:
             )
         )
         roles = [postgres.Role(name=name, password=password) for name, password in passwords.items()]
-        await postgres.create_database(
-            store, plan.database, owner=plan.roles[0], roles=roles, extensions=plan.extensions, scrubs=plan.scrubs
-        )
+        await postgres.create_database(store, plan.database, owner=plan.roles[0], roles=roles, scrubs=plan.scrubs)
         if plan.prepare is not None:
             await plan.prepare(self.addresses)
         await self.supervisor.start(tuple(plan.make_processes(self.addresses)))

@@ -241,11 +241,11 @@ def _tell(event: str, **facts: object) -> None:
         telemetry.log.warning(event, **facts)
 
 
-def log_tail(path: Path, lines: int = 12) -> str:
+def log_tail(path: Path) -> str:
     """The last lines of a log, for a message about why its process didn't start."""
     with contextlib.suppress(OSError), path.open("rb") as log:
         log.seek(max(0, _size(path) - 8192))
-        return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-lines:])
+        return "\n".join(log.read().decode("utf-8", "replace").splitlines()[-12:])
     return ""
 
 

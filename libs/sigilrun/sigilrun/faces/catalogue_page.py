@@ -87,11 +87,11 @@ def _code(words: Iterable[str]) -> str:
 
 
 def _kinds() -> Iterator[str]:
-    yield "| kind | what | version | spaces | authors | effect | governs | at most | holds |"
+    yield "| kind | what | version | space | authors | effect | governs | at most | holds |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name, kind in sorted(records.REGISTRY.items()):
         yield (
-            f"| `{name}` | {kind.summary} | {kind.version} | {' '.join(kind.spaces)} | {_code(kind.authors)} | {_yes(kind.effect)} "
+            f"| `{name}` | {kind.summary} | {kind.version} | {kind.space} | {_code(kind.authors)} | {_yes(kind.effect)} "
             f"| {_yes(kind.governs)} | {kind.max_bytes} B | {_fields(kind.payload)} |"
         )
     yield ""
@@ -119,10 +119,10 @@ def _refusals() -> Iterator[str]:
 
 
 def _residents() -> Iterator[str]:
-    yield "| resident | answers | asks | follows the canon | own key |"
+    yield "| resident | answers | asks | follows the canon | opens the keystore |"
     yield "|---|---|---|---|---|"
     for resident in house.RESIDENTS.values():
         answered = _code(command.name for command in catalogue.of_service(resident.name))
         asks = "every public command `gate/refusals`" if resident.name == "gateway" else _code(resident.asks)
-        yield f"| {resident.name} | {answered} | {asks} | {_yes(resident.follows)} | {_yes(resident.key)} |"
+        yield f"| {resident.name} | {answered} | {asks} | {_yes(resident.follows)} | {_yes(resident.keystore)} |"
     yield ""

@@ -19,10 +19,9 @@ from sigilcore.contracts import catalogue, gatekeeper
 from sigilcore.contracts.command import Admission, Command
 from sigilcore.refusals import Code
 from sigilrun.faces import examples
-from sigilrun.faces.routes import BYTES, JSON, ROUTES, TEXT, Route
+from sigilrun.faces.routes import APPROVAL_HEADER, BYTES, JSON, PROBLEM_JSON, PROOF_HEADER, ROUTES, Route
 
 VERSION = "0.1.0"
-PROBLEM_JSON = "application/problem+json"
 _REF = "#/components/schemas/{name}"
 
 # Too many, no room, stopping; a body where none belongs, an Authorization that is no bearer token, a grant that nobody would look at.
@@ -410,14 +409,14 @@ _SECURITY: dict[str, Any] = {
     },
 }
 _PROOF_HEADER = {
-    "name": "Sigil-Proof",
+    "name": PROOF_HEADER,
     "in": "header",
     "required": False,
     "description": "Of a key-bound session: its key's signature over this call.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 16_384},
 }
 _APPROVAL_HEADER = {
-    "name": "Sigil-Approval",
+    "name": APPROVAL_HEADER,
     "in": "header",
     "required": False,
     "description": "Of a call that a mentor approved: `<review>.<salt>`, as the refusal of the first call told them.",
@@ -444,5 +443,3 @@ _CSRF_HEADER = {
     "description": "Needed with the cookie, and only then.",
     "schema": {"type": "string"},
 }
-
-__all__ = ["TEXT", "codes_of", "document", "encoded", "schemas", "takes_idempotency_key"]

@@ -15,7 +15,11 @@ from sigilcore.contracts.command import Command
 from sigilcore.refusals import Code
 
 PREFIX = "/api/commands/"
+PROOF_HEADER = "Sigil-Proof"
+APPROVAL_HEADER = "Sigil-Approval"
+GRANT_HEADER = "Sigil-Grant"
 JSON = "application/json"
+PROBLEM_JSON = "application/problem+json"
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
 HTML = "text/html; charset=utf-8"
