@@ -18,6 +18,7 @@ from sigilcore import (
     merkle,
     minute,
     note,
+    places,
     record,
     replay,
     signing,
@@ -316,6 +317,39 @@ def test_one_services_audit_record_removed():
     assert diverges(left, signed_over(house, left))[:2] == (gone, "STALE_PREV")
 
 
+def refused(house, service, **changes):
+    """A record that says only that something was refused: it governs nothing, and no decision looks back at it."""
+    signer = house.instances[service]
+    fields = {
+        "id": ids.new(),
+        "tenant": "default",
+        "ts": clock.format_ms(house.now_ms),
+        "space": "audit",
+        "signer": signer,
+        "salt": bytes(16),
+        "prev": house.state.chains.get(signer.key_id),
+    }
+    payload = audit.AppendRefused(code=Code.BUSY, kind="decision_batch", record_id=ids.new())
+    return record.build("append_refused", payload, **(fields | changes))
+
+
+def test_a_record_removed_that_nothing_looks_back_at(young):
+    """Its key's chain tells, and nothing else does."""
+    gone = len(young.log)
+    for _ in range(2):
+        young.place(refused(young, "license"))
+    left = renumbered(young.placed()[:gone] + young.placed()[gone + 1 :])
+    assert diverges(left, signed_over(young, left))[:2] == (gone, "STALE_PREV")
+
+
+def test_one_id_for_two_records(young):
+    """Of two instances, each in its own chain."""
+    first = refused(young, "license")
+    young.place(first)
+    seq = smuggle(young, refused(young, "gatekeeper", id=record.check(first).core.id))
+    assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "ID_TAKEN")
+
+
 def test_order_swapped(house):
     """An effect before its decision is an effect without one."""
     seq = last(house, "memory_block")
@@ -534,11 +568,15 @@ def test_effect_without_decision(young):
     assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "DECISION_UNKNOWN")
 
 
-def test_decision_used_twice(young):
+@pytest.mark.parametrize("between", ["another call", "no call"])
+def test_decision_used_twice(young, between):
     """A second effect on a used decision, with another record between, however far back it was used."""
     granted = young.granted(young.operator, "memory/write")
     young.place(young.memory(granted, "first"))
-    young.remember(young.operator, "another")
+    if between == "another call":
+        young.remember(young.operator, "another")
+    else:
+        young.place(refused(young, "license"))
     seq = smuggle(young, young.memory(granted, "second"))
     assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "DECISION_USED")
 
@@ -625,6 +663,17 @@ def test_nobodys_decision_admits_a_record_that_it_names(young):
     young.granted(ada, "memory/write", asks)
     seq = smuggle(young, value)
     assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "KEY_NOT_ALLOWED")
+
+
+def test_of_several_decisions_no_run_chooses():
+    """A run may see one of those that name a record where there are more: then the record is judged by the reference."""
+    memory, name = places.Places(), bytes(16)
+    links = [f"{ids.new()}.0" for _ in range(2)]
+    effect = places.Entry(id=name, hash="", prev=None, key=None, thing=None, link=links[0])
+    for seq, link in enumerate(links):
+        row = places.Row(link=link, effect=name, packed=b"")
+        memory.put(seq, places.Entry(bytes([seq + 1]) * 16, "", None, None, None, None, rows=(row,)))
+        assert memory.fits(seq + 1, effect, {}) is (seq == 0)
 
 
 # Beats

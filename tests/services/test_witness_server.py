@@ -15,7 +15,10 @@ import aiohttp
 import pytest
 from tlog_scales.signing import Vkey
 from tlog_scales.tlog import Checkpoint as OtherCheckpoint
+from typer.testing import CliRunner
 
+from cli import main, seam
+from cli.refusal import Refusal
 from sigilcore import checkpoint, merkle, note, signing
 from sigilrun import keys, witness, witness_store
 
@@ -305,6 +308,17 @@ async def test_a_full_disk_cosigns_nothing(tmp_path, monkeypatch):
             status, text, _ = await log.add(body(8, 9))
             assert (status, "—" in text) == (500, False)
         assert (await log.add(body(0, 9)))[1] == "8\n"
+
+
+def test_evidence_is_asked_of_a_state_that_is_there(tmp_path):
+    """A mistyped folder has no evidence to show and isn't made: "none" would be a lie."""
+    words = ["witness", "evidence", "--state", str(tmp_path / "sttae")]
+    done = CliRunner().invoke(main.application(words), words, obj=seam.State())
+    assert isinstance(done.exception, Refusal)
+    assert not (tmp_path / "sttae").exists()
+    witness_store.Store(tmp_path / "state").close()
+    words[-1] = str(tmp_path / "state")
+    assert CliRunner().invoke(main.application(words), words, obj=seam.State()).exit_code == 0
 
 
 async def test_the_command_serves(tmp_path):
