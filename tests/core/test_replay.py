@@ -27,10 +27,10 @@ from sigilcore import (
 )
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
-from sigilcore.records import audit, system, user
+from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
 from tests.judging import agrees, diverges
-from tests.simulator import NOW_MS, House, Person
+from tests.simulator import House, Person
 
 
 @pytest.fixture(scope="module")
@@ -614,35 +614,14 @@ def test_effect_after_a_decision_long_before(young):
     assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "DECISION_UNKNOWN")
 
 
-def finished(person):
-    """A value that its owner signed, before anybody decided on it."""
-    payload = user.UserValue(owner=person.owner_id, key=f"val::{person.owner_id}::k", value=1, request=None)
-    return record.build(
-        "user_value",
-        payload,
-        id=ids.new(),
-        tenant="default",
-        ts=clock.format_ms(NOW_MS),
-        space="user",
-        signer=person.signer,
-        salt=bytes(16),
-    )
-
-
-def naming(signed):
-    """The parameters of a call that brings this record, and of one that only asks for its id."""
-    name = record.check(signed).core.id
-    brings = msgspec.json.encode({"record": {"header": {"core": {"id": name}}}})
-    return brings, msgspec.json.encode({"id": name})
-
-
 @pytest.mark.parametrize("between", [0, 20])
 def test_a_record_whose_id_others_call_by(young, between):
     """A person's record links no decision. While it waits for its turn anybody's calls may name its id, its owner's too: it stands on the
     one that admits it, and the ledger replays."""
     ada, eve = young.issue(Person("ann"), Loa.OPERATOR), young.issue(Person("eve"), Loa.OPERATOR)
-    value = finished(ada)
-    brings, asks = naming(value)
+    value, asks = young.finished(ada)
+    name = record.check(value).core.id
+    brings = msgspec.json.encode({"record": {"header": {"core": {"id": name}}}})
     young.granted(eve, "canon/user/write", brings)
     mine = young.granted(ada, "canon/user/write", brings)
     for person, command, parameters in ((eve, "canon/user/write", brings), (ada, "memory/write", asks)):
@@ -657,8 +636,9 @@ def test_a_record_whose_id_others_call_by(young, between):
 def test_nobodys_decision_admits_a_record_that_it_names(young):
     """A record that is named by calls which can't admit it: another's, and one of another command."""
     ada, eve = young.issue(Person("ann"), Loa.OPERATOR), young.issue(Person("eve"), Loa.OPERATOR)
-    value = finished(ada)
-    brings, asks = naming(value)
+    value, asks = young.finished(ada)
+    name = record.check(value).core.id
+    brings = msgspec.json.encode({"record": {"header": {"core": {"id": name}}}})
     young.granted(eve, "canon/user/write", brings)
     young.granted(ada, "memory/write", asks)
     seq = smuggle(young, value)
