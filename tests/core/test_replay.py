@@ -359,6 +359,16 @@ def test_order_swapped(house):
     assert diverges(records, signed_over(house, records))[:2] == (seq - 1, "DECISION_UNKNOWN")
 
 
+@pytest.mark.parametrize("off", [-1, 1, 1_000])
+def test_a_record_that_says_another_place(young, off):
+    """No signature covers where it stands in a file; everything else about it is good."""
+    young.place(refused(young, "license"))
+    seq = len(young.log) - 1
+    records = young.placed()
+    records[seq] = msgspec.structs.replace(records[seq], seq=seq + off)
+    assert diverges(records, young.checkpoint()) == (seq + off, "REPLAY", f"expected seq {seq}")
+
+
 def test_record_doubled(house):
     """The same record twice is one too many."""
     records = house.placed()
@@ -541,6 +551,15 @@ def test_standing_told_by_another_gate():
     house.append("instance_opened", opened, house.services["gatekeeper"])
     house.append("decision_batch", audit.DecisionBatch(decisions=(decision.freeze(late),)), second)
     agrees(house.placed(), house.checkpoint())
+
+
+def test_standing_as_of_what_is_yet_to_come(young):
+    """A gate can't have counted decisions that aren't in the log."""
+    chain = young.judge(young.operator, "memory/write", standing_as_of=len(young.log) + 1)
+    seq = decided(young, chain)
+    found = diverges(young.placed(), young.checkpoint())
+    assert found[:2] == (seq, "RECORD_INVALID")
+    assert "standing" in found[2]
 
 
 def test_rate_within_one_batch():
