@@ -776,6 +776,16 @@ def test_checkpoint_of_another_tree(house):
     assert diverges(records, other)[0] == len(records)
 
 
+@pytest.mark.parametrize("off", [-1, 1])
+def test_checkpoint_that_counts_otherwise(house, off):
+    """By the true key, over the true root, with another size."""
+    root = merkle.root([merkle.leaf_hash(bytes(signed.header)) for signed in house.log])
+    signed = checkpoint.sign(checkpoint.Checkpoint(house.origin, len(house.log) + off, root), house.writer)
+    found = diverges(house.placed(), signed)
+    assert found[:2] == (len(house.log), "REPLAY")
+    assert "size" in found[2]
+
+
 def test_nothing_is_no_ledger(house):
     """No record at all."""
     assert diverges([], house.checkpoint())[0] == 0
