@@ -1038,6 +1038,14 @@ async def test_a_decision_in_a_changed_batch_is_reported(house):
             assert refused.value.code is code
 
 
+@pytest.mark.parametrize("asked", [canon.ListRecords, canon.History])
+@pytest.mark.parametrize("kind", ["\x00", "", "Memory", "a" * 33])
+def test_a_kind_that_is_no_tag(asked, kind):
+    """Refused by its name: no column holds a zero, and a store that refuses it isn't one that can't be reached."""
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.kind"):
+        msgspec.convert({"kind": kind}, asked)
+
+
 @pytest.mark.parametrize("cursor", [str(2**63 - 1), str(2**63), "1000000", "-1", "x"])
 async def test_a_cursor_that_nobody_gave(house, cursor):
     """Beyond the log, beyond any column, or no number: said so, and nothing is asked of the store."""
