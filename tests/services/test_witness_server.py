@@ -260,6 +260,18 @@ async def test_what_a_log_signed_against_itself_is_kept(tmp_path, capsys):
     assert not doubt.convicts
 
 
+async def test_a_doubt_becomes_a_conviction(tmp_path):
+    """A checkpoint that was only not proven when it came convicts its log once another one of its size was cosigned."""
+    async with witnessing(tmp_path / "state") as log:
+        assert (await log.add(body(0, 5)))[0] == 200
+        assert (await log.add(body(5, 9, FORK, proof=())))[0] == 422
+        assert (await log.add(body(5, 9)))[0] == 200
+        assert (await log.add(body(9, 9, FORK, proof=())))[0] == 422
+    with contextlib.closing(witness_store.Store(tmp_path / "state")) as store:
+        (found,) = store.evidence()
+    assert (found.convicts, found.note, found.held is not None) == (True, head(9, FORK).decode(), True)
+
+
 async def test_evidence_has_a_bound_and_convictions_have_room(tmp_path, monkeypatch):
     """A hundred doubtful notes that anybody can make don't crowd out the one that convicts."""
     monkeypatch.setattr(witness_store, "MAX_DOUBTS", 3)
