@@ -57,6 +57,8 @@ async def _until_told(state: State, one: witness.Witness, host: str, port: int) 
 
 def evidence(state: State, *, folder: StateFolder) -> None:
     """Checkpoints that logs signed and that this witness did not cosign."""
+    if not (folder / witness_store.FILE).exists():
+        raise Refusal(f"{folder} holds no witness's state", "Name the folder that sigil witness serve was given.")
     try:
         with contextlib.closing(witness_store.Store(folder)) as store:
             found = store.evidence()

@@ -512,6 +512,20 @@ class House:
         """A whole memory write."""
         return self.place(self.memory(self.granted(person, "memory/write"), key, text))
 
+    def finished(self, person: Person) -> tuple[record.SignedRecord, bytes]:
+        """A value that a person signed before anybody decided on it, and the parameters of a call that names it."""
+        signed = record.build(
+            "user_value",
+            user.UserValue(owner=person.owner_id, key=f"val::{person.owner_id}::k", value=1, request=None),
+            id=ids.new(),
+            tenant=TENANT,
+            ts=clock.format_ms(self.now_ms),
+            space="user",
+            signer=person.signer,
+            salt=os.urandom(16),
+        )
+        return signed, msgspec.json.encode({"id": record.check(signed).core.id})
+
     # The quorum
 
     def proposal(

@@ -18,6 +18,7 @@ from sigilcore import (
     merkle,
     minute,
     note,
+    places,
     record,
     replay,
     signing,
@@ -26,10 +27,10 @@ from sigilcore import (
 )
 from sigilcore.access import Loa
 from sigilcore.contracts import catalogue
-from sigilcore.records import audit, system, user
+from sigilcore.records import audit, system
 from sigilcore.refusals import Code, Refused
 from tests.judging import agrees, diverges
-from tests.simulator import NOW_MS, House, Person
+from tests.simulator import House, Person
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +317,39 @@ def test_one_services_audit_record_removed():
     assert diverges(left, signed_over(house, left))[:2] == (gone, "STALE_PREV")
 
 
+def refused(house, service, **changes):
+    """A record that says only that something was refused: it governs nothing, and no decision looks back at it."""
+    signer = house.instances[service]
+    fields = {
+        "id": ids.new(),
+        "tenant": "default",
+        "ts": clock.format_ms(house.now_ms),
+        "space": "audit",
+        "signer": signer,
+        "salt": bytes(16),
+        "prev": house.state.chains.get(signer.key_id),
+    }
+    payload = audit.AppendRefused(code=Code.BUSY, kind="decision_batch", record_id=ids.new())
+    return record.build("append_refused", payload, **(fields | changes))
+
+
+def test_a_record_removed_that_nothing_looks_back_at(young):
+    """Its key's chain tells, and nothing else does."""
+    gone = len(young.log)
+    for _ in range(2):
+        young.place(refused(young, "license"))
+    left = renumbered(young.placed()[:gone] + young.placed()[gone + 1 :])
+    assert diverges(left, signed_over(young, left))[:2] == (gone, "STALE_PREV")
+
+
+def test_one_id_for_two_records(young):
+    """Of two instances, each in its own chain."""
+    first = refused(young, "license")
+    young.place(first)
+    seq = smuggle(young, refused(young, "gatekeeper", id=record.check(first).core.id))
+    assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "ID_TAKEN")
+
+
 def test_order_swapped(house):
     """An effect before its decision is an effect without one."""
     seq = last(house, "memory_block")
@@ -323,6 +357,16 @@ def test_order_swapped(house):
     records[seq - 1], records[seq] = records[seq], records[seq - 1]
     records = renumbered(records)
     assert diverges(records, signed_over(house, records))[:2] == (seq - 1, "DECISION_UNKNOWN")
+
+
+@pytest.mark.parametrize("off", [-1, 1, 1_000])
+def test_a_record_that_says_another_place(young, off):
+    """No signature covers where it stands in a file; everything else about it is good."""
+    young.place(refused(young, "license"))
+    seq = len(young.log) - 1
+    records = young.placed()
+    records[seq] = msgspec.structs.replace(records[seq], seq=seq + off)
+    assert diverges(records, young.checkpoint()) == (seq + off, "REPLAY", f"expected seq {seq}")
 
 
 def test_record_doubled(house):
@@ -509,6 +553,15 @@ def test_standing_told_by_another_gate():
     agrees(house.placed(), house.checkpoint())
 
 
+def test_standing_as_of_what_is_yet_to_come(young):
+    """A gate can't have counted decisions that aren't in the log."""
+    chain = young.judge(young.operator, "memory/write", standing_as_of=len(young.log) + 1)
+    seq = decided(young, chain)
+    found = diverges(young.placed(), young.checkpoint())
+    assert found[:2] == (seq, "RECORD_INVALID")
+    assert "standing" in found[2]
+
+
 def test_rate_within_one_batch():
     """Decisions of one batch count for each other, in their order: the second of these forgot the first."""
     house = Beating(rate_limit=120)
@@ -534,11 +587,15 @@ def test_effect_without_decision(young):
     assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "DECISION_UNKNOWN")
 
 
-def test_decision_used_twice(young):
+@pytest.mark.parametrize("between", ["another call", "no call"])
+def test_decision_used_twice(young, between):
     """A second effect on a used decision, with another record between, however far back it was used."""
     granted = young.granted(young.operator, "memory/write")
     young.place(young.memory(granted, "first"))
-    young.remember(young.operator, "another")
+    if between == "another call":
+        young.remember(young.operator, "another")
+    else:
+        young.place(refused(young, "license"))
     seq = smuggle(young, young.memory(granted, "second"))
     assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "DECISION_USED")
 
@@ -576,35 +633,14 @@ def test_effect_after_a_decision_long_before(young):
     assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "DECISION_UNKNOWN")
 
 
-def finished(person):
-    """A value that its owner signed, before anybody decided on it."""
-    payload = user.UserValue(owner=person.owner_id, key=f"val::{person.owner_id}::k", value=1, request=None)
-    return record.build(
-        "user_value",
-        payload,
-        id=ids.new(),
-        tenant="default",
-        ts=clock.format_ms(NOW_MS),
-        space="user",
-        signer=person.signer,
-        salt=bytes(16),
-    )
-
-
-def naming(signed):
-    """The parameters of a call that brings this record, and of one that only asks for its id."""
-    name = record.check(signed).core.id
-    brings = msgspec.json.encode({"record": {"header": {"core": {"id": name}}}})
-    return brings, msgspec.json.encode({"id": name})
-
-
 @pytest.mark.parametrize("between", [0, 20])
 def test_a_record_whose_id_others_call_by(young, between):
     """A person's record links no decision. While it waits for its turn anybody's calls may name its id, its owner's too: it stands on the
     one that admits it, and the ledger replays."""
     ada, eve = young.issue(Person("ann"), Loa.OPERATOR), young.issue(Person("eve"), Loa.OPERATOR)
-    value = finished(ada)
-    brings, asks = naming(value)
+    value, asks = young.finished(ada)
+    name = record.check(value).core.id
+    brings = msgspec.json.encode({"record": {"header": {"core": {"id": name}}}})
     young.granted(eve, "canon/user/write", brings)
     mine = young.granted(ada, "canon/user/write", brings)
     for person, command, parameters in ((eve, "canon/user/write", brings), (ada, "memory/write", asks)):
@@ -619,12 +655,24 @@ def test_a_record_whose_id_others_call_by(young, between):
 def test_nobodys_decision_admits_a_record_that_it_names(young):
     """A record that is named by calls which can't admit it: another's, and one of another command."""
     ada, eve = young.issue(Person("ann"), Loa.OPERATOR), young.issue(Person("eve"), Loa.OPERATOR)
-    value = finished(ada)
-    brings, asks = naming(value)
+    value, asks = young.finished(ada)
+    name = record.check(value).core.id
+    brings = msgspec.json.encode({"record": {"header": {"core": {"id": name}}}})
     young.granted(eve, "canon/user/write", brings)
     young.granted(ada, "memory/write", asks)
     seq = smuggle(young, value)
     assert diverges(young.placed(), young.checkpoint())[:2] == (seq, "KEY_NOT_ALLOWED")
+
+
+def test_of_several_decisions_no_run_chooses():
+    """A run may see one of those that name a record where there are more: then the record is judged by the reference."""
+    memory, name = places.Places(), bytes(16)
+    links = [f"{ids.new()}.0" for _ in range(2)]
+    effect = places.Entry(id=name, hash="", prev=None, key=None, thing=None, link=links[0])
+    for seq, link in enumerate(links):
+        row = places.Row(link=link, effect=name, packed=b"")
+        memory.put(seq, places.Entry(bytes([seq + 1]) * 16, "", None, None, None, None, rows=(row,)))
+        assert memory.fits(seq + 1, effect, {}) is (seq == 0)
 
 
 # Beats
@@ -726,6 +774,16 @@ def test_checkpoint_of_another_tree(house):
     records = house.placed()
     other = checkpoint.sign(checkpoint.Checkpoint(house.origin, len(records), bytes(32)), house.writer)
     assert diverges(records, other)[0] == len(records)
+
+
+@pytest.mark.parametrize("off", [-1, 1])
+def test_checkpoint_that_counts_otherwise(house, off):
+    """By the true key, over the true root, with another size."""
+    root = merkle.root([merkle.leaf_hash(bytes(signed.header)) for signed in house.log])
+    signed = checkpoint.sign(checkpoint.Checkpoint(house.origin, len(house.log) + off, root), house.writer)
+    found = diverges(house.placed(), signed)
+    assert found[:2] == (len(house.log), "REPLAY")
+    assert "size" in found[2]
 
 
 def test_nothing_is_no_ledger(house):

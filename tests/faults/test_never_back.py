@@ -38,7 +38,11 @@ async def written(place, count=20):
     """A log with events, whose writer has ended."""
     place.write(count)
     async with place.writing():
+        # A record that links no decision, and two calls that name it.
+        signed, naming = place.world.finished(place.ada)
+        mine, _ = (place.world.granted(place.ada, name, naming) for name in ("canon/user/write", "memory/write"))
         await place.world.send(place.pen)
+        assert code_of(await place.world.call(place.pen, signed, decision=mine.decision)) is None
         # Commits of several records too, so that a log can be cut inside of one.
         several = _unchained(place, 12)
         await place.world.send(place.pen)

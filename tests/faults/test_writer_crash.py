@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 import pytest_asyncio
+import structlog
 
-from services.canon_writer import committer, reader, service, store
+from services.canon_writer import committer, publisher, reader, service, store
 from services.canon_writer.laws import Lost, Query
 from services.canon_writer.reading import Reading, Viewer
 from sigilcore import checkpoint, permit, record, verify
@@ -239,6 +240,19 @@ async def test_a_writer_that_lost_its_word_with_the_stream_for_good_ends(place):
             await one.ended.wait()
     async with place.writing():
         await place.check(len(place.world.log))
+
+
+async def test_a_writer_with_a_broken_part_ends(place, monkeypatch):
+    """What no part of it expected is told, and the process ends: none goes on without its publisher, its scrubber or its loop."""
+
+    async def breaks(_):
+        raise RuntimeError("nobody expected this")
+
+    monkeypatch.setattr(publisher.Publisher, "_publish", breaks)
+    with structlog.testing.capture_logs() as logged:
+        async with place.writing() as one, asyncio.timeout(PATIENCE_S):
+            await one.ended.wait()
+    assert [line["log_level"] for line in logged if line["event"] == "part_broke"] == ["critical"]
 
 
 async def test_a_writer_without_the_stream_s_seed_does_not_start(place):

@@ -555,24 +555,9 @@ async def test_an_effect_links_its_decision_or_is_named_by_it(house):
     assert code_of(await house.call(house.world.memory(granted, links=(), id=name), decision=granted.decision)) is None
 
 
-def finished(house):
-    """A value that Ada signed herself, and the parameters of a call that names it."""
-    value = record.build(
-        "user_value",
-        user.UserValue(owner="ada", key="val::ada::k", value=1, request=None),
-        id=ids.new(),
-        tenant="default",
-        ts=house.world.later(0),
-        space="user",
-        signer=house.ada.signer,
-        salt=os.urandom(16),
-    )
-    return value, msgspec.json.encode({"id": record.check(value).core.id})
-
-
 async def test_two_calls_that_name_one_record_are_told_apart_again(house):
     """The writer hears by which of them a person's record comes; who replays the log, as the fixture does, finds it."""
-    value, naming = finished(house)
+    value, naming = house.world.finished(house.ada)
     mine = await house.granted("canon/user/write", parameters=naming)
     await house.granted("memory/write", parameters=naming)
     assert code_of(await house.call(value, decision=mine.decision)) is None
@@ -580,7 +565,7 @@ async def test_two_calls_that_name_one_record_are_told_apart_again(house):
 
 async def test_a_person_writes_nothing_after_the_licence_was_revoked(house):
     """Also by a decision of just before: outside consumers, who see no decisions, hold a person's record to the licence."""
-    value, naming = finished(house)
+    value, naming = house.world.finished(house.ada)
     granted = await house.granted("canon/user/write", parameters=naming)
     house.world.revoke(house.ada)
     await house.world.send(house.canon)
@@ -1068,6 +1053,14 @@ async def test_a_decision_in_a_changed_batch_is_reported(house):
             with pytest.raises(Refused) as refused:
                 await house.canon.reading.audit_get(viewer, canon.AuditGet(id=f"{name}.0"))
             assert refused.value.code is code
+
+
+@pytest.mark.parametrize("asked", [canon.ListRecords, canon.History])
+@pytest.mark.parametrize("kind", ["\x00", "", "Memory", "a" * 33])
+def test_a_kind_that_is_no_tag(asked, kind):
+    """Refused by its name: no column holds a zero, and a store that refuses it isn't one that can't be reached."""
+    with pytest.raises(msgspec.ValidationError, match=r"\$\.kind"):
+        msgspec.convert({"kind": kind}, asked)
 
 
 @pytest.mark.parametrize("cursor", [str(2**63 - 1), str(2**63), "1000000", "-1", "x"])

@@ -15,7 +15,10 @@ import aiohttp
 import pytest
 from tlog_scales.signing import Vkey
 from tlog_scales.tlog import Checkpoint as OtherCheckpoint
+from typer.testing import CliRunner
 
+from cli import main, seam
+from cli.refusal import Refusal
 from sigilcore import checkpoint, merkle, note, signing
 from sigilrun import keys, witness, witness_store
 
@@ -257,6 +260,18 @@ async def test_what_a_log_signed_against_itself_is_kept(tmp_path, capsys):
     assert not doubt.convicts
 
 
+async def test_a_doubt_becomes_a_conviction(tmp_path):
+    """A checkpoint that was only not proven when it came convicts its log once another one of its size was cosigned."""
+    async with witnessing(tmp_path / "state") as log:
+        assert (await log.add(body(0, 5)))[0] == 200
+        assert (await log.add(body(5, 9, FORK, proof=())))[0] == 422
+        assert (await log.add(body(5, 9)))[0] == 200
+        assert (await log.add(body(9, 9, FORK, proof=())))[0] == 422
+    with contextlib.closing(witness_store.Store(tmp_path / "state")) as store:
+        (found,) = store.evidence()
+    assert (found.convicts, found.note, found.held is not None) == (True, head(9, FORK).decode(), True)
+
+
 async def test_evidence_has_a_bound_and_convictions_have_room(tmp_path, monkeypatch):
     """A hundred doubtful notes that anybody can make don't crowd out the one that convicts."""
     monkeypatch.setattr(witness_store, "MAX_DOUBTS", 3)
@@ -305,6 +320,17 @@ async def test_a_full_disk_cosigns_nothing(tmp_path, monkeypatch):
             status, text, _ = await log.add(body(8, 9))
             assert (status, "—" in text) == (500, False)
         assert (await log.add(body(0, 9)))[1] == "8\n"
+
+
+def test_evidence_is_asked_of_a_state_that_is_there(tmp_path):
+    """A mistyped folder has no evidence to show and isn't made: "none" would be a lie."""
+    words = ["witness", "evidence", "--state", str(tmp_path / "sttae")]
+    done = CliRunner().invoke(main.application(words), words, obj=seam.State())
+    assert isinstance(done.exception, Refusal)
+    assert not (tmp_path / "sttae").exists()
+    witness_store.Store(tmp_path / "state").close()
+    words[-1] = str(tmp_path / "state")
+    assert CliRunner().invoke(main.application(words), words, obj=seam.State()).exit_code == 0
 
 
 async def test_the_command_serves(tmp_path):
