@@ -22,7 +22,19 @@ import msgspec
 
 from services.canon_writer import cosigning, tree
 from services.canon_writer.laws import Head, Query, Row, Shelf, thing_named
-from sigilcore import checkpoint, clock, difference, merkle, note, record, signing, tiles, tlog_proof, witnessed
+from sigilcore import (
+    canonical,
+    checkpoint,
+    clock,
+    difference,
+    merkle,
+    note,
+    record,
+    signing,
+    tiles,
+    tlog_proof,
+    witnessed,
+)
 from sigilcore.access import Loa
 from sigilcore.contracts import canon
 from sigilcore.decision import parse_ref
@@ -560,7 +572,7 @@ def _plain(row: Row, checked: record.Checked) -> dict[str, Any]:
     return {
         "seq": row.seq,
         "header": msgspec.json.decode(checked.leaf),
-        "payload": None if checked.erased else msgspec.json.decode(checked.payload_bytes),
+        "payload": None if checked.erased else canonical.loads(checked.payload_bytes),
         "salt": None if checked.erased else checked.salt.hex(),
     }
 

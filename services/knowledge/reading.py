@@ -103,7 +103,7 @@ def memory_view(version: Version) -> contract.MemoryView:
 
 def user_view(version: Version) -> contract.UserView:
     """A thing as its reader sees it."""
-    payload = msgspec.json.decode(version.payload)
+    payload = canonical.loads(version.payload)
     content = {name: payload[name] for name in (*DOCUMENT, "tags") if name in payload}
     return contract.UserView(
         kind=version.kind,

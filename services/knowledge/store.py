@@ -18,11 +18,6 @@ from sigilrun import consume, sql, sqlite
 
 VERSION = 3
 _SQL = sql.queries(Path(__file__).with_name("queries.sql"))
-_KINDS: dict[str, type[user.MemoryBlock | user.Document | user.UserValue]] = {
-    "memory_block": user.MemoryBlock,
-    "document": user.Document,
-    "user_value": user.UserValue,
-}
 
 
 class Store(sqlite.ViewFile):
@@ -41,9 +36,8 @@ class Store(sqlite.ViewFile):
             if event.kind == "erasure_order":
                 self._order(event, event.typed())
                 continue
-            payload_type = _KINDS.get(event.kind)
-            if payload_type is not None and event.payload is not None:
-                self._add(event, event.payload, msgspec.json.decode(event.payload, type=payload_type))
+            if event.kind in user.FAMILIES and event.payload is not None:
+                self._add(event, event.payload, event.typed())
 
     def _add(
         self, event: consume.Event, data: bytes, payload: user.MemoryBlock | user.Document | user.UserValue

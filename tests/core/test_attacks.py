@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from sigilcore import (
+    admission,
     authorship,
     canonical,
     checkpoint,
@@ -28,7 +29,7 @@ from sigilcore.access import Loa
 from sigilcore.records import audit, system, user
 from sigilcore.refusals import Code, Refused
 from tests import oracle
-from tests.simulator import TENANT, House, Person, plain
+from tests.simulator import DAY_MS, TENANT, House, Person, plain
 
 
 @pytest.fixture
@@ -435,6 +436,74 @@ def test_witness_without_proof_of_possession(house):
     third = house.issue(Person("mentor-1"), Loa.MENTOR)
     enrol = house.enrolment(third, signing.Ed25519Signer.generate())
     refused(Code.QUORUM_NOT_SATISFIED, house.place, house.proposal("trusted_witness", enrol))
+
+
+def test_witness_by_a_licence_that_counts_for_nothing(house):
+    """Another mentor's licence, one that is over and one that was revoked make nobody a witness."""
+    voices = house.mentors(2)
+    house.seal(voices, 2)
+    mia, late, gone = (house.issue(Person(name), Loa.MENTOR) for name in ("mia", "late", "gone"))
+    house.revoke(gone)
+
+    def enrolled(person, **changes):
+        voice = Person(person.owner_id)
+        change = house.proposal("trusted_witness", house.enrolment(person, voice.signer, **changes))
+        return house.attested(change, *voices, voice)
+
+    refused(Code.LICENSE_INVALID, house.place, enrolled(mia, licence_id=late.licence_id))
+    refused(Code.LICENSE_INVALID, house.place, enrolled(gone))
+    house.clock.advance(31 * DAY_MS)
+    refused(Code.LICENSE_INVALID, house.place, enrolled(late, expires_at=house.later()))
+
+
+def test_witnesses_that_the_registry_can_not_have(house):
+    """A name that is taken, a key that cosigns checkpoints, and the end or another key of a witness that there isn't."""
+    voices = house.mentors(2)
+    cosigner = Person("mia")
+    vkey = note.VerifierKey.of("cosigner.example", note.COSIGNATURE, cosigner.signer.public_key).format()
+    wanted = system.CheckpointWitnesses(c=1, cosigners=(system.Cosigner(vkey=vkey, url=None),))
+    sealed = house.proposal("quorum_policy", house.quorum_policy(2, checkpoint_witnesses=wanted))
+    house.place(house.attested(sealed, *voices))
+    mia = house.issue(Person("mia"), Loa.MENTOR)
+    voice = Person("mia")
+    same_name = house.enrolment(mia, voice.signer, name=voices[0].owner_id.title())
+    change = house.proposal("trusted_witness", same_name)
+    assert refused(Code.WITNESS_TAKEN, house.place, house.attested(change, *voices, voice)).field == "$.payload.name"
+    change = house.proposal("trusted_witness", house.enrolment(mia, cosigner.signer))
+    assert refused(Code.WITNESS_TAKEN, house.place, house.attested(change, *voices, cosigner)).field == "$.payload.key"
+    for action in ("rotate", "revoke"):
+        change = house.proposal("trusted_witness", house.enrolment(mia, voice.signer, action=action))
+        nobody = house.attested(change, *voices, *((voice,) if action == "rotate" else ()))
+        refused(Code.WITNESS_UNKNOWN, house.place, nobody)
+
+
+def test_genesis_that_founds_nothing(house):
+    """With a past, links or witnesses; for another tenant; a key in two roles, or that anybody can sign with; signed by somebody else; and
+    what is no genesis."""
+    genesis = record.check(house.log[0]).payload
+    services = dict(genesis.services)
+    neutral = (1).to_bytes(32, "little").hex()
+    root = house.root.signer.public_key
+    as_log = note.VerifierKey.of(house.origin, note.ED25519, root).format()
+    link = record.Link(label="genesis", target="x")
+
+    def found(code, *, field=None, signer=None, wrap=lambda signed: signed, core=None, **changes):
+        payload = msgspec.structs.replace(genesis, **changes)
+        signed = wrap(house.proposal("genesis", payload, signer, **({"prev": None} | (core or {}))))
+        caught = refused(code, admission.check_genesis, record.check(signed))
+        assert field in {None, caught.field}
+
+    found(Code.RECORD_INVALID, field="$.header.core", core={"prev": house.state.genesis_hash})
+    found(Code.RECORD_INVALID, field="$.header.core", core={"links": (link,)})
+    found(Code.RECORD_INVALID, field="$.header.core", wrap=lambda signed: house.attested(signed, Person("mia")))
+    found(Code.RECORD_INVALID, field="$.payload.tenant", tenant="other")
+    found(Code.RECORD_INVALID, field="$.payload.services", services=services | {"notary": services["license"]})
+    found(Code.RECORD_INVALID, field="$.payload.services", services=services | {"notary": root.hex()})
+    found(Code.RECORD_INVALID, field="$.payload.services", log=as_log)
+    found(Code.WEAK_KEY, services=services | {"notary": neutral})
+    found(Code.KEY_NOT_ALLOWED, signer=Person("mallory").signer)
+    other = house.proposal("model_config", house.new_model(), prev=None)
+    refused(Code.NOT_BOOTSTRAPPED, admission.check_genesis, record.check(other))
 
 
 def test_witness_without_a_mentor_licence(house):

@@ -112,8 +112,10 @@ class _Finished(msgspec.Struct):
 
 
 class _Parameters(msgspec.Struct):
-    id: Any = None
-    record: Any = None
+    """Read no further than this, whatever a caller sends beside it."""
+
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    record: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _DECODER: Final = msgspec.json.Decoder(_Parameters)
@@ -136,22 +138,26 @@ def observe(command: Command[Any, Any], parameters: bytes, salt: bytes) -> Obser
 
 
 def _effect(command: Command[Any, Any], named: _Parameters) -> str | None:
-    wanted = named.id
-    if named.record is not None and command.name == knowledge.USER_WRITE.name:
-        try:
-            finished = msgspec.convert(named.record, _Finished)
-        except msgspec.ValidationError:
-            return None
-        wanted = finished.header.core.id if finished.header and finished.header.core else None
-    return wanted if isinstance(wanted, str) and ids.is_id(wanted) else None
+    try:
+        if bytes(named.record) != b"null" and command.name == knowledge.USER_WRITE.name:
+            finished = msgspec.json.decode(named.record, type=_Finished)
+            wanted = finished.header.core.id if finished.header and finished.header.core else None
+        else:
+            wanted = msgspec.json.decode(named.id, type=str | None)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return wanted if wanted is not None and ids.is_id(wanted) else None
 
 
 def _module(command: Command[Any, Any], parameters: bytes) -> str | None:
     """The module that the parameters name; what its service will refuse as no module is none here."""
     if command.module_field is None:
         return None
-    named = msgspec.json.decode(parameters).get(command.module_field)
-    return named if isinstance(named, str) else None
+    try:
+        named = msgspec.json.decode(parameters, type=dict[str, msgspec.Raw]).get(command.module_field)
+        return None if named is None else msgspec.json.decode(named, type=str)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def judge(state: Governance, facts: Facts) -> ReasoningChain:

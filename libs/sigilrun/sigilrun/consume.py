@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
-from sigilcore import checkpoint, digest, faults, merkle, note, record, records
+from sigilcore import canonical, checkpoint, digest, faults, merkle, note, record, records
 from sigilcore.contracts import canon, common, house
 from sigilcore.refusals import Code, Refused
 from sigilrun import stream, telemetry
@@ -85,11 +85,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     def typed(self) -> Any:
         """The payload in its kind's Struct; None once erased. Raises KeyError for an unknown kind."""
-        return (
-            None
-            if self.payload is None
-            else msgspec.json.decode(self.payload, type=records.REGISTRY[self.kind].payload)
-        )
+        return None if self.payload is None else canonical.stored(self.payload, records.REGISTRY[self.kind].payload)
 
 
 class View(Protocol):

@@ -219,7 +219,8 @@ class Client:
             Unreachable: nobody answered.
 
         """
-        body = parameter_bytes(msgspec.to_builtins(request))
+        # A record that a person signed is JSON already.
+        body = parameter_bytes(msgspec.to_builtins(request, enc_hook=_json))
         data = await self.send(command, body, approval=approval)
         try:
             return msgspec.json.decode(data, type=command.reply)
@@ -346,6 +347,10 @@ def _opened(asked: gatekeeper.Challenge, view: gatekeeper.SessionView, key: byte
 def parameter_bytes(parameters: Any) -> bytes:
     """What is sent and signed: JCS, as long as the gateway takes it."""
     return canonical.encode(parameters, max_bytes=None)
+
+
+def _json(raw: msgspec.Raw) -> Any:
+    return canonical.loads(bytes(raw))
 
 
 def problem(status: int, body: bytes) -> Refused | Fault | Unreachable:

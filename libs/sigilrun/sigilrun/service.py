@@ -206,7 +206,9 @@ class Running:
 def parse(body: bytes, kind: type[msgspec.Struct]) -> Any:
     """A request's Struct from its very bytes, which must be I-JSON; raises BAD_INPUT with the JSON path."""
     try:
-        canonical.parse(body, max_bytes=MAX_BODY_BYTES)
+        plain = canonical.parse(body, max_bytes=MAX_BODY_BYTES)
+        if canonical.has_exponents(body):
+            return canonical.typed(plain, kind)
     except canonical.NotCanonical as error:
         raise Refused(Code.BAD_INPUT, error.reason, field=error.path or "$") from error
     # From the bytes again: a signed record inside (`canon/user/write`) must keep its own.
