@@ -41,13 +41,13 @@ class Secrets:
         self._default = default
         self._held: dict[str, bytes] = {}
 
-    def of(self, given: str | None) -> bytes:
-        """The passphrase for a key."""
+    def of(self, given: str | None, *, confirm: bool = False) -> bytes:
+        """The passphrase for a key; for a new one (`confirm`) a prompt asks twice, unless what it was told has opened another already."""
         source = self._default if given is None else given
         if given is not None and given.startswith("file:"):
             source = f"file:{self._base / given.removeprefix('file:')}"
         if source not in self._held:
-            self._held[source] = keys.passphrase_from(source)
+            self._held[source] = keys.passphrase_from(source, confirm=confirm)
         return self._held[source]
 
 
@@ -333,7 +333,7 @@ class Builder:
         path = self._path(name)
         if path.exists():
             return False
-        keys.write_key_file(path, path.stem, self._secrets.of(passphrase))
+        keys.write_key_file(path, path.stem, self._secrets.of(passphrase, confirm=True))
         return True
 
     def _signer(self, name: str, passphrase: str | None) -> keys.SealedSigner:

@@ -6,7 +6,9 @@ Decides nothing. Invariants:
   than a second's requests; an orderly stop forgets nothing;
 - names are keyed hashes (`name`), under a key that lives in the same file, so it tells neither tokens nor, at a glance, addresses;
 - at most `KEYS` names of each kind are kept, in memory and on disk; the one that was counted least lately goes first;
-- a file that is damaged or of another shape is thrown away, loudly: counts of a minute are no evidence.
+- a file that is damaged or of another shape is thrown away, loudly: counts of a minute are no evidence;
+- one that only can't be opened now, because the disk is full, stays as it is, and this process counts in memory, as loudly: a full disk
+  keeps nobody from revoking.
 """
 
 import collections
@@ -30,6 +32,11 @@ create table if not exists kept_1 (
 ) strict, without rowid;
 """
 
+# What SQLite says of a file that isn't at fault itself.
+_NO_ROOM = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY}
+)
+
 Count = tuple[int, int, int]
 """When (in the kind's own unit), what counts now, what counted before."""
 
@@ -43,12 +50,11 @@ class Kept:
         self._counts: dict[str, collections.OrderedDict[str, Count]] = collections.defaultdict(collections.OrderedDict)
         self._changed: set[tuple[str, str]] = set()
         try:
-            self._db = self._open()
-        except sqlite3.DatabaseError as error:
-            telemetry.log.error("counts_dropped", reason=type(error).__name__)
-            for path in (self._path, *self._path.parent.glob(f"{FILE}-*")):
-                path.unlink(missing_ok=True)
-            self._db = self._open()
+            self._db = self._open_whole()
+        except (sqlite3.DatabaseError, OSError) as error:
+            telemetry.log.error("counts_in_memory", reason=type(error).__name__)
+            self._counts.clear()
+            self._db = self._read(sqlite3.connect(":memory:", isolation_level=None))
 
     def name(self, text: str) -> str:
         """What a caller is called here."""
@@ -99,10 +105,25 @@ class Kept:
         self.settle()
         self._db.close()
 
+    def _open_whole(self) -> sqlite3.Connection:
+        """The file; a new one in its place if it is damaged."""
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF in _NO_ROOM:
+                raise
+            telemetry.log.error("counts_dropped", reason=type(error).__name__)
+        self._counts.clear()
+        for path in (self._path, *self._path.parent.glob(f"{FILE}-*")):
+            path.unlink(missing_ok=True)
+        return self._open()
+
     def _open(self) -> sqlite3.Connection:
         if not self._path.exists():
             private_files.write_new(self._path, b"")
-        db = sqlite3.connect(self._path, isolation_level=None, timeout=2.0)
+        return self._read(sqlite3.connect(self._path, isolation_level=None, timeout=2.0))
+
+    def _read(self, db: sqlite3.Connection) -> sqlite3.Connection:
         try:
             db.execute("pragma journal_mode = wal")
             db.execute("pragma synchronous = normal")

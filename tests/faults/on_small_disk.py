@@ -1,4 +1,4 @@
-"""What SQLite files do on a disk that is full: `python on_small_disk.py view|witness FOLDER`, where the folder is a small disk."""
+"""What SQLite files do on a disk that is full: `python on_small_disk.py view|witness|counts FOLDER`, where the folder is a small disk."""
 
 import sqlite3
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from services.gateway import kept
 from services.projections import store as projections
 from sigilcore import checkpoint, merkle, note, signing, witness
 from sigilrun import witness_store
@@ -71,5 +72,24 @@ def cosigner(disk: smalldisk.SmallDisk) -> None:
     store.close()
 
 
+def counts(disk: smalldisk.SmallDisk) -> None:
+    """A gateway that starts while the disk is full starts, and resets nobody's counts for later."""
+    before = kept.Kept(disk.folder)
+    before.put("address", before.name("a"), (1, 2, 3))
+    before.close()
+    data = (disk.folder / kept.FILE).read_bytes()
+    disk.fill()
+    full = kept.Kept(disk.folder)
+    full.put("address", full.name("b"), (4, 5, 6))
+    full.settle()
+    assert full.get("address", full.name("b")) == (4, 5, 6)
+    full.close()
+    assert (disk.folder / kept.FILE).read_bytes() == data
+    disk.make_room()
+    after = kept.Kept(disk.folder)
+    assert after.get("address", after.name("a")) == (1, 2, 3)
+    after.close()
+
+
 if __name__ == "__main__":
-    {"view": view, "witness": cosigner}[sys.argv[1]](smalldisk.SmallDisk(Path(sys.argv[2])))
+    {"view": view, "witness": cosigner, "counts": counts}[sys.argv[1]](smalldisk.SmallDisk(Path(sys.argv[2])))

@@ -231,6 +231,11 @@ def test_a_view_on_a_full_disk_stays_where_it_was_and_goes_on(tmp_path):
     smalldisk.run_inside(tmp_path / "disk", 12, [sys.executable, str(INSIDE), "view", str(tmp_path / "disk")])
 
 
+def test_a_gateway_on_a_full_disk_starts_and_resets_nobody_s_counts(tmp_path):
+    """It counts in memory meanwhile: whoever can fill the disk gains no new minute by it, and Root can still revoke."""
+    smalldisk.run_inside(tmp_path / "disk", 1, [sys.executable, str(INSIDE), "counts", str(tmp_path / "disk")])
+
+
 def test_a_witness_on_a_full_disk_cosigns_nothing_and_goes_on(tmp_path):
     """No line leaves before its checkpoint is durable, so there is none; it stands where it stood, and goes on once there is room."""
     smalldisk.run_inside(tmp_path / "disk", 1, [sys.executable, str(INSIDE), "witness", str(tmp_path / "disk")])

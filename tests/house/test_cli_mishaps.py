@@ -9,7 +9,7 @@ import pty
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -37,19 +37,18 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
             one.kill()
 
 
-def at_a_terminal(person: Person, *words: str, typed: bytes = b"") -> tuple[int, str]:
-    """What the terminal shows, and the exit code; `typed` is sent once something asks."""
+def at_a_terminal(person: Person, *words: str, typed: Sequence[bytes] = ()) -> tuple[int, str]:
+    """What the terminal shows, and the exit code; to each prompt the next of `typed` is sent."""
     pid, screen = pty.fork()
     if not pid:
         os.chdir(person.work)
         os.execve(person.argv()[0], person.argv(*words), person.environment)
-    shown = b""
+    shown, answers = b"", list(typed)
     with contextlib.suppress(OSError):  # the terminal ends with its program
         while chunk := os.read(screen, 65536):
             shown += chunk
-            if typed and b": " in shown:
-                os.write(screen, typed)
-                typed = b""
+            while answers and shown.count(b": ") > len(typed) - len(answers):
+                os.write(screen, answers.pop(0))
     os.close(screen)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), shown.decode()
 
@@ -202,12 +201,28 @@ def test_the_token_goes_to_no_other_house(person: Person) -> None:
 
 def test_ctrl_c_at_a_prompt_is_130(person: Person) -> None:
     """Nothing was made, and nothing is said but that."""
-    code, shown = at_a_terminal(person, "keys", "new", "--out", "a.key", "--passphrase", "prompt", typed=b"\x03")
+    code, shown = at_a_terminal(person, "keys", "new", "--out", "a.key", "--passphrase", "prompt", typed=[b"\x03"])
     assert (code, "Traceback" in shown) == (130, False), shown
     assert not (person.work / "a.key").exists()
 
 
 # On a house
+
+
+def test_a_passphrase_that_was_mistyped_seals_no_new_key(person: Person) -> None:
+    """A whole house from one file, at a terminal: Root's new key needs its passphrase twice, or nobody could ever open it."""
+    (person.work / "house.toml").write_text(
+        '[root]\nkey = "root.key"\n[quorum]\nk = 1\n'
+        '[[mentor]]\nid = "ada"\nname = "Ada"\nkey = "ada.key"\nlicence = "ada.toml"\nexpires_at = "2035-01-01"\n'
+    )
+    person.sigil("up")
+    try:
+        words = ("init", "--from", "house.toml", "--passphrase", "prompt")
+        code, shown = at_a_terminal(person, *words, typed=[b"correct horse\n", b"corect horse\n"])
+        assert (code, "PassphraseMismatch" in shown) == (24, True), shown
+        assert not (person.work / "root.key").exists()
+    finally:
+        person.sigil("down")
 
 
 @pytest.fixture(scope="module")
