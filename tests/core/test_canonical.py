@@ -651,25 +651,25 @@ def test_both_readers_read_the_same(number, text):
     assert canonical.loads(data) == json.loads(data) == msgspec.json.decode(data)
 
 
-class Inner(msgspec.Struct, forbid_unknown_fields=True):
+class Kept(msgspec.Struct, forbid_unknown_fields=True):
     """A document that is kept as it came."""
 
     kept: msgspec.Raw
     beside: int = 0
 
 
-class Outer(msgspec.Struct, forbid_unknown_fields=True):
+class Keeper(msgspec.Struct, forbid_unknown_fields=True):
     """It may stand in another."""
 
-    inner: Inner | None = None
+    inner: Kept | None = None
 
 
 @pytest.mark.parametrize("kept", [{"b": 1e300, "a": [1, None]}, [], "text", 7])
 def test_what_a_type_leaves_as_it_is_comes_from_plain_data_in_canonical_form(kept):
     """The converter has no road for it; its absence, and what else doesn't fit, are what they were."""
-    assert bytes(canonical.typed({"inner": {"kept": kept}}, Outer).inner.kept) == canonical.encode(kept)
-    assert canonical.typed({}, Outer).inner is None
+    assert bytes(canonical.typed({"inner": {"kept": kept}}, Keeper).inner.kept) == canonical.encode(kept)
+    assert canonical.typed({}, Keeper).inner is None
     for plain, path in (({"kept": kept, "beside": "1"}, "$.inner.beside"), ({}, "$.inner"), (kept, "$.inner")):
         with pytest.raises(canonical.NotCanonical) as caught:
-            canonical.typed({"inner": plain}, Outer)
+            canonical.typed({"inner": plain}, Keeper)
         assert caught.value.path == path
