@@ -374,7 +374,7 @@ def doors() -> list[Door]:
 
 
 def _placed(data: bytes) -> record.Checked:
-    return record.check_placed(msgspec.json.decode(data, type=record.PlacedRecord))
+    return record.check_placed(vouch.read(data))
 
 
 def _content(token: str) -> bytes:

@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
-from sigilcore import canonical, checkpoint, digest, faults, merkle, note, record, records
+from sigilcore import canonical, checkpoint, digest, faults, merkle, note, record, records, vouch
 from sigilcore.contracts import canon, common, house
 from sigilcore.refusals import Code, Refused
 from sigilrun import stream, telemetry
@@ -432,7 +432,7 @@ def _subjects(tenant: str, kinds: tuple[str, ...]) -> list[str]:
 
 def _decode(message: stream.Message) -> record.PlacedRecord:
     try:
-        placed = msgspec.json.decode(message.data, type=record.PlacedRecord)
+        placed = vouch.read(message.data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise faults.Corrupt(f"event {message.stream_seq} of the stream: {error}") from error
     if placed.seq + 1 != message.stream_seq:
