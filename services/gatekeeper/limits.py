@@ -11,9 +11,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One frozen object, built once at start."""
 
     calls_per_minute: int = 600  # of one licence, whatever its level; the score bites long before, this ends it
-    bulk_bytes: int = (
-        65_536  # of parameters, each further so many weigh as a call: their entropy takes 30 ms of the gate a MiB
-    )
+    # Of parameters, each further so many weigh as a call: their entropy takes 30 ms of the gate a MiB.
+    bulk_bytes: int = 65_536
     braking_reserve: int = 60  # further calls a minute for commands that revoke, withdraw or close, or carry a quorum: braking always works
     sessions_per_minute: int = 60  # opened with one licence; each is a record
     recorded_denials: int = 10  # of one licence a minute; further ones are counted only, so denials can't fill the log

@@ -142,7 +142,7 @@ class _Protocol(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Bytes came; those of a head that isn't whole yet have their time."""
         super().data_received(data)
-        if not self._waits_for_head:
+        if not self.idle:
             self._head_done()
         elif self._head_timer is None:
             self._head_timer = asyncio.get_running_loop().call_later(self._head_s, self._head_too_slow)
@@ -170,15 +170,11 @@ class _Protocol(web.RequestHandler):
     @property
     def idle(self) -> bool:
         """True while no request of it is answered."""
-        return self._waits_for_head
+        return self._waiter is not None and not self._waiter.done()
 
     def end(self) -> None:
         """Close it now."""
         self.force_close()
-
-    @property
-    def _waits_for_head(self) -> bool:
-        return self._waiter is not None and not self._waiter.done()
 
     def _head_done(self) -> None:
         if self._head_timer is not None:
@@ -187,7 +183,7 @@ class _Protocol(web.RequestHandler):
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
-        if self._waits_for_head:
+        if self.idle:
             self.force_close()
 
     def handle_error(

@@ -194,9 +194,8 @@ class Governance:
         self.witness_history: dict[tuple[str, int], WitnessEntry] = {}  # (principal, since) → entry
         self.peers: dict[str, PeerEntry] = {}  # name → its newest enrolment
         self.enrolments: dict[str, str] = {}  # record id → the peer that it enrolled
-        self.mesh_words: dict[
-            tuple[str, str, str], int
-        ] = {}  # mesh key, mesh, member → when the newest word was issued
+        # Mesh key, mesh, member → when the newest word was issued.
+        self.mesh_words: dict[tuple[str, str, str], int] = {}
         self.grants: dict[str, IssuedGrant] = {}  # hash → grant
         self.grant_epochs: dict[str, int] = {}  # key id → the highest epoch ever issued or revoked
         self.grant_marks: dict[str, GrantStands] = {}  # key id → mark
